@@ -1,0 +1,31 @@
+"""Two hours before scheduled departure: will the flight arrive 15 minutes late or more?"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from feature_repo.contract import Gate, Label, TimeSplit, UseCase
+
+from .events import scheduled_flights
+from .labels import late_arrivals
+
+arrival_delay = UseCase(
+    name="arrival_delay",
+    description="Two hours before scheduled departure: will the flight arrive 15 minutes late or more?",
+    task="binary",
+    feature_service="arrival_delay_v1",
+    requests=scheduled_flights,
+    # The slowest label of 2013 became known 34.7 hours after its prediction moment; a quarter of them after 6 hours.
+    label=Label("is_late", of=late_arrivals, horizon=timedelta(hours=36), reason="no_label_because"),
+    split=TimeSplit(train="240d", validation="30d", test="30d"),
+    metric="average_precision",
+    gate=Gate(beats_champion_by=0.002, beats_baseline_by=0.01, minimum_rows=1_000),
+    threshold=0.35,
+    optional_keys=("tailnum",),
+    describe_columns=("carrier", "flight_number", "origin", "dest", "scheduled_departure"),
+    limits=(
+        "Flights out of New York in 2013. Cancelled flights and flights whose arrival was never recorded have no label, so the "
+        "probability is that of a late arrival given that the flight arrives. The schedule and the tail number are taken as known "
+        "two hours before departure."
+    ),
+)

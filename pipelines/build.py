@@ -1,0 +1,119 @@
+"""Builds a domain's tables up to a moment: clean rows, events, feature rows. Run again, it does only what is new."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from feature_repo.contract import check_horizon, data_path
+from feature_repo.domains import LoadedDomain
+from feature_repo.errors import AlreadyRunning, DataFolderError
+from feature_repo.raw import CsvSource, Events
+from feature_repo.times import aware
+from feature_repo.windows import Declaration
+from pipelines.clean import SourceReport, clean_source
+from pipelines.ingest import Ingested, event_table, ingest
+from pipelines.progress import Progress
+from pipelines.windows import feature_rows
+from stores.table import CREATED, EVENT, Table, connect
+
+
+@dataclass(frozen=True)
+class BuiltView:
+    """What a run did for one feature view."""
+
+    view: str
+    new_rows: int
+    rows: int
+    built_until: datetime
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a run did for a domain."""
+
+    domain: str
+    as_of: datetime
+    sources: list[SourceReport]
+    events: list[Ingested]
+    views: list[BuiltView]
+
+
+def view_table(declared: Declaration) -> Table:
+    """The table of a feature view as its definition makes it."""
+    return Table.for_definition(Path(data_path("tables")), declared.name, declared.fingerprint, declared.join_keys)
+
+
+def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
+    """Bring every table of the domain to `as_of` (aware UTC); a moment that is already built is left alone.
+
+    Raises `BrokenSource` and `InvalidDeclaration` before any table changes, `AlreadyRunning` beside another build.
+    """
+    as_of = aware(as_of)
+    with only_one("build"):
+        reports: dict[str, SourceReport] = {}
+        progress.each("clean", domain.sources, _name, lambda each: reports.update({each.name: clean_source(domain.name, each, reports)}))
+        events = progress.each("events", domain.events, _name, lambda each: ingest(domain.name, each, list(reports.values()), as_of))
+        for use_case in domain.use_cases.values():
+            check_horizon(use_case, _label_delays(domain, use_case.name))
+        views = progress.each("features", domain.declarations, _name, lambda each: _build_view(domain.name, each, as_of))
+    return Built(domain.name, as_of, list(reports.values()), events, views)
+
+
+def _name(declared: CsvSource | Events | Declaration) -> str:
+    return declared.name
+
+
+def _build_view(domain: str, declared: Declaration, as_of: datetime) -> BuiltView:
+    table, events = view_table(declared), event_table(domain, declared.events)
+    since = table.built_until
+    new_rows = 0
+    if since is None or since < as_of:
+        select = feature_rows(declared, events, since, as_of)
+        with connect() as connection:
+            if select is None:
+                table.manifest.commit(table.version, [], as_of)
+            else:
+                new_rows = table.publish(connection, select, as_of)
+        table.compact(as_of)
+    return BuiltView(declared.name, new_rows, table.rows(), table.built_until or as_of)
+
+
+def _label_delays(domain: LoadedDomain, name: str) -> list[int]:
+    """How long after the prediction moment each label seen so far became known, in microseconds."""
+    use_case = domain.use_cases[name]
+    labels, requests = event_table(domain.name, use_case.label.of), event_table(domain.name, use_case.requests)
+    if not labels.files() or not requests.files():
+        return []
+    ids = ", ".join(f'"{column}"' for column in use_case.requests.id)
+    with connect() as connection:
+        rows = connection.execute(
+            f"SELECT epoch_us(l.{CREATED}) - epoch_us(r.{EVENT}) AS delay FROM ({labels.scan()}) AS l"
+            f" JOIN (SELECT {ids}, max({EVENT}) AS {EVENT} FROM ({requests.scan()}) GROUP BY {ids}) AS r USING ({ids})"
+            f' WHERE l."{use_case.label.column}" IS NOT NULL ORDER BY delay'
+        ).fetchnumpy()
+    return [int(delay) for delay in rows["delay"]]
+
+
+@contextmanager
+def only_one(work: str) -> Iterator[None]:
+    """Hold the data folder's lock for a kind of work; a process that dies lets it go.
+
+    Raises `AlreadyRunning`, or `DataFolderError` where the folder cannot be written.
+    """
+    path = Path(data_path("locks", work))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise DataFolderError(f"cannot write {path.parent}: {error.strerror}. Mend its rights or choose another --home.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(f"another process runs '{work}' in {data_path()}; wait for it to end.") from None
+        yield

@@ -1,0 +1,106 @@
+"""Clean rows become events with two times; an event's knowledge time is given once and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import msgspec
+
+from feature_repo.contract import data_path
+from feature_repo.errors import InvalidDeclaration
+from feature_repo.raw import Events
+from feature_repo.times import micros
+from pipelines.clean import SourceReport, register_clean
+from stores.table import CREATED, EVENT, Table, connect, quoted
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What a run took in of one stream: new events, late ones among them, corrections of earlier ones."""
+
+    events: str
+    new: int
+    late: int
+    corrected: int
+    first_load: bool
+
+
+def event_table(domain: str, events: Events) -> Table:
+    """The table of a stream as its definition makes it."""
+    return Table.for_definition(Path(data_path("tables")), f"{domain}.{events.name}", events.fingerprint, events.id)
+
+
+def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: datetime) -> Ingested:
+    """Append the events that became known by `as_of` (aware UTC) and are not in the stream's table.
+
+    The domain's rule says when an event was known. A moment that is already closed stays closed: what should have
+    been known by the last run and was not there, and what differs from what was there, is known from `as_of` on.
+    """
+    table = event_table(domain, events)
+    closed = table.built_until
+    if closed is not None and closed >= as_of:
+        return Ingested(events.name, 0, 0, 0, first_load=False)
+    stamps = {report.source: report.stamp for report in reports}
+    used = {source.name: stamps[source.name] for source in events.all_sources}
+    marker = Path(data_path("clean", domain, f"{events.name}.ingested.json"))
+    unchanged = closed is not None and marker.exists() and msgspec.json.decode(marker.read_bytes()) == [table.version.version, used]
+    with connect() as connection:
+        register_clean(connection, domain, events.all_sources)
+        _known_events(connection, events, as_of)
+        if closed is None:
+            connection.execute("CREATE TABLE __new AS SELECT *, false AS __late, false AS __corrected FROM __known")
+        elif unchanged:
+            connection.execute(
+                f"CREATE TABLE __new AS SELECT *, false AS __late, false AS __corrected FROM __known"
+                f" WHERE {CREATED} > make_timestamp({micros(closed)})"
+            )
+        else:
+            _compare(connection, events, table, closed, as_of)
+        new, late, corrected = connection.execute(
+            "SELECT count(*) FILTER (NOT __corrected), count(*) FILTER (__late AND NOT __corrected), count(*) FILTER (__corrected) FROM __new"
+        ).fetchone() or (0, 0, 0)
+        table.publish(connection, "SELECT * EXCLUDE (__late, __corrected) FROM __new", as_of)
+    marker.write_bytes(msgspec.json.encode([table.version.version, used]))
+    return Ingested(events.name, new, late, corrected, first_load=closed is None)
+
+
+def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, as_of: datetime) -> None:
+    """`__known`: what the stream's SQL gives, in its declared types, as far as the rule lets it be known."""
+    columns = {**events.columns, EVENT: "TIMESTAMP", CREATED: "TIMESTAMP"}
+    cast = ", ".join(f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in columns.items())
+    try:
+        connection.execute(f"CREATE TABLE __all AS SELECT {cast} FROM ({events.sql})")
+    except duckdb.Error as error:
+        raise InvalidDeclaration(f"events '{events.name}'", [f"their SQL does not give the declared columns: {error}"]) from error
+    problems = []
+    timeless = connection.execute(f"SELECT count(*) FROM __all WHERE {EVENT} IS NULL OR {CREATED} IS NULL").fetchone()
+    if timeless and timeless[0]:
+        problems.append(f"{timeless[0]} events have no {EVENT} or no {CREATED}; leave them out or say when they are known.")
+    ids = ", ".join(map(quoted, events.id))
+    repeated = connection.execute(f"SELECT {ids}, count(*) FROM __all GROUP BY {ids} HAVING count(*) > 1 LIMIT 1").fetchone()
+    if repeated:
+        problems.append(f"id {', '.join(events.id)} = {repeated[:-1]} stands for {repeated[-1]} events; expected one.")
+    if problems:
+        raise InvalidDeclaration(f"events '{events.name}'", problems)
+    connection.execute(f"CREATE TABLE __known AS FROM __all WHERE {CREATED} <= make_timestamp({micros(as_of)})")
+
+
+def _compare(connection: duckdb.DuckDBPyConnection, events: Events, table: Table, closed: datetime, as_of: datetime) -> None:
+    """`__new`: events that are not in the table, and newer versions of those that are."""
+    ids = ", ".join(map(quoted, events.id))
+    content = ", ".join(quoted(name) for name in (*sorted(events.columns), EVENT))
+    here = table.scan() if table.files() else "SELECT * FROM __known WHERE false"
+    connection.execute(
+        f"CREATE TABLE __here AS SELECT {ids}, row({content}) AS __content FROM ({here})"
+        f" QUALIFY row_number() OVER (PARTITION BY {ids} ORDER BY {CREATED} DESC) = 1"
+    )
+    connection.execute(
+        f"CREATE TABLE __new AS SELECT k.* REPLACE (CASE WHEN {CREATED} > make_timestamp({micros(closed)}) THEN {CREATED}"
+        f" ELSE make_timestamp({micros(as_of)}) END AS {CREATED}),"
+        f" k.{CREATED} <= make_timestamp({micros(closed)}) AS __late, h.__content IS NOT NULL AS __corrected"
+        f" FROM __known AS k LEFT JOIN __here AS h USING ({ids})"
+        f" WHERE h.__content IS NULL OR h.__content IS DISTINCT FROM row({', '.join('k.' + quoted(n) for n in (*sorted(events.columns), EVENT))})"
+    )

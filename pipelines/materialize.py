@@ -1,0 +1,59 @@
+"""Brings a domain's features online, and its definitions into the Feast registry."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from feast import FeatureStore
+from feast.repo_contents import RepoContents
+from feast.repo_operations import extract_objects_for_apply_delete
+
+from feature_repo.domains import LoadedDomain
+from feature_repo.times import aware
+from pipelines.build import only_one
+from pipelines.progress import Progress
+from stores.engine import Materialized, materialize_view
+from stores.online import PackedOnlineStore
+from stores.packed import PackedDatabase
+
+
+def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> list[str]:
+    """What `feast apply` does, for the objects of all domains; returns the names of what changed."""
+    views = [view for domain in domains for view in domain.views.values()]
+    contents = RepoContents(
+        projects=[],
+        data_sources=[view.batch_source for view in views if view.batch_source is not None],
+        feature_views=views,
+        on_demand_feature_views=[view for domain in domains for view in domain.on_demand_views.values()],
+        stream_feature_views=[],
+        label_views=[],
+        entities=[entity for domain in domains for entity in domain.entities.values()],
+        feature_services=[service for domain in domains for service in domain.services.values()],
+        permissions=[],
+    )
+    changed, gone, _, _ = extract_objects_for_apply_delete(store.project, store.registry, contents)
+    everything = [thing for domain in domains for thing in domain.all_objects]
+    store.apply(everything, objects_to_delete=[thing for thing in gone if thing.name != "__dummy"], partial=False)
+    return sorted({str(getattr(thing, "name", thing)) for thing in changed})
+
+
+def online_database(store: FeatureStore) -> PackedDatabase:
+    """The online store's file."""
+    online = store._get_provider().online_store  # type: ignore[attr-defined]
+    assert isinstance(online, PackedOnlineStore)
+    return online.database(store.config)
+
+
+def materialize(
+    store: FeatureStore, domain: LoadedDomain, now: datetime, progress: Progress, *, rebuild: bool = False
+) -> list[Materialized]:
+    """Bring every view of the domain online to `min(now, built)`; run again, it changes nothing."""
+    database = online_database(store)
+    views = [domain.views[declared.name] for declared in domain.declarations]
+    with only_one("materialize"):
+        return progress.each(
+            "online",
+            views,
+            lambda view: view.name,
+            lambda view: materialize_view(store.config, database, view, now=aware(now), rebuild=rebuild),
+        )
