@@ -17,8 +17,8 @@ from stores.online import PackedOnlineStore
 from stores.packed import PackedDatabase
 
 
-def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> list[str]:
-    """What `feast apply` does, for the objects of all domains; returns the names of what changed."""
+def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> None:
+    """What `feast apply` does, for the objects of all domains; what is no longer declared is removed."""
     views = [view for domain in domains for view in domain.views.values()]
     contents = RepoContents(
         projects=[],
@@ -31,10 +31,9 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> list[
         feature_services=[service for domain in domains for service in domain.services.values()],
         permissions=[],
     )
-    changed, gone, _, _ = extract_objects_for_apply_delete(store.project, store.registry, contents)
+    _, gone, _, _ = extract_objects_for_apply_delete(store.project, store.registry, contents)
     everything = [thing for domain in domains for thing in domain.all_objects]
     store.apply(everything, objects_to_delete=[thing for thing in gone if thing.name != "__dummy"], partial=False)
-    return sorted({str(getattr(thing, "name", thing)) for thing in changed})
 
 
 def online_database(store: FeatureStore) -> PackedDatabase:

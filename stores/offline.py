@@ -328,7 +328,7 @@ def _joined(
             raise InvalidRequest(f"view '{view.name}' is keyed by '{entity_key}'; the entity rows have no such column.")
     keys = list(key_map)
     chosen = _effective_rows(history, keys, in_order=in_order, two_time=two_time)
-    expired = f" AND h.{EVENT} + INTERVAL {micros(view.ttl)} MICROSECOND >= e.{MOMENT}" if view.ttl else ""
+    expired = f" AND h.{EVENT} + to_microseconds({micros(view.ttl)}) >= e.{MOMENT}" if view.ttl else ""
     shown = ", ".join(
         f"CASE WHEN h.{EVENT} IS NOT NULL{expired} THEN h.{quoted(name)} END AS {quoted(name)}" for name in features
     )

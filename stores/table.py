@@ -147,6 +147,7 @@ class Table:
         newest = max((file.max_event for file in self.files()), default=None)
         written: list[DataFile] = []
         for day, rows in _days(reader):
+            self._refuse_neighbours(rows)
             created, event = (rows[name].cast(pa.int64()).to_numpy() for name in (CREATED, EVENT))
             in_order = bool(np.all(np.diff(event) >= 0)) and (newest is None or int(event.min()) >= newest)
             newest = max(int(event.max()), newest if newest is not None else int(event.max()))
@@ -160,21 +161,36 @@ class Table:
         return written
 
     def _refuse_repetitions(self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path) -> None:
+        """Raise where a written row is in the table already; repetitions among the written ones are found as they are written."""
         if not written:
             return
         low, high = min(file.min_created for file in written), max(file.max_created for file in written)
-        near = [str(self.root / file.path) for file in self.files() if file.max_created >= low and file.min_created <= high]
-        paths = [str(aside / Path(file.path).relative_to(self.folder.relative_to(self.root))) for file in written] + near
-        columns = ", ".join(map(quoted, (*self.version.keys, EVENT, CREATED)))
-        # Equal rows share a day of created_timestamp, so files can be checked one day at a time.
-        for day in sorted({Path(path).parent.name for path in paths}):
-            of_day = ", ".join(literal(path) for path in paths if Path(path).parent.name == day)
-            found = connection.execute(
-                f"SELECT {columns} FROM read_parquet([{of_day}], hive_partitioning = false) GROUP BY ALL HAVING count(*) > 1 LIMIT 1"
-            ).fetchone()
-            if found:
-                what = ", ".join(f"{key}={value}" for key, value in zip((*self.version.keys, EVENT, CREATED), found, strict=True))
-                raise BrokenTable(f"table '{self.name}' was offered two rows for {what}; a correction needs a later created_timestamp.")
+        near = [file for file in self.files() if file.max_created >= low and file.min_created <= high]
+        if not near:
+            return
+        columns = (*self.version.keys, EVENT, CREATED)
+        new = ", ".join(literal(str(path)) for path in aside.glob("*/*.parquet"))
+        found = connection.execute(
+            f"SELECT {', '.join(map(quoted, columns))} FROM read_parquet([{new}], hive_partitioning = false)"
+            f" SEMI JOIN ({self.scan(near, columns)}) USING ({', '.join(map(quoted, columns))}) LIMIT 1"
+        ).fetchone()
+        if found:
+            raise self._repetition(found)
+
+    def _refuse_neighbours(self, rows: pa.Table) -> None:
+        """Raise where two rows of a sorted day are the same in keys and times."""
+        columns = (*self.version.keys, EVENT, CREATED)
+        same = None
+        for name in columns:
+            equal = pc.equal(rows[name].slice(1), rows[name].slice(0, rows.num_rows - 1)).fill_null(True)
+            same = equal if same is None else pc.and_(same, equal)
+        if same is not None and pc.any(same).as_py():
+            at = pc.index(same, True).as_py()
+            raise self._repetition(tuple(rows[name][at].as_py() for name in columns))
+
+    def _repetition(self, values: tuple[object, ...]) -> BrokenTable:
+        what = ", ".join(f"{name}={value}" for name, value in zip((*self.version.keys, EVENT, CREATED), values, strict=True))
+        return BrokenTable(f"table '{self.name}' was offered two rows for {what}; a correction needs a later created_timestamp.")
 
     def _move_into_place(self, written: list[DataFile], aside: Path) -> None:
         for file in written:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from feast import Field, RequestSource
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, UnixTimestamp
+
+from feature_repo.request_time import RequestFeature, request_feature_view
 
 from .feature_views import origin_departures, origin_weather, plane_last_departure, route_arrivals
 
@@ -22,27 +23,29 @@ flight_request = RequestSource(
 )
 
 
-@on_demand_feature_view(
-    sources=[flight_request, origin_departures, origin_weather, plane_last_departure, route_arrivals],
-    schema=[
-        Field(name="departure_hour_local", dtype=Int64, description="Hour of scheduled departure in New York"),
-        Field(name="departure_minute_of_day_local", dtype=Int64, description="Minute of the day of scheduled departure in New York"),
-        Field(name="departure_day_of_week", dtype=Int64, description="Day of the week of departure in New York, Monday is 0"),
-        Field(name="departure_day_of_year", dtype=Int64, description="Day of the year of departure in New York"),
-        Field(name="route_distance_miles", dtype=Int64, description="Distance flown in miles"),
-        Field(name="block_time_minutes", dtype=Int64, description="Scheduled time from gate to gate in minutes"),
-        Field(name="slack_minutes", dtype=Float64, description="Scheduled block time beyond the route's mean air time in minutes"),
-        Field(name="hours_to_departure", dtype=Float64, description="Hours from the prediction to the scheduled departure"),
-        Field(name="weather_age_minutes", dtype=Float64, description="Age of the weather observation in minutes"),
-        Field(name="plane_idle_hours", dtype=Float64, description="Hours since the plane last left New York"),
-        Field(
-            name="delay_in_weather", dtype=Float64,
-            description="Mean departure delay of the last hour at the airport times its precipitation in inches",
-        ),
+@request_feature_view(
+    sources=[
+        flight_request,
+        origin_departures[["dep_delay_minutes_mean_1h"]],
+        origin_weather[["precipitation_inches", "observed_at_unix_seconds"]],
+        plane_last_departure[["departed_at_unix_seconds"]],
+        route_arrivals[["air_time_minutes_mean_7d"]],
     ],
-    mode="python",
+    features=[
+        RequestFeature("departure_hour_local", Int64, "Hour of scheduled departure in New York"),
+        RequestFeature("departure_minute_of_day_local", Int64, "Minute of the day of scheduled departure in New York"),
+        RequestFeature("departure_day_of_week", Int64, "Day of the week of departure in New York, Monday is 0"),
+        RequestFeature("departure_day_of_year", Int64, "Day of the year of departure in New York"),
+        RequestFeature("route_distance_miles", Int64, "Distance flown in miles"),
+        RequestFeature("block_time_minutes", Int64, "Scheduled time from gate to gate in minutes"),
+        RequestFeature("slack_minutes", Float64, "Scheduled block time beyond the route's mean air time in minutes"),
+        RequestFeature("hours_to_departure", Float64, "Hours from the prediction to the scheduled departure"),
+        RequestFeature("weather_age_minutes", Float64, "Age of the weather observation in minutes"),
+        RequestFeature("plane_idle_hours", Float64, "Hours since the plane last left New York"),
+        RequestFeature("delay_in_rain", Float64, "Mean departure delay of the last hour at the airport times its precipitation in inches"),
+    ],
     description="Request-time features: the clock, the schedule, and the age of what is known",
-)  # fmt: skip
+)
 def flight_request_features(inputs: dict[str, Any]) -> dict[str, Any]:
     from zoneinfo import ZoneInfo
 
@@ -71,7 +74,7 @@ def flight_request_features(inputs: dict[str, Any]) -> dict[str, Any]:
         ],
         "weather_age_minutes": elapsed(inputs["observed_at_unix_seconds"], 60.0),
         "plane_idle_hours": elapsed(inputs["departed_at_unix_seconds"], 3600.0),
-        "delay_in_weather": [
+        "delay_in_rain": [
             None if delay is None or rain is None else delay * rain
             for delay, rain in zip(inputs["dep_delay_minutes_mean_1h"], inputs["precipitation_inches"])
         ],
