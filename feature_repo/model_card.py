@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from feature_repo.contract import data_path
 from feature_repo.errors import StoreOutdated
 
 CHAMPION = "champion"
@@ -18,6 +19,21 @@ CARD_FILE = "model_card.json"
 TEST_PREDICTIONS_FILE = "test_predictions.parquet"
 REFERENCE_FILE = "reference.parquet"
 PREDICTION_COLUMN = "prediction"
+
+
+def tracking_uri() -> str:
+    """MLflow's tracking store and model registry: SQLite in the data folder."""
+    return f"sqlite:///{data_path('mlflow.db')}"
+
+
+def artifact_location() -> str:
+    """Where MLflow keeps models and plots."""
+    return f"file://{data_path('models')}"
+
+
+def registered_model(use_case: str, alias: str = CHAMPION) -> str:
+    """MLflow's name for the model of a use case behind an alias."""
+    return f"models:/{use_case}@{alias}"
 
 
 class ModelFeature(msgspec.Struct, frozen=True):

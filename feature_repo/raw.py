@@ -100,13 +100,13 @@ class Events:
 class Domain:
     """A domain's own facts for those who run it.
 
-    `demo_at` is the moment at which its demonstration stands (aware UTC); `schedule` gives each recurring
+    `demo_at` is the moment at which its demonstration stands (aware UTC), None for live data; `schedule` gives each recurring
     step a cron expression in UTC.
     """
 
     name: str
     description: str
-    demo_at: datetime
+    demo_at: datetime | None = None
     schedule: Mapping[str, str] = field(
         default_factory=lambda: {"materialize": "0 * * * *", "batch": "0 6 * * *", "train": "0 7 * * 1"}
     )
