@@ -70,6 +70,18 @@ def read_report(domain: str, source: str) -> SourceReport | None:
     return msgspec.json.decode(path.read_bytes(), type=SourceReport) if path.exists() else None
 
 
+def quarantined_rows(domain: str, source: str, limit: int) -> list[dict[str, object]]:
+    """Rows in quarantine with the number of their line in the file, the rule, the reason and what they were."""
+    path = quarantine_path(domain, source)
+    if not path.exists():
+        return []
+    with connect() as connection:
+        rows = connection.execute(
+            f"SELECT {ROW_NUMBER} AS row, rule, reason, raw::VARCHAR AS raw FROM read_parquet({literal(str(path))}) ORDER BY 1 LIMIT {limit}"
+        )
+        return list(rows.to_arrow_table().to_pylist())
+
+
 def register_clean(connection: duckdb.DuckDBPyConnection, domain: str, sources: tuple[CsvSource, ...]) -> None:
     """Make each source's clean rows a view that bears its name."""
     for source in sources:

@@ -8,7 +8,7 @@ from feast import FeatureStore
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
 
-from feature_repo.domains import LoadedDomain
+from feature_repo.domains import LoadedDomain, load_all
 from feature_repo.times import aware
 from pipelines.build import only_one
 from pipelines.progress import Progress
@@ -34,6 +34,17 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> None:
     _, gone, _, _ = extract_objects_for_apply_delete(store.project, store.registry, contents)
     everything = [thing for domain in domains for thing in domain.all_objects]
     store.apply(everything, objects_to_delete=[thing for thing in gone if thing.name != "__dummy"], partial=False)
+
+
+def apply_if_changed(store: FeatureStore) -> None:
+    """Register the definitions of all domains, where the registry holds others or none."""
+    domains = load_all()
+    declared = {view.name: view.tags.get("fingerprint", "") for domain in domains for view in domain.views.values()}
+    declared.update({name: "" for domain in domains for name in (*domain.on_demand_views, *domain.services)})
+    registered = {view.name: view.tags.get("fingerprint", "") for view in store.list_feature_views()}
+    registered.update({thing.name: "" for thing in (*store.list_on_demand_feature_views(), *store.list_feature_services())})
+    if registered != declared:
+        apply_definitions(store, domains)
 
 
 def online_database(store: FeatureStore) -> PackedDatabase:

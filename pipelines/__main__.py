@@ -1,0 +1,149 @@
+"""The feature pipeline's command line: `python -m pipelines build flights`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from feature_repo.commands import (
+    as_of_option,
+    common_options,
+    json_option,
+    quiet_option,
+    remember_moment,
+    run,
+    show_json,
+    show_table,
+    starting_moment,
+)
+from feature_repo.times import iso
+
+
+@click.group()
+def cli() -> None:
+    """Raw rows become clean rows, events, feature tables and online rows."""
+
+
+@cli.command(epilog="Example: python -m pipelines build flights --as-of 2013-12-05T20:00Z")
+@click.argument("domain")
+@as_of_option
+@json_option
+@quiet_option
+@common_options
+def build(domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
+    """Bring every table of DOMAIN up to a moment; what is there is left alone."""
+    from feature_repo.domains import load_domain
+    from pipelines.build import build as build_domain
+    from pipelines.progress import Progress
+
+    loaded = load_domain(domain)
+    moment = starting_moment(as_of, loaded.domain.demo_at)
+    built = build_domain(loaded, moment, Progress(quiet=quiet or as_json))
+    remember_moment(moment)
+    if as_json:
+        show_json(built)
+        return
+    _show_sources(built.sources)
+    show_table(
+        f"Events known by {iso(moment)}" + (" (first load: the domain's rules say when each was known)" if any(e.first_load for e in built.events) else ""),
+        ["events", "new", "late", "corrected"],
+        [[each.events, each.new, each.late, each.corrected] for each in built.events],
+    )
+    show_table(f"Feature views built until {iso(moment)}", ["view", "new rows", "rows"], [[v.view, v.new_rows, v.rows] for v in built.views])
+
+
+def _show_sources(reports: Sequence[Any]) -> None:
+    show_table(
+        "Sources: rows in = clean + quarantined + duplicates",
+        ["source", "rows in", "clean", "quarantined", "duplicates", "supplement", "rules broken", "missing values"],
+        [
+            [
+                each.source,
+                each.rows_in,
+                each.rows_clean,
+                each.quarantined,
+                each.duplicates,
+                each.supplemented,
+                ", ".join(f"{name} {count:,}" for name, count in each.rules.items() if count),
+                ", ".join(f"{name} {count:,}" for name, count in each.missing_values.items()),
+            ]
+            for each in reports
+        ],
+    )
+
+
+@cli.command(epilog="Example: python -m pipelines quarantine flights weather")
+@click.argument("domain")
+@click.argument("source")
+@click.option("--limit", default=20, show_default=True, help="How many rows to show.")
+@json_option
+@common_options
+def quarantine(domain: str, source: str, limit: int, as_json: bool) -> None:
+    """Show the rows of a SOURCE that broke its contract, and why."""
+    from feature_repo.domains import load_domain
+    from feature_repo.errors import UnknownName, unknown_name
+    from pipelines.clean import quarantined_rows
+
+    loaded = load_domain(domain)
+    names = [each.name for each in loaded.sources]
+    if source not in names:
+        raise UnknownName(unknown_name("source", source, names, f"domain '{domain}'"))
+    rows = quarantined_rows(domain, source, limit)
+    if as_json:
+        show_json(rows)
+        return
+    show_table(f"Quarantine of {source}", ["row", "rule", "reason", "raw"], [[r["row"], r["rule"], r["reason"], r["raw"]] for r in rows])
+
+
+@cli.command(epilog="Example: python -m pipelines apply")
+@common_options
+def apply() -> None:
+    """Register the definitions of all domains, as `feast -c feature_repo apply` does."""
+    from feature_repo.domains import feature_store, load_all
+    from pipelines.materialize import apply_definitions
+
+    domains = load_all()
+    apply_definitions(feature_store(), domains)
+    click.echo(f"Registered {', '.join(domain.name for domain in domains)}.")
+
+
+@cli.command(epilog="Example: python -m pipelines materialize flights --as-of 2013-12-05T20:00Z")
+@click.argument("domain")
+@as_of_option
+@click.option("--rebuild", is_flag=True, help="Start anew instead of where the last run stopped.")
+@json_option
+@quiet_option
+@common_options
+def materialize(domain: str, as_of: str | None, rebuild: bool, as_json: bool, quiet: bool) -> None:
+    """Bring DOMAIN's features online, up to a moment or to where they are built."""
+    from feature_repo.domains import feature_store, load_domain
+    from pipelines.materialize import apply_if_changed
+    from pipelines.materialize import materialize as materialize_domain
+    from pipelines.progress import Progress
+
+    loaded = load_domain(domain)
+    moment = starting_moment(as_of, loaded.domain.demo_at)
+    store = feature_store()
+    apply_if_changed(store)
+    done = materialize_domain(store, loaded, moment, Progress(quiet=quiet or as_json), rebuild=rebuild)
+    remember_moment(moment)
+    if as_json:
+        show_json(done)
+        return
+    show_table(
+        f"Online at {iso(moment)}",
+        ["view", "rows", "records changed", "moments missed", "rows/s", "materialized until"],
+        [[m.view, m.rows, m.records, m.missed, round(m.rows / m.seconds) if m.rows else None, m.until] for m in done],
+    )
+
+
+def main(arguments: Sequence[str] | None = None, name: str = "python -m pipelines") -> int:
+    """Run the command line; returns the exit code."""
+    return run(cli, arguments, name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The training pipeline's command line: `python -m training fit arrival_delay`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from feature_repo.commands import as_of_option, common_options, json_option, quiet_option, run, show_json, show_table, starting_moment
+from feature_repo.times import moment as read_moment
+
+
+@click.group()
+def cli() -> None:
+    """A point-in-time training set becomes an evaluated, gated, registered model."""
+
+
+@cli.command(epilog="Example: python -m training fit arrival_delay --as-of 2014-01-04 --until 2013-09-01,2013-10-01,2014-01-01")
+@click.argument("use_case")
+@as_of_option
+@click.option("--until", metavar="TRAIN,VALIDATION,TEST", help="Ends of the three parts, instead of the declared durations.")
+@click.option("--random-split", is_flag=True, help="Also score the same model on rows dealt at random: what a leak would make of it.")
+@json_option
+@quiet_option
+@common_options
+def fit(use_case: str, as_of: str | None, until: str | None, random_split: bool, as_json: bool, quiet: bool) -> None:
+    """Train a model of USE_CASE, register it, and make it champion if the gate lets it.
+
+    A refused model stays in the registry as challenger; the exit code is 2 then.
+    """
+    from feature_repo.domains import feature_store, find_use_case
+    from training.progress import Progress
+    from training.run import raise_if_refused, train
+
+    loaded, declared = find_use_case(use_case)
+    ends = tuple(read_moment(part.strip()) for part in until.split(",")) if until else None
+    if ends is not None and len(ends) != 3:
+        raise click.BadParameter(f"expected three moments with commas between, got {len(ends)}", param_hint="--until")
+    moment = starting_moment(as_of, loaded.domain.demo_at)
+    progress = Progress(6 if random_split else 5, quiet=quiet or as_json)
+    done = train(feature_store(), loaded, declared, as_of=moment, progress=progress, until=ends, random_split=random_split)
+    if as_json:
+        show_json({"promoted": done.promoted, "verdict": done.verdict, "card": done.card})
+    else:
+        show_card(done.card)
+        if done.promoted:
+            click.echo(f"\nVersion {done.card.version} {done.verdict.message}, and is champion now.")
+    raise_if_refused(done)
+
+
+@cli.command(epilog="Example: python -m training card arrival_delay")
+@click.argument("use_case")
+@click.option("--version", help="A version of the model.  [default: the champion]")
+@json_option
+@common_options
+def card(use_case: str, version: str | None, as_json: bool) -> None:
+    """Show the model card of USE_CASE's champion, or of a version."""
+    from feature_repo.domains import find_use_case
+    from feature_repo.errors import NoChampion
+    from training import publish
+
+    find_use_case(use_case)
+    version = version or publish.champion_version(use_case)
+    if version is None:
+        raise NoChampion(f"use case '{use_case}' has no champion yet; run: punctual train {use_case}.")
+    found = publish.read_card(use_case, version)
+    if as_json:
+        show_json(found)
+    else:
+        show_card(found)
+
+
+@cli.command(epilog="Example: python -m training rollback arrival_delay")
+@click.argument("use_case")
+@click.option("--to", metavar="VERSION", help="The version to go back to.  [default: the champion before this one]")
+@json_option
+@common_options
+def rollback(use_case: str, to: str | None, as_json: bool) -> None:
+    """Make USE_CASE's earlier champion champion again; a running server takes it up."""
+    from feature_repo.domains import find_use_case
+    from training import publish
+
+    find_use_case(use_case)
+    before, after = publish.rollback(use_case, to)
+    if as_json:
+        show_json({"use_case": use_case, "from": before, "to": after})
+    else:
+        click.echo(f"Champion of {use_case} is version {after} again; it was {before}.")
+
+
+@cli.command("training-set", epilog="Example: python -m training training-set arrival_delay --as-of 2013-12-01 --out rows.parquet")
+@click.argument("use_case")
+@as_of_option
+@click.option("--out", type=click.Path(dir_okay=False), help="Write the rows to this Parquet file.")
+@json_option
+@common_options
+def training_set_command(use_case: str, as_of: str | None, out: str | None, as_json: bool) -> None:
+    """Make USE_CASE's training set as of a moment, and show the manifest that rebuilds it."""
+    from pathlib import Path
+
+    import pyarrow.parquet as pq
+
+    from feature_repo.domains import feature_store, find_use_case
+    from training.training_set import training_set
+
+    loaded, declared = find_use_case(use_case)
+    made = training_set(feature_store(), loaded, declared, as_of=starting_moment(as_of, loaded.domain.demo_at))
+    if out:
+        aside = Path(f"{out}.aside")
+        pq.write_table(made.rows, aside)
+        aside.replace(out)
+    manifest = made.manifest()
+    if as_json:
+        show_json(manifest)
+        return
+    show_table("Training set", ["", "value"], [[key, str(value)] for key, value in manifest.items() if key != "tables"])
+
+
+def show_card(found: Any) -> None:
+    """Print what people ask of a model first."""
+    scores = ["roc_auc", "average_precision", "log_loss", "brier", "rmse", "mae", "r2"]
+    rows = {f"model, {part}": metrics for part, metrics in found.metrics.items()}
+    rows.update({f"{name.replace('_', ' ')}, test": parts["test"] for name, parts in found.baselines.items()})
+    shown = [score for score in scores if any(score in metrics for metrics in rows.values())]
+    show_table(
+        f"{found.use_case}, version {found.version}, as of {found.as_of}",
+        ["", "rows", *(score.replace("_", " ") for score in shown)],
+        [[name.replace("_", " "), metrics["rows"], *(metrics.get(score) for score in shown)] for name, metrics in rows.items()],
+    )
+    decided = found.metrics["test"].get("at_threshold", {})
+    if decided:
+        show_table(
+            "Decisions on the test part",
+            ["threshold", "accuracy", "precision", "recall", "f1"],
+            [[name, *(metrics[key] for key in ("accuracy", "precision", "recall", "f1"))] for name, metrics in decided.items()],
+        )
+    show_table("Parts", ["part", "from", "until", "rows", "label mean"], [[n, p["start"], p["end"], p["rows"], p["label_mean"]] for n, p in found.split.items()])
+    unlabelled = found.training_set["unlabelled"]
+    if unlabelled:
+        click.echo("Without a label and left out: " + ", ".join(f"{count:,} {reason}" for reason, count in unlabelled.items()) + ".")
+
+
+def main(arguments: Sequence[str] | None = None, name: str = "python -m training") -> int:
+    """Run the command line; returns the exit code."""
+    return run(cli, arguments, name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Preprocessing and models as scikit-learn pipelines; everything that is fitted is fitted on the training part only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from xgboost import XGBClassifier, XGBRegressor
+
+from feature_repo.contract import UseCase
+from feature_repo.model_card import ModelFeature
+from training.split import Part
+
+SEED = 20131205
+PARAMETERS: dict[str, Any] = {
+    "n_estimators": 1500,
+    "learning_rate": 0.05,
+    "max_depth": 7,
+    "min_child_weight": 20,
+    "subsample": 0.8,
+    "colsample_bytree": 0.5,
+    "reg_lambda": 5.0,
+    "max_bin": 128,
+    "early_stopping_rounds": 40,
+}
+
+
+def fit(use_case: UseCase, features: list[ModelFeature], parts: dict[str, Part], parameters: dict[str, Any] | None = None) -> Pipeline:
+    """Fit the model on the training part, stopping where the validation part no longer gains.
+
+    Missing numbers stay missing: the trees learn a direction for them. A category never seen in training, or rare
+    there, is one of its own.
+    """
+    preprocess = _preprocessing(features)
+    train, validation = parts["train"], parts["validation"]
+    inputs = preprocess.fit_transform(train.inputs)
+    chosen = {**PARAMETERS, **(parameters or {}), "random_state": SEED, "tree_method": "hist"}
+    if use_case.task == "binary":
+        model: Any = XGBClassifier(**chosen, eval_metric="logloss")
+    else:
+        model = XGBRegressor(**chosen, eval_metric="rmse")
+    model.fit(inputs, train.labels, eval_set=[(preprocess.transform(validation.inputs), validation.labels)], verbose=False)
+    return Pipeline([("preprocess", preprocess), ("model", model)])
+
+
+def fit_baselines(use_case: UseCase, features: list[ModelFeature], train: Part) -> dict[str, Pipeline]:
+    """What a model must beat: the training part's mean, and a linear model on the same features."""
+    numbers = [feature.name for feature in features if feature.kind == "number"]
+    categories = [feature.name for feature in features if feature.kind == "category"]
+    prepare = ColumnTransformer(
+        [
+            ("numbers", Pipeline([("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]), numbers),
+            ("categories", OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=50), categories),
+        ]
+    )
+    if use_case.task == "binary":
+        mean: Any = DummyClassifier(strategy="prior")
+        linear: Any = LogisticRegression(max_iter=300)
+        names = ("base_rate", "logistic_regression")
+    else:
+        mean, linear, names = DummyRegressor(), Ridge(), ("mean", "ridge_regression")
+    fitted = {names[0]: Pipeline([("model", mean)]), names[1]: Pipeline([("prepare", prepare), ("model", linear)])}
+    for pipeline in fitted.values():
+        pipeline.fit(train.inputs, train.labels)
+    return fitted
+
+
+def predict(use_case: UseCase, pipeline: Pipeline, part: Part) -> np.ndarray:
+    """Probabilities of a binary label, or predicted values; float64, in the order of the part's rows."""
+    if use_case.task == "binary":
+        return pipeline.predict_proba(part.inputs)[:, 1].astype(np.float64)
+    return pipeline.predict(part.inputs).astype(np.float64)
+
+
+def _preprocessing(features: list[ModelFeature]) -> ColumnTransformer:
+    numbers = [feature.name for feature in features if feature.kind == "number"]
+    categories = [feature.name for feature in features if feature.kind == "category"]
+    encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2, min_frequency=20)
+    return ColumnTransformer([("numbers", StandardScaler(), numbers), ("categories", encode, categories)], verbose_feature_names_out=False)

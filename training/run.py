@@ -1,0 +1,206 @@
+"""One training run from a moment to a registered version, and the gate's verdict on it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureStore
+
+from feature_repo.commands import plain
+from feature_repo.contract import UseCase
+from feature_repo.domains import LoadedDomain
+from feature_repo.errors import GateRefused
+from feature_repo.model_card import PREDICTION_COLUMN, REFERENCE_FILE, TEST_PREDICTIONS_FILE, ModelCard, model_features, model_input
+from feature_repo.times import aware, duration_text, iso, micros, moment
+from stores.offline import historical_features
+from stores.table import EVENT
+from training import publish as registry
+from training.evaluate import Metrics, draw, evaluate, importances
+from training.fit import PARAMETERS, fit, fit_baselines, predict
+from training.gate import Verdict, judge
+from training.progress import Progress
+from training.split import Part, shuffled, split
+from training.training_set import LABEL, LABEL_TIMESTAMP, TrainingSet, training_set, view_fingerprints
+
+REFERENCE_ROWS = 20_000
+PARITY_ROWS = 20
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a run made: the version's card, the gate's verdict, and whether it is champion now."""
+
+    card: ModelCard
+    verdict: Verdict
+    promoted: bool
+
+
+def train(
+    store: FeatureStore,
+    domain: LoadedDomain,
+    use_case: UseCase,
+    *,
+    as_of: datetime,
+    progress: Progress,
+    until: tuple[datetime, datetime, datetime] | None = None,
+    parameters: dict[str, Any] | None = None,
+    random_split: bool = False,
+) -> TrainingRun:
+    """Train, evaluate, register, and promote if the gate lets it; a refused version stays as challenger.
+
+    `until` gives the ends of the three parts for a report on fixed periods. `random_split` also scores the same
+    model on rows dealt at random, as a warning of how a leak flatters.
+    """
+    as_of = aware(as_of)
+    start = use_case.split.parts(as_of, use_case.label.horizon, until)["train"][0]
+    progress.step("training set")
+    made = training_set(store, domain, use_case, as_of=as_of, start=start)
+    features = model_features(made.rows, made.features)
+    parts = split(made, use_case, features, until)
+    progress.step("baselines")
+    baselines = fit_baselines(use_case, features, parts["train"])
+    progress.step("model")
+    pipeline = fit(use_case, features, parts, parameters)
+    progress.step("evaluation")
+    predictions = {name: predict(use_case, pipeline, part) for name, part in parts.items()}
+    metrics = {name: evaluate(use_case, parts[name].labels, predictions[name]) for name in ("validation", "test")}
+    if random_split:
+        progress.step("random split")
+        dealt = shuffled(parts, seed=0)
+        metrics["random_split_test"] = evaluate(
+            use_case, dealt["test"].labels, predict(use_case, fit(use_case, features, dealt, parameters), dealt["test"])
+        )
+    test_baselines = {name: predict(use_case, model, parts["test"]) for name, model in baselines.items()}
+    baseline_metrics = {
+        name: {part: evaluate(use_case, parts[part].labels, predict(use_case, model, parts[part])) for part in ("validation", "test")}
+        for name, model in baselines.items()
+    }
+    trained_until = parts["validation"].end + use_case.label.horizon
+    verdict = _verdict(store, domain, use_case, made, parts["test"], predictions["test"], test_baselines, trained_until)
+    card = ModelCard(
+        use_case=use_case.name,
+        description=use_case.description,
+        task=use_case.task,
+        version="",
+        run_id="",
+        as_of=iso(as_of) or "",
+        trained_until=iso(trained_until) or "",
+        feature_service=use_case.feature_service,
+        view_fingerprints=view_fingerprints(domain, use_case),
+        features=features,
+        label=use_case.label.column,
+        label_horizon=duration_text(use_case.label.horizon),
+        threshold=use_case.threshold,
+        metric=use_case.metric,
+        training_set=made.manifest(),
+        split={name: part.describe() for name, part in parts.items()},
+        parameters={**PARAMETERS, **(parameters or {}), "best_iteration": int(pipeline.named_steps["model"].best_iteration)},
+        metrics=plain(metrics),
+        baselines=plain(baseline_metrics),
+        gate=plain(verdict),
+        libraries=registry.libraries(),
+        parity_rows=_parity_rows(parts["test"], predictions["test"]),
+        limits=use_case.limits,
+    )
+    progress.step("registry")
+    with tempfile.TemporaryDirectory() as folder:
+        files = draw(
+            Path(folder), use_case, parts["test"].labels, {"model": predictions["test"], **test_baselines}, importances(pipeline, made.features)
+        )
+        files.append(_write_predictions(Path(folder) / TEST_PREDICTIONS_FILE, use_case, domain, parts["test"], predictions["test"]))
+        files.append(_write_reference(Path(folder) / REFERENCE_FILE, made.features, parts["train"], predictions["train"]))
+        published = registry.publish(card, pipeline, files, _flat(metrics), [f"{name}=={number}" for name, number in card.libraries.items()])
+    if verdict.passed:
+        registry.promote(use_case.name, published.version)
+    progress.done()
+    return TrainingRun(card, verdict, verdict.passed)
+
+
+def raise_if_refused(run: TrainingRun) -> None:
+    """Raise `GateRefused` with the reasons, where the gate refused."""
+    if not run.promoted:
+        champion = registry.champion_version(run.card.use_case)
+        fate = f"Champion {champion} unchanged" if champion else "There is still no champion"
+        raise GateRefused(f"challenger {run.card.version} {run.verdict.message}. {fate}.")
+
+
+def _verdict(
+    store: FeatureStore,
+    domain: LoadedDomain,
+    use_case: UseCase,
+    made: TrainingSet,
+    test: Part,
+    predicted: np.ndarray,
+    baselines: dict[str, np.ndarray],
+    trained_until: datetime,
+) -> Verdict:
+    """The gate's verdict on the rows of the test part that are later than the challenger's and the champion's training."""
+    version = registry.champion_version(use_case.name)
+    champion = registry.read_card(use_case.name, version) if version else None
+    since = max(trained_until, moment(champion.trained_until)) if champion else trained_until
+    later = test.rows[EVENT].cast(pa.int64()).to_numpy() >= micros(since)
+    labels = test.labels[later]
+    if len(labels) == 0 or (use_case.task == "binary" and len(np.unique(labels)) < 2):
+        return judge(use_case, float("nan"), {}, rows=len(labels))
+
+    def score(values: np.ndarray) -> float:
+        return float(evaluate(use_case, labels, values[later])[use_case.metric])
+
+    champion_score = None
+    if champion and version:
+        rows = test.rows
+        if any(feature.name not in rows.column_names for feature in champion.features):
+            entity_rows = rows.select([*use_case.requests.columns, EVENT, "at"])
+            rows = historical_features(store, entity_rows, store.get_feature_service(champion.feature_service), as_of=made.as_of)
+        part = Part("test", test.start, test.end, rows, model_input(rows, champion.features), test.labels)
+        champion_score = score(predict(use_case, registry.load_pipeline(use_case.name, version), part))
+    return judge(
+        use_case,
+        score(predicted),
+        {name: score(values) for name, values in baselines.items()},
+        rows=int(later.sum()),
+        champion=champion_score,
+        champion_version=version,
+    )
+
+
+def _parity_rows(test: Part, predicted: np.ndarray) -> list[dict[str, Any]]:
+    """Some rows of the test part with their predictions, by which a server knows that it has loaded the same model."""
+    chosen = np.linspace(0, len(predicted) - 1, min(PARITY_ROWS, len(predicted))).astype(int)
+    inputs = test.inputs.iloc[chosen].to_dict("records")
+    return [{"features": plain(row), "prediction": float(predicted[at])} for row, at in zip(inputs, chosen, strict=True)]
+
+
+def _write_predictions(path: Path, use_case: UseCase, domain: LoadedDomain, test: Part, predicted: np.ndarray) -> Path:
+    keys = dict.fromkeys([*use_case.requests.id, *domain.join_keys(use_case.feature_service), EVENT, LABEL, LABEL_TIMESTAMP])
+    pq.write_table(test.rows.select(list(keys)).append_column(PREDICTION_COLUMN, pa.array(predicted)), path)
+    return path
+
+
+def _write_reference(path: Path, features: list[str], train: Part, predicted: np.ndarray) -> Path:
+    """A sample of the training part, evenly over its time: what drift is measured against."""
+    rows = train.rows.select([*features, EVENT, LABEL]).append_column(PREDICTION_COLUMN, pa.array(predicted))
+    chosen = np.unique(np.linspace(0, rows.num_rows - 1, min(REFERENCE_ROWS, rows.num_rows)).astype(int))
+    pq.write_table(rows.take(chosen), path, compression="zstd")
+    return path
+
+
+def _flat(metrics: dict[str, Metrics], prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        label = f"{prefix}{name}".replace(" ", "_")
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{label}."))
+        else:
+            flat[label] = float(value)
+    return flat
+
+
+

@@ -1,0 +1,87 @@
+"""Train, validation and test in order of time, an embargo of the label's horizon between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from feature_repo.contract import UseCase
+from feature_repo.errors import NotEnoughData
+from feature_repo.model_card import ModelFeature, model_input
+from feature_repo.times import iso, micros
+from stores.table import EVENT
+from training.training_set import LABEL, TrainingSet
+
+# Fewer rows than this in a part measure nothing.
+LEAST_ROWS = 50
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a training set: `[start, end)` of prediction moments, its rows, the model's input and the labels."""
+
+    name: str
+    start: datetime
+    end: datetime
+    rows: pa.Table
+    inputs: pd.DataFrame
+    labels: np.ndarray
+
+    def describe(self) -> dict[str, object]:
+        """What a model card says of the part."""
+        return {
+            "start": iso(self.start),
+            "end": iso(self.end),
+            "rows": self.rows.num_rows,
+            "label_mean": float(self.labels.mean()) if len(self.labels) else None,
+        }
+
+
+def split(
+    made: TrainingSet, use_case: UseCase, features: list[ModelFeature], until: tuple[datetime, datetime, datetime] | None = None
+) -> dict[str, Part]:
+    """The three parts of a training set by the use case's split, or by the given ends.
+
+    Raises `NotEnoughData` where a part has too few rows, or a binary label only one value.
+    """
+    parts = use_case.split.parts(made.as_of, use_case.label.horizon, until)
+    moments = made.rows[EVENT].cast(pa.int64()).to_numpy()
+    found: dict[str, Part] = {}
+    problems: list[str] = []
+    for name, (start, end) in parts.items():
+        rows = made.rows.filter(pa.array((moments >= micros(start)) & (moments < micros(end))))
+        part = part_of(name, start, end, rows, features)
+        found[name] = part
+        if rows.num_rows < LEAST_ROWS:
+            problems.append(f"{name} ({iso(start)} to {iso(end)}) has {rows.num_rows} rows, needs {LEAST_ROWS}")
+        elif use_case.task == "binary" and len(np.unique(part.labels)) < 2:
+            problems.append(f"{name} ({iso(start)} to {iso(end)}) has only the label {bool(part.labels[0])}")
+    if problems:
+        raise NotEnoughData(f"the split of '{use_case.name}' leaves too little: {'; '.join(problems)}. Choose other durations or a later --as-of.")
+    return found
+
+
+def part_of(name: str, start: datetime, end: datetime, rows: pa.Table, features: list[ModelFeature]) -> Part:
+    """Rows as a part, with the model's input and labels as float64."""
+    labels = rows[LABEL].cast(pa.float64()).to_numpy()
+    return Part(name, start, end, rows, model_input(rows, features), labels)
+
+
+def shuffled(parts: dict[str, Part], seed: int) -> dict[str, Part]:
+    """The same rows in parts of the same sizes, dealt at random: what a leak does to figures."""
+    names = list(parts)
+    inputs = pd.concat([parts[name].inputs for name in names], ignore_index=True)
+    labels = np.concatenate([parts[name].labels for name in names])
+    rows = pa.concat_tables([parts[name].rows for name in names])
+    order = np.random.default_rng(seed).permutation(len(labels))
+    dealt: dict[str, Part] = {}
+    at = 0
+    for name in names:
+        chosen = order[at : at + len(parts[name].labels)]
+        at += len(chosen)
+        dealt[name] = Part(name, parts[name].start, parts[name].end, rows.take(chosen), inputs.iloc[chosen], labels[chosen])
+    return dealt
