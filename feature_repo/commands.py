@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from feature_repo.contract import HOME_VARIABLE, data_path
@@ -78,21 +79,30 @@ def common_options(command: Command) -> Command:
         return put
 
     home = click.option(
-        "--home", metavar="FOLDER", expose_value=False, is_eager=True, callback=set_variable(HOME_VARIABLE),
+        "--home",
+        metavar="FOLDER",
+        expose_value=False,
+        is_eager=True,
+        callback=set_variable(HOME_VARIABLE),
         help="The data folder; everything is written there.  [default: $PUNCTUAL_HOME or ./data]",
-    )  # fmt: skip
+    )
     repository = click.option(
-        "--repository", metavar="FOLDER", expose_value=False, is_eager=True, callback=set_variable("PUNCTUAL_REPOSITORY"),
+        "--repository",
+        metavar="FOLDER",
+        expose_value=False,
+        is_eager=True,
+        callback=set_variable("PUNCTUAL_REPOSITORY"),
         help="The feature repository.  [default: $PUNCTUAL_REPOSITORY or the installed feature_repo]",
-    )  # fmt: skip
+    )
     return home(repository(command))
 
 
 as_of_option = click.option(
-    "--as-of", metavar="MOMENT",
+    "--as-of",
+    metavar="MOMENT",
     help="The moment at which to stand: ISO 8601 with a zone, a date (midnight UTC), or 'now'."
     "  [default: where this data folder's clock stands, at first the domain's demo moment]",
-)  # fmt: skip
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
@@ -125,13 +135,14 @@ def show_json(value: Any) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows as a table; numbers stand right."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[number], (int, float)) or row[number] in (None, "") for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    console = Console(width=None if sys.stdout.isatty() else 140)
+        table.add_row(*(escape(_cell(value)) for value in row))
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
     console.print(table)
 
 
@@ -167,6 +178,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, name: st
         # A full disk or a folder without rights is met wherever something is written.
         if error.filename is None and error.errno is None:
             raise
-        click.echo(f"DataFolderError: {error.strerror}: {error.filename or data_path()}. Free space, mend its rights or choose another --home.", err=True)
+        click.echo(
+            f"DataFolderError: {error.strerror}: {error.filename or data_path()}. Free space, mend its rights or choose another --home.",
+            err=True,
+        )
         return 2
     return result if isinstance(result, int) else 0

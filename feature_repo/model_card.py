@@ -99,7 +99,9 @@ def model_input(columns: dict[str, list[Any]] | pa.Table, features: list[ModelFe
     named = set(columns.column_names) if isinstance(columns, pa.Table) else set(columns)
     missing = [feature.name for feature in features if feature.name not in named]
     if missing:
-        raise StoreOutdated(f"the model asks for features that were not read: {', '.join(missing)}. Train again on the current definitions.")
+        raise StoreOutdated(
+            f"the model asks for features that were not read: {', '.join(missing)}. Train again on the current definitions."
+        )
     frame: dict[str, np.ndarray] = {}
     for feature in features:
         column = columns[feature.name]

@@ -107,9 +107,7 @@ class Domain:
     name: str
     description: str
     demo_at: datetime | None = None
-    schedule: Mapping[str, str] = field(
-        default_factory=lambda: {"materialize": "0 * * * *", "batch": "0 6 * * *", "train": "0 7 * * 1"}
-    )
+    schedule: Mapping[str, str] = field(default_factory=lambda: {"materialize": "0 * * * *", "batch": "0 6 * * *", "train": "0 7 * * 1"})
 
 
 def with_dependencies(sources: Sequence[CsvSource]) -> tuple[CsvSource, ...]:

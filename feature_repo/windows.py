@@ -160,9 +160,7 @@ def _join_keys(entities: Sequence[Entity]) -> tuple[str, ...]:
     return tuple(entity.join_key for entity in entities)
 
 
-def _feature_view(
-    declared: Declaration, entities: list[Entity], features: list[Field], description: str, ttl: timedelta
-) -> FeatureView:
+def _feature_view(declared: Declaration, entities: list[Entity], features: list[Field], description: str, ttl: timedelta) -> FeatureView:
     keys = [Field(name=key, dtype=_FEAST_TYPES.get(declared.events.columns.get(key, ""), Int64)) for key in declared.join_keys]
     view = FeatureView(
         name=declared.name,

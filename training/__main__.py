@@ -136,7 +136,11 @@ def show_card(found: Any) -> None:
             ["threshold", "accuracy", "precision", "recall", "f1"],
             [[name, *(metrics[key] for key in ("accuracy", "precision", "recall", "f1"))] for name, metrics in decided.items()],
         )
-    show_table("Parts", ["part", "from", "until", "rows", "label mean"], [[n, p["start"], p["end"], p["rows"], p["label_mean"]] for n, p in found.split.items()])
+    show_table(
+        "Parts",
+        ["part", "from", "until", "rows", "label mean"],
+        [[n, p["start"], p["end"], p["rows"], p["label_mean"]] for n, p in found.split.items()],
+    )
     unlabelled = found.training_set["unlabelled"]
     if unlabelled:
         click.echo("Without a label and left out: " + ", ".join(f"{count:,} {reason}" for reason, count in unlabelled.items()) + ".")

@@ -45,10 +45,12 @@ def _decided(labels: np.ndarray, predictions: np.ndarray, threshold: float) -> M
         "recall": float(skm.recall_score(labels, decided, zero_division=0)),
         "f1": float(skm.f1_score(labels, decided, zero_division=0)),
         "confusion_matrix": {
-            "true_negative": int(true_negative), "false_positive": int(false_positive),
-            "false_negative": int(false_negative), "true_positive": int(true_positive),
+            "true_negative": int(true_negative),
+            "false_positive": int(false_positive),
+            "false_negative": int(false_negative),
+            "true_positive": int(true_positive),
         },
-    }  # fmt: skip
+    }
 
 
 def importances(pipeline: Any, names: list[str]) -> list[tuple[str, float]]:
@@ -91,7 +93,9 @@ def draw(
         for (name, predicted), colour in zip(predictions.items(), colours, strict=False):
             label = name.replace("_", " ")
             false_positive, true_positive, _ = skm.roc_curve(labels, predicted)
-            roc.plot(false_positive, true_positive, color=colour, linewidth=1.8, label=f"{label}  {skm.roc_auc_score(labels, predicted):.3f}")
+            roc.plot(
+                false_positive, true_positive, color=colour, linewidth=1.8, label=f"{label}  {skm.roc_auc_score(labels, predicted):.3f}"
+            )
             precision, recall, _ = skm.precision_recall_curve(labels, predicted)
             average = skm.average_precision_score(labels, predicted)
             # The last point is a convention of the library, not a threshold.

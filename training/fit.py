@@ -55,7 +55,11 @@ def fit_baselines(use_case: UseCase, features: list[ModelFeature], train: Part) 
     categories = [feature.name for feature in features if feature.kind == "category"]
     prepare = ColumnTransformer(
         [
-            ("numbers", Pipeline([("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]), numbers),
+            (
+                "numbers",
+                Pipeline([("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]),
+                numbers,
+            ),
             ("categories", OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=50), categories),
         ]
     )

@@ -21,7 +21,13 @@ class Verdict:
 
 
 def judge(
-    use_case: UseCase, challenger: float, baselines: dict[str, float], *, rows: int, champion: float | None = None, champion_version: str | None = None
+    use_case: UseCase,
+    challenger: float,
+    baselines: dict[str, float],
+    *,
+    rows: int,
+    champion: float | None = None,
+    champion_version: str | None = None,
 ) -> Verdict:
     """Judge scores of the use case's metric, all on the same rows; every reason for a refusal is named."""
     gate = use_case.gate

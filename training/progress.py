@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 
 class Progress:
@@ -11,7 +12,13 @@ class Progress:
 
     def __init__(self, steps: int, *, quiet: bool = False) -> None:
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<12}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("[dim]{task.fields[item]}"))
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[item]}"),
+        )
         self._bar = Bar(*columns, console=console, disable=quiet or not console.is_terminal)
         self._task = self._bar.add_task("train", total=steps, item="")
         self._begun = False

@@ -112,11 +112,17 @@ def train(
     progress.step("registry")
     with tempfile.TemporaryDirectory() as folder:
         files = draw(
-            Path(folder), use_case, parts["test"].labels, {"model": predictions["test"], **test_baselines}, importances(pipeline, made.features)
+            Path(folder),
+            use_case,
+            parts["test"].labels,
+            {"model": predictions["test"], **test_baselines},
+            importances(pipeline, made.features),
         )
         files.append(_write_predictions(Path(folder) / TEST_PREDICTIONS_FILE, use_case, domain, parts["test"], predictions["test"]))
         files.append(_write_reference(Path(folder) / REFERENCE_FILE, made.features, parts["train"], predictions["train"]))
-        published = registry.publish(card, pipeline, files, _flat(metrics), [f"{name}=={number}" for name, number in card.libraries.items()])
+        published = registry.publish(
+            card, pipeline, files, _flat(metrics), [f"{name}=={number}" for name, number in card.libraries.items()]
+        )
     if verdict.passed:
         registry.promote(use_case.name, published.version)
     progress.done()
@@ -201,6 +207,3 @@ def _flat(metrics: dict[str, Metrics], prefix: str = "") -> dict[str, float]:
         else:
             flat[label] = float(value)
     return flat
-
-
-

@@ -61,7 +61,9 @@ def split(
         elif use_case.task == "binary" and len(np.unique(part.labels)) < 2:
             problems.append(f"{name} ({iso(start)} to {iso(end)}) has only the label {bool(part.labels[0])}")
     if problems:
-        raise NotEnoughData(f"the split of '{use_case.name}' leaves too little: {'; '.join(problems)}. Choose other durations or a later --as-of.")
+        raise NotEnoughData(
+            f"the split of '{use_case.name}' leaves too little: {'; '.join(problems)}. Choose other durations or a later --as-of."
+        )
     return found
 
 

@@ -70,7 +70,9 @@ def training_set(
         requests = _newest_versions(connection, domain, use_case.requests, pinned, as_of, "requests")
         labels = _newest_versions(connection, domain, use_case.label.of, pinned, as_of, "labels")
         _label(connection, use_case, requests, labels, as_of, start)
-        unlabelled = dict(connection.execute(f"SELECT reason, count(*) FROM __labelled WHERE {LABEL} IS NULL GROUP BY 1 ORDER BY 1").fetchall())
+        unlabelled = dict(
+            connection.execute(f"SELECT reason, count(*) FROM __labelled WHERE {LABEL} IS NULL GROUP BY 1 ORDER BY 1").fetchall()
+        )
         # Which rows are labels is decided; in which order they stand must not depend on threads.
         ids = ", ".join(map(quoted, use_case.requests.id))
         entity_rows = connection.execute(

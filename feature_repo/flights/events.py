@@ -66,9 +66,12 @@ arrivals = Events(
     id=("flight_id",),
     columns={
         **_FLIGHT,
-        "arr_delay_minutes": "BIGINT", "is_late_arrival": "BOOLEAN", "air_time_minutes": "BIGINT",
-        "made_up_minutes": "BIGINT", "arrived_at_unix_seconds": "BIGINT",
-    },  # fmt: skip
+        "arr_delay_minutes": "BIGINT",
+        "is_late_arrival": "BOOLEAN",
+        "air_time_minutes": "BIGINT",
+        "made_up_minutes": "BIGINT",
+        "arrived_at_unix_seconds": "BIGINT",
+    },
     sql=f"""
         SELECT {_FLIGHT_SQL}, arr_delay AS arr_delay_minutes, arr_delay >= 15 AS is_late_arrival, air_time AS air_time_minutes,
             dep_delay - arr_delay AS made_up_minutes, epoch_us(arrival) // 1000000 AS arrived_at_unix_seconds,
@@ -83,10 +86,17 @@ weather_observations = Events(
     sources=(weather,),
     id=("origin", "observed_at_unix_seconds"),
     columns={
-        "origin": "VARCHAR", "observed_at_unix_seconds": "BIGINT", "temperature_f": "DOUBLE", "dew_point_f": "DOUBLE",
-        "humidity_percent": "DOUBLE", "wind_speed_mph": "DOUBLE", "wind_gust_mph": "DOUBLE",
-        "precipitation_inches": "DOUBLE", "pressure_hpa": "DOUBLE", "visibility_miles": "DOUBLE",
-    },  # fmt: skip
+        "origin": "VARCHAR",
+        "observed_at_unix_seconds": "BIGINT",
+        "temperature_f": "DOUBLE",
+        "dew_point_f": "DOUBLE",
+        "humidity_percent": "DOUBLE",
+        "wind_speed_mph": "DOUBLE",
+        "wind_gust_mph": "DOUBLE",
+        "precipitation_inches": "DOUBLE",
+        "pressure_hpa": "DOUBLE",
+        "visibility_miles": "DOUBLE",
+    },
     sql="""
         SELECT origin, epoch_us(time_hour::TIMESTAMP) // 1000000 AS observed_at_unix_seconds, temp AS temperature_f, dewp AS dew_point_f,
             humid AS humidity_percent, wind_speed AS wind_speed_mph, wind_gust AS wind_gust_mph,
@@ -102,9 +112,13 @@ registrations = Events(
     sources=(planes,),
     id=("tailnum",),
     columns={
-        "tailnum": "VARCHAR", "built_year": "BIGINT", "seats": "BIGINT", "engines": "BIGINT",
-        "manufacturer": "VARCHAR", "engine_type": "VARCHAR",
-    },  # fmt: skip
+        "tailnum": "VARCHAR",
+        "built_year": "BIGINT",
+        "seats": "BIGINT",
+        "engines": "BIGINT",
+        "manufacturer": "VARCHAR",
+        "engine_type": "VARCHAR",
+    },
     sql="""
         SELECT tailnum, year AS built_year, seats, engines, manufacturer, engine AS engine_type,
             TIMESTAMP '2013-01-01' AS event_timestamp, TIMESTAMP '2013-01-01' AS created_timestamp

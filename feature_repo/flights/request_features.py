@@ -66,9 +66,7 @@ def flight_request_features(inputs: dict[str, Any]) -> dict[str, Any]:
         "departure_day_of_year": [moment.timetuple().tm_yday for moment in local],
         "route_distance_miles": list(inputs["distance_miles"]),
         "block_time_minutes": block,
-        "slack_minutes": [
-            None if air is None else minutes - air for minutes, air in zip(block, inputs["air_time_minutes_mean_7d"])
-        ],
+        "slack_minutes": [None if air is None else minutes - air for minutes, air in zip(block, inputs["air_time_minutes_mean_7d"])],
         "hours_to_departure": [
             (departure - at).total_seconds() / 3600 for at, departure in zip(inputs["at"], inputs["scheduled_departure"])
         ],

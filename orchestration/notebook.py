@@ -1,0 +1,68 @@
+"""The platform from a notebook: pandas in and out."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.commands import starting_moment
+from feature_repo.contract import HOME_VARIABLE, data_path
+from feature_repo.times import aware
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from feast import FeatureStore
+
+
+class Punctual:
+    """A data folder as it stands at a moment.
+
+    `as_of` is an aware datetime or ISO 8601 text; by default the moment the folder's clock has reached.
+    """
+
+    def __init__(self, home: str | Path = "data", as_of: datetime | str | None = None) -> None:
+        os.environ[HOME_VARIABLE] = str(Path(home).absolute())
+        self.home = Path(data_path())
+        self._as_of = as_of
+
+    def moment(self, use_case: str) -> datetime:
+        """The moment at which a use case stands here."""
+        from feature_repo.domains import find_use_case
+
+        if isinstance(self._as_of, datetime):
+            return aware(self._as_of)
+        return starting_moment(self._as_of, find_use_case(use_case)[0].domain.demo_at)
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """The Feast feature store, for whatever Feast can do."""
+        from feature_repo.domains import feature_store
+
+        return feature_store()
+
+    def training_set(self, use_case: str, as_of: datetime | str | None = None) -> pd.DataFrame:
+        """Labelled requests with the features that were known at each prediction moment (`event_timestamp`)."""
+        from feature_repo.domains import find_use_case
+        from training.training_set import training_set
+
+        domain, declared = find_use_case(use_case)
+        at = self.moment(use_case) if as_of is None else aware(as_of) if isinstance(as_of, datetime) else starting_moment(as_of, None)
+        return training_set(self.store, domain, declared, as_of=at).rows.to_pandas()
+
+    def online_features(self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None) -> pd.DataFrame:
+        """What the online store shows for each row's keys at a moment, request-time features included."""
+        from inference.features import OnlineFeatures
+
+        from feature_repo.domains import find_use_case
+
+        domain, declared = find_use_case(use_case)
+        return OnlineFeatures(domain, declared).read(rows, at or self.moment(use_case)).to_pandas()
+
+    def predict(self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None) -> pd.DataFrame:
+        """The champion's prediction for each row; logged, as every prediction is."""
+        from inference.predict import predict_frame
+
+        return predict_frame(use_case, rows, at or self.moment(use_case))
