@@ -43,11 +43,10 @@ def request_feature_view(
 
     Feast runs the function's source elsewhere, with nothing of its module: whatever it needs is imported inside it.
     """
-    decorate = on_demand_feature_view(
+    return on_demand_feature_view(
         sources=list(sources),
         schema=list(features),
         mode="python",
         description=description,
         tags={feature.name: feature.description for feature in features},
     )
-    return decorate  # type: ignore[no-any-return]

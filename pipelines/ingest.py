@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import msgspec
+import pyarrow as pa
 
 from feature_repo.contract import data_path
 from feature_repo.errors import InvalidDeclaration
@@ -65,6 +66,18 @@ def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: date
         table.publish(connection, "SELECT * EXCLUDE (__late, __corrected) FROM __new", as_of)
     marker.write_bytes(msgspec.json.encode([table.version.version, used]))
     return Ingested(events.name, new, late, corrected, first_load=closed is None)
+
+
+def in_the_end(domain: str, events: Events, ids: pa.Table) -> pa.Table:
+    """What a stream says of some ids once everything is known, whatever the clock; for showing what then really happened.
+
+    `ids` has the stream's id columns. Nothing is published: no feature, label or training set ever sees these rows.
+    """
+    with connect() as connection:
+        register_clean(connection, domain, events.all_sources)
+        connection.register("__ids", ids)
+        columns = ", ".join(map(quoted, events.id))
+        return connection.execute(f"SELECT e.* FROM ({events.sql}) AS e SEMI JOIN __ids USING ({columns})").to_arrow_table()
 
 
 def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, as_of: datetime) -> None:

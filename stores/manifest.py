@@ -14,6 +14,7 @@ from pathlib import Path
 
 from feature_repo.errors import DataFolderError
 from feature_repo.times import from_micros, micros
+from stores.database import make_database
 
 MANIFEST_FILE = "manifest.db"
 _SCHEMA = """
@@ -66,21 +67,17 @@ class Manifest:
 
     @contextmanager
     def _connection(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-        if write:
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataFolderError(f"cannot make {self.root}: {error.strerror}. Choose another --home or mend its rights.") from error
         try:
+            if write:
+                make_database(self.path, _SCHEMA.split(";"))
             connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        except OSError as error:
+            raise DataFolderError(f"cannot make {self.path}: {error.strerror}. Choose another --home or mend its rights.") from error
         except sqlite3.OperationalError as error:
             raise DataFolderError(f"cannot open {self.path}: {error}. Choose another --home or mend its rights.") from error
         try:
             if write:
-                connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA.split(";"):
-                    connection.execute(statement)
             yield connection
             if write:
                 connection.execute("COMMIT")
@@ -129,7 +126,7 @@ class Manifest:
             " WHERE name = ? AND version = ? AND added <= ? AND (removed IS NULL OR removed > ?) ORDER BY min_created, path",
             (table.name, table.version, at, at),
         )
-        return [DataFile(*row[:6], in_order=bool(row[6])) for row in rows]
+        return [DataFile(*numbers, bool(in_order)) for *numbers, in_order in rows]
 
     def commit(
         self, table: TableVersion, added: list[DataFile], built_until: datetime | None, removed: list[DataFile] | None = None
@@ -173,6 +170,14 @@ class Manifest:
         connection.execute(
             "INSERT INTO watermarks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET moment = max(moment, excluded.moment)",
             (table.name, table.version, kind, moment),
+        )
+
+    def has_watermark_of_other_version(self, table: TableVersion, kind: str) -> bool:
+        """Whether the same work was done for another version of the table."""
+        return bool(
+            self._rows(
+                "SELECT 1 FROM watermarks WHERE name = ? AND version <> ? AND kind = ? LIMIT 1", (table.name, table.version, kind)
+            )
         )
 
     def reset_watermark(self, table: TableVersion, kind: str) -> None:

@@ -83,7 +83,7 @@ def train(
         for name, model in baselines.items()
     }
     trained_until = parts["validation"].end + use_case.label.horizon
-    verdict = _verdict(store, domain, use_case, made, parts["test"], predictions["test"], test_baselines, trained_until)
+    verdict = _verdict(store, use_case, made, parts["test"], predictions["test"], test_baselines, trained_until)
     card = ModelCard(
         use_case=use_case.name,
         description=use_case.description,
@@ -139,7 +139,6 @@ def raise_if_refused(run: TrainingRun) -> None:
 
 def _verdict(
     store: FeatureStore,
-    domain: LoadedDomain,
     use_case: UseCase,
     made: TrainingSet,
     test: Part,

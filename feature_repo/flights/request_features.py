@@ -35,11 +35,9 @@ flight_request = RequestSource(
         RequestFeature("departure_hour_local", Int64, "Hour of scheduled departure in New York"),
         RequestFeature("departure_minute_of_day_local", Int64, "Minute of the day of scheduled departure in New York"),
         RequestFeature("departure_day_of_week", Int64, "Day of the week of departure in New York, Monday is 0"),
-        RequestFeature("departure_day_of_year", Int64, "Day of the year of departure in New York"),
         RequestFeature("route_distance_miles", Int64, "Distance flown in miles"),
         RequestFeature("block_time_minutes", Int64, "Scheduled time from gate to gate in minutes"),
         RequestFeature("slack_minutes", Float64, "Scheduled block time beyond the route's mean air time in minutes"),
-        RequestFeature("hours_to_departure", Float64, "Hours from the prediction to the scheduled departure"),
         RequestFeature("weather_age_minutes", Float64, "Age of the weather observation in minutes"),
         RequestFeature("plane_idle_hours", Float64, "Hours since the plane last left New York"),
         RequestFeature("delay_in_rain", Float64, "Mean departure delay of the last hour at the airport times its precipitation in inches"),
@@ -63,13 +61,9 @@ def flight_request_features(inputs: dict[str, Any]) -> dict[str, Any]:
         "departure_hour_local": [moment.hour for moment in local],
         "departure_minute_of_day_local": [moment.hour * 60 + moment.minute for moment in local],
         "departure_day_of_week": [moment.weekday() for moment in local],
-        "departure_day_of_year": [moment.timetuple().tm_yday for moment in local],
         "route_distance_miles": list(inputs["distance_miles"]),
         "block_time_minutes": block,
         "slack_minutes": [None if air is None else minutes - air for minutes, air in zip(block, inputs["air_time_minutes_mean_7d"])],
-        "hours_to_departure": [
-            (departure - at).total_seconds() / 3600 for at, departure in zip(inputs["at"], inputs["scheduled_departure"])
-        ],
         "weather_age_minutes": elapsed(inputs["observed_at_unix_seconds"], 60.0),
         "plane_idle_hours": elapsed(inputs["departed_at_unix_seconds"], 3600.0),
         "delay_in_rain": [

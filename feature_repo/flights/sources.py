@@ -112,7 +112,8 @@ weather = CsvSource(
 _CLEAN_FLIGHTS = """
 WITH departing AS (
     SELECT f.*, a.tzone,
-        timezone('America/New_York', make_timestamp(year, month, day, sched_dep_time // 100, sched_dep_time % 100, 0)) AS scheduled_departure,
+        timezone('America/New_York',
+            make_timestamp(year, month, day, sched_dep_time // 100, sched_dep_time % 100, 0)) AS scheduled_departure,
         to_minutes((sched_arr_time // 100) * 60 + sched_arr_time % 100) AS arrival_clock
     FROM flights AS f LEFT JOIN airports AS a ON a.faa = f.dest
 ), arriving AS (
