@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,7 +125,12 @@ def check_horizon(use_case: UseCase, delays_microseconds: Sequence[int]) -> None
         raise InvalidDeclaration(
             f"use case '{use_case.name}'",
             [
-                f"label horizon {duration_text(label.horizon)} covers {covered:.1%} of label delays, "
-                f"coverage asks for {label.coverage:.1%}: use {needed} or more."
+                f"label horizon {duration_text(label.horizon)} covers {_percent(covered)} of label delays, "
+                f"coverage asks for {_percent(label.coverage)}: use {needed} or more."
             ],
         )
+
+
+def _percent(share: float) -> str:
+    """A share that is too small never reads like the one asked for: cut, not rounded, and without needless zeros."""
+    return f"{math.floor(share * 10_000 + 1e-9) / 100:g}%"

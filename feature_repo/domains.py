@@ -18,7 +18,7 @@ from feast.data_source import RequestSource
 from feast.repo_config import load_repo_config
 
 from feature_repo.contract import HOME_VARIABLE, UseCase, data_path
-from feature_repo.errors import InvalidDeclaration, UnknownDomain, UnknownUseCase, unknown_name
+from feature_repo.errors import DataFolderError, InvalidDeclaration, UnknownDomain, UnknownUseCase, unknown_name
 from feature_repo.raw import CsvSource, Domain, Events, with_dependencies
 from feature_repo.windows import Declaration, declaration_of
 
@@ -95,8 +95,12 @@ class LoadedDomain:
 
 
 def feature_store(repository: Path | None = None) -> FeatureStore:
-    """The repository's Feast store, with its paths in the data folder."""
+    """The repository's Feast store, with its paths in the data folder, which is made where it is missing."""
     repository = repository or repository_path()
+    try:
+        Path(data_path()).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataFolderError(f"cannot make {data_path()}: {error.strerror}. Mend its rights or choose another --home.") from error
     # Feast puts environment variables into its configuration as it reads it.
     os.environ[HOME_VARIABLE] = data_path()
     return FeatureStore(config=load_repo_config(repository, repository / "feature_store.yaml"))

@@ -92,9 +92,11 @@ def _label_delays(domain: LoadedDomain, name: str) -> list[int]:
     ids = ", ".join(f'"{column}"' for column in use_case.requests.id)
     with connect() as connection:
         rows = connection.execute(
-            f"SELECT epoch_us(l.{CREATED}) - epoch_us(r.{EVENT}) AS delay FROM ({labels.scan()}) AS l"
-            f" JOIN (SELECT {ids}, max({EVENT}) AS {EVENT} FROM ({requests.scan()}) GROUP BY {ids}) AS r USING ({ids})"
-            f' WHERE l."{use_case.label.column}" IS NOT NULL ORDER BY delay'
+            f"SELECT epoch_us(l.{CREATED}) - epoch_us(r.{EVENT}) AS delay"
+            # A correction is no later label; the first version says when it became known.
+            f" FROM (SELECT {ids}, min({CREATED}) AS {CREATED} FROM ({labels.scan()})"
+            f' WHERE "{use_case.label.column}" IS NOT NULL GROUP BY {ids}) AS l'
+            f" JOIN (SELECT {ids}, max({EVENT}) AS {EVENT} FROM ({requests.scan()}) GROUP BY {ids}) AS r USING ({ids}) ORDER BY delay"
         ).fetchnumpy()
     return [int(delay) for delay in rows["delay"]]
 

@@ -104,10 +104,10 @@ def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, as_of: 
 def _compare(connection: duckdb.DuckDBPyConnection, events: Events, table: Table, closed: datetime, as_of: datetime) -> None:
     """`__new`: events that are not in the table, and newer versions of those that are."""
     ids = ", ".join(map(quoted, events.id))
-    content = ", ".join(quoted(name) for name in (*sorted(events.columns), EVENT))
+    columns = (*sorted(events.columns), EVENT)
     here = table.scan() if table.files() else "SELECT * FROM __known WHERE false"
     connection.execute(
-        f"CREATE TABLE __here AS SELECT {ids}, row({content}) AS __content FROM ({here})"
+        f"CREATE TABLE __here AS SELECT {ids}, {_packed(columns)} AS __content FROM ({here})"
         f" QUALIFY row_number() OVER (PARTITION BY {ids} ORDER BY {CREATED} DESC) = 1"
     )
     connection.execute(
@@ -115,5 +115,10 @@ def _compare(connection: duckdb.DuckDBPyConnection, events: Events, table: Table
         f" ELSE make_timestamp({micros(as_of)}) END AS {CREATED}),"
         f" k.{CREATED} <= make_timestamp({micros(closed)}) AS __late, h.__content IS NOT NULL AS __corrected"
         f" FROM __known AS k LEFT JOIN __here AS h USING ({ids})"
-        f" WHERE h.__content IS NULL OR h.__content IS DISTINCT FROM row({', '.join('k.' + quoted(n) for n in (*sorted(events.columns), EVENT))})"
+        f" WHERE h.__content IS NULL OR h.__content IS DISTINCT FROM {_packed(columns, 'k.')}"
     )
+
+
+def _packed(columns: tuple[str, ...], prefix: str = "") -> str:
+    """The columns as one value, which compares equal where all of them do, nulls included."""
+    return f"struct_pack({', '.join(f'{quoted(name)} := {prefix}{quoted(name)}' for name in columns)})"

@@ -1,0 +1,203 @@
+"""`punctual demo`: the whole job on a domain, from raw files to predictions over HTTP beside what then really happened."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from feature_repo.commands import as_of_option, common_options, json_option, show_json, show_table, starting_moment
+from feature_repo.contract import data_path
+from feature_repo.errors import PunctualError
+from feature_repo.times import iso, micros
+
+if TYPE_CHECKING:
+    from feature_repo.contract import UseCase
+    from feature_repo.domains import LoadedDomain
+
+SHOWN = 12
+HOST = "127.0.0.1"
+_PATIENCE_SECONDS = 90.0
+
+
+class DemoFailed(PunctualError):
+    """A step of the demonstration did not do what the next one needs."""
+
+
+@click.command("demo", epilog="Example: punctual demo --once")
+@click.argument("domain", required=False)
+@click.option("--once", is_flag=True, help="Exit after the predictions instead of going on serving.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8000, show_default=True, help="Where the server listens on this machine.")
+@as_of_option
+@json_option
+@common_options
+def command(domain: str | None, once: bool, port: int, as_of: str | None, as_json: bool) -> None:
+    """Build, train, materialize, serve and predict, then show what really happened.
+
+    DOMAIN is the first one that has a demo moment, unless named. Run again, it does only what is new.
+    """
+    from orchestration.server import refuse_taken
+
+    refuse_taken(port)
+    loaded, use_case = _chosen(domain)
+    now = starting_moment(as_of, loaded.domain.demo_at)
+    started = time.monotonic()
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        click.secho(f"{loaded.domain.description}. The clock stands at {iso(now)}; data in {data_path()}.", bold=True)
+        _step("pipelines", "build", loaded.name, "--as-of", iso(now))
+        _step("pipelines", "apply")
+        _train(use_case, now)
+        _step("pipelines", "materialize", loaded.name, "--as-of", iso(now))
+        server = _serve(port, now)
+        try:
+            url = f"http://{HOST}:{port}"
+            asked = _due(loaded, use_case, now)
+            answer = _ask(url, loaded, use_case, asked)
+            rows = _beside_what_happened(loaded, use_case, asked, answer)
+            _show(use_case, rows, answer, url, time.monotonic() - started)
+            if not once:
+                _serve_on(server)
+        finally:
+            server.stop()
+    if as_json:
+        show_json({"as_of": now, "seconds": time.monotonic() - started, "answer": answer, "predictions": rows, "url": url})
+
+
+def _chosen(name: str | None) -> tuple[LoadedDomain, UseCase]:
+    from feature_repo.domains import load_all, load_domain
+
+    domains = [load_domain(name)] if name else [found for found in load_all() if found.domain.demo_at]
+    with_use_case = [found for found in domains if found.use_cases]
+    if not with_use_case:
+        raise DemoFailed("there is no domain with a demo moment and a use case in the feature repository; name one: punctual demo DOMAIN.")
+    return with_use_case[0], next(iter(with_use_case[0].use_cases.values()))
+
+
+def _step(module: str, *arguments: Any) -> None:
+    """Run a stage's command line in this process, as a person would, and stop where it fails."""
+    import importlib
+
+    words = [str(argument) for argument in arguments]
+    click.secho(f"\n$ python -m {module} {' '.join(words)}", fg="cyan")
+    code = importlib.import_module(f"{module}.__main__").main(words)
+    if code:
+        raise DemoFailed(f"python -m {module} {' '.join(words)} ended with exit code {code}; its own words are above.")
+
+
+def _train(use_case: UseCase, now: datetime) -> None:
+    """Train, unless the champion was trained at this moment already: the gate would refuse the same model."""
+    from training import publish
+
+    version = publish.champion_version(use_case.name)
+    if version and publish.read_card(use_case.name, version).as_of == iso(now):
+        click.secho(f"\nVersion {version} of {use_case.name} was trained as of {iso(now)} and is champion.", fg="cyan")
+        _step("training", "card", use_case.name)
+        return
+    _step("training", "fit", use_case.name, "--as-of", iso(now))
+
+
+def _serve(port: int, now: datetime) -> Any:
+    """The prediction server as a child process, once it is ready."""
+    import requests
+
+    from orchestration import processes
+
+    click.secho(f"\n$ python -m inference serve --port {port} --as-of {iso(now)}", fg="cyan")
+    log = Path(data_path("logs", "server.log"))
+    server = processes.start(["inference", "serve", "--port", str(port), "--as-of", str(iso(now))], log)
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < patience:
+        if server.code is not None:
+            raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_words()}")
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"http://{HOST}:{port}/readyz", timeout=2).status_code == 200:
+                return server
+        time.sleep(0.1)
+    server.stop()
+    raise DemoFailed(f"the server was not ready after {_PATIENCE_SECONDS:.0f} seconds; its log is {log}.")
+
+
+def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[str, Any]]:
+    """The requests whose prediction moment came last, in the order of it."""
+    from stores.table import CREATED, EVENT, Table, connect
+
+    events = use_case.requests
+    table = Table.current(Path(data_path("tables")), f"{loaded.name}.{events.name}")
+    if table is None or not table.files():
+        raise DemoFailed(f"there are no requests '{events.name}' by {iso(now)}; choose a later --as-of.")
+    since = micros(now - timedelta(days=2))
+    files = [file for file in table.files() if file.max_event >= since] or table.files()
+    with connect() as connection:
+        rows = connection.execute(
+            f"SELECT * FROM ({table.scan(files)}) WHERE {EVENT} <= make_timestamp({micros(now)})"
+            f" ORDER BY {EVENT} DESC, {', '.join(events.id)}, {CREATED} DESC LIMIT {SHOWN}"
+        ).to_arrow_table()
+    return rows.to_pylist()[::-1]
+
+
+def _ask(url: str, loaded: LoadedDomain, use_case: UseCase, asked: list[dict[str, Any]]) -> dict[str, Any]:
+    """The server's answer for the requests, as any client would ask for it."""
+    import requests
+
+    service = use_case.feature_service
+    wanted = {*loaded.join_keys(service), *loaded.request_columns(service)}
+    rows = [{name: iso(value) if isinstance(value, datetime) else value for name, value in row.items() if name in wanted} for row in asked]
+    response = requests.post(f"{url}/predict", json={"use_case": use_case.name, "rows": rows}, timeout=30)
+    if response.status_code != 200:
+        raise DemoFailed(f"POST {url}/predict answered {response.status_code}: {response.text}")
+    return dict(response.json())
+
+
+def _beside_what_happened(
+    loaded: LoadedDomain, use_case: UseCase, asked: list[dict[str, Any]], answer: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """One record per request: what describes it, what was predicted, and what the source says in the end."""
+    import pyarrow as pa
+
+    from pipelines.ingest import in_the_end
+
+    ids = use_case.requests.id
+    outcomes = in_the_end(loaded.name, use_case.label.of, pa.table({name: [row[name] for row in asked] for name in ids}))
+    happened = {tuple(row[name] for name in ids): row for row in outcomes.to_pylist()}
+    hidden = {*ids, "event_timestamp", "created_timestamp"}
+    records = []
+    for row, predicted in zip(asked, answer["predictions"], strict=True):
+        outcome = happened.get(tuple(row[name] for name in ids), {})
+        described = {name: row[name] for name in use_case.describe_columns or ids}
+        said = {name: predicted[name] for name in ("probability", "prediction", "decision") if name in predicted}
+        records.append({**described, **said, **{name: value for name, value in outcome.items() if name not in hidden}})
+    return records
+
+
+def _show(use_case: UseCase, rows: list[dict[str, Any]], answer: dict[str, Any], url: str, seconds: float) -> None:
+    columns = list(rows[0])
+    model = answer["model"]
+    show_table(
+        f"{use_case.description} Version {model['version']}, asked over HTTP at {answer['at']}, beside what then happened",
+        [name.replace("_", " ") for name in columns],
+        [[_readable(name, row[name]) for name in columns] for row in rows],
+    )
+    click.echo(f"\nDone in {seconds:.0f} s. {url}/docs to try the API, {url}/model for the model card, {url}/readyz for its health.")
+
+
+def _readable(name: str, value: Any) -> Any:
+    return f"{value:.3f}" if name == "probability" else value
+
+
+def _serve_on(server: Any) -> None:
+    click.echo("Serving until Ctrl-C.")
+    try:
+        while server.code is None:
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        click.echo("Stopped.")
+        return
+    raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_words()}")
+
+
+

