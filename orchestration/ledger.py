@@ -1,0 +1,198 @@
+"""The ledger of runs: what ran, for which moment, how it ended; it survives a restart and a kill."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from feature_repo.contract import data_path
+from feature_repo.errors import AlreadyRunning, DataFolderError
+from feature_repo.times import from_micros, micros
+from orchestration.steps import Step
+
+Status = Literal["running", "succeeded", "refused", "failed", "retrying", "interrupted", "skipped"]
+# With one of these a step is done with a moment; after the others it comes to it again.
+_DONE = ("succeeded", "refused", "failed", "skipped")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id INTEGER PRIMARY KEY, domain TEXT NOT NULL, step TEXT NOT NULL, target TEXT NOT NULL, scheduled INTEGER NOT NULL,
+    attempt INTEGER NOT NULL, status TEXT NOT NULL, started INTEGER NOT NULL, finished INTEGER,
+    started_wall INTEGER NOT NULL, finished_wall INTEGER, message TEXT NOT NULL DEFAULT '', log TEXT NOT NULL DEFAULT '');
+CREATE INDEX IF NOT EXISTS runs_of_a_step ON runs (domain, step, target, scheduled);
+"""
+_COLUMNS = "id, domain, step, target, scheduled, attempt, status, started, finished, started_wall, finished_wall, message, log"
+_OF_STEP = "domain = ? AND step = ? AND target = ?"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt of a step at the moment it was scheduled for.
+
+    `started` and `finished` are on the schedule's clock, `started_wall` and `finished_wall` on the wall's.
+    """
+
+    id: int
+    domain: str
+    step: str
+    target: str
+    scheduled: datetime
+    attempt: int
+    status: Status
+    started: datetime
+    finished: datetime | None
+    started_wall: datetime
+    finished_wall: datetime | None
+    message: str
+    log: str
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took by the wall's clock."""
+        return (self.finished_wall - self.started_wall).total_seconds() if self.finished_wall else None
+
+
+class Ledger:
+    """Reads and writes `schedule.db` in the data folder; each call is a transaction. Only who holds `only_scheduler` writes."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or Path(data_path("schedule.db"))
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        connection = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=60)
+            connection.execute("PRAGMA journal_mode = WAL")
+            with connection:
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
+                yield connection
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise DataFolderError(
+                f"cannot use {self.path}: {error}. Free space, mend its rights, or remove a damaged file: the schedule starts anew then."
+            ) from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _runs(self, condition: str, values: Sequence[object]) -> list[Run]:
+        if not self.path.exists():
+            return []
+        with self._connection() as connection:
+            return [_run(row) for row in connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE {condition}", tuple(values))]
+
+    def start(self, step: Step, scheduled: datetime, *, now: datetime, wall: datetime, log: str = "") -> Run:
+        """Note that the next attempt of a step at a moment begins."""
+        attempt = len(self.attempts(step, scheduled)) + 1
+        values = (step.domain, step.name, step.target, micros(scheduled), attempt, micros(now), micros(wall), log)
+        with self._connection() as connection:
+            cursor = connection.execute(
+                "INSERT INTO runs (domain, step, target, scheduled, attempt, status, started, started_wall, log)"
+                " VALUES (?, ?, ?, ?, ?, 'running', ?, ?, ?)",
+                values,
+            )
+        return self._runs("id = ?", (cursor.lastrowid,))[0]
+
+    def finish(self, run: Run, status: Status, message: str, *, now: datetime, wall: datetime) -> Run:
+        """Note how an attempt ended."""
+        with self._connection() as connection:
+            connection.execute(
+                "UPDATE runs SET status = ?, message = ?, finished = ?, finished_wall = ? WHERE id = ?",
+                (status, message, micros(now), micros(wall), run.id),
+            )
+        return self._runs("id = ?", (run.id,))[0]
+
+    def interrupt_running(self, *, now: datetime, wall: datetime) -> list[Run]:
+        """Note that what a dead scheduler left running was interrupted, at some time until now; returns those attempts."""
+        left = self._runs("status = 'running' ORDER BY id", ())
+        return [self.finish(run, "interrupted", "the scheduler died while it ran", now=now, wall=wall) for run in left]
+
+    def give_up_before(self, step: Step, scheduled: datetime) -> None:
+        """A step that comes to a newer moment does not retry older ones: their last attempts have failed."""
+        with self._connection() as connection:
+            connection.execute(
+                f"UPDATE runs SET status = 'failed' WHERE status = 'retrying' AND {_OF_STEP} AND scheduled < ?"
+                " AND attempt = (SELECT max(attempt) FROM runs AS other WHERE"
+                " (other.domain, other.step, other.target, other.scheduled) = (runs.domain, runs.step, runs.target, runs.scheduled))",
+                (step.domain, step.name, step.target, micros(scheduled)),
+            )
+
+    def last_done(self, step: Step) -> datetime | None:
+        """The newest moment that the step is done with, well or not."""
+        runs = self._runs(
+            f"{_OF_STEP} AND status IN ({', '.join('?' * len(_DONE))}) ORDER BY scheduled DESC LIMIT 1",
+            (step.domain, step.name, step.target, *_DONE),
+        )
+        return runs[0].scheduled if runs else None
+
+    def attempts(self, step: Step, scheduled: datetime) -> list[Run]:
+        """All attempts of a step at a moment, the first one first."""
+        return self._runs(f"{_OF_STEP} AND scheduled = ? ORDER BY attempt", (step.domain, step.name, step.target, micros(scheduled)))
+
+    def recent(self, count: int) -> list[Run]:
+        """The newest attempts, the newest first."""
+        return self._runs("true ORDER BY id DESC LIMIT ?", (count,))
+
+
+def _run(row: Sequence[Any]) -> Run:
+    times = {4, 7, 8, 9, 10}
+    values: list[Any] = [from_micros(value) if at in times and value is not None else value for at, value in enumerate(row)]
+    return Run(*values)
+
+
+def _lock_path() -> Path:
+    return Path(data_path("locks", "schedule"))
+
+
+@contextmanager
+def only_scheduler(patience: float = 3.0) -> Iterator[int]:
+    """Hold the data folder's schedule; the descriptor that is given, handed to child processes, holds it as long as they live.
+
+    So a step that outlives a killed scheduler never runs beside its own repetition. Raises `AlreadyRunning` after
+    `patience` seconds, in which the last children of a scheduler just killed can die.
+    """
+    path = _lock_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise DataFolderError(f"cannot write {path.parent}: {error.strerror}. Mend its rights or choose another --home.") from error
+    with file:
+        until = time.monotonic() + patience
+        while not _locked(file):
+            if time.monotonic() > until:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise AlreadyRunning(
+                    f"a schedule runs in {data_path()} already (process {holder}, or a step it left); stop it or choose another --home."
+                )
+            time.sleep(0.05)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def schedule_runs() -> bool:
+    """Whether a scheduler, or a step that one left, is at work in the data folder."""
+    if not _lock_path().exists():
+        return False
+    with _lock_path().open() as file:
+        return not _locked(file, fcntl.LOCK_SH)
+
+
+def _locked(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,213 @@
+"""`punctual status`: the champions, how fresh features are, what ran and what is next; it changes nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from feature_repo.commands import as_of_option, common_options, json_option, show_json, show_table, starting_moment
+from feature_repo.contract import data_path
+from feature_repo.errors import PunctualError
+from feature_repo.times import duration_text
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+    from feature_repo.domains import LoadedDomain
+    from feature_repo.windows import Declaration
+    from orchestration.ledger import Run
+
+RUNS_SHOWN = 20
+
+
+@click.command("status", epilog="Example: punctual status --json")
+@as_of_option
+@json_option
+@common_options
+def command(as_of: str | None, as_json: bool) -> None:
+    """Show the champions, how fresh features are, and the last runs of the schedule."""
+    found = status(as_of)
+    if as_json:
+        show_json(found)
+    else:
+        show_status(found)
+
+
+def status(as_of: str | None = None) -> dict[str, Any]:
+    """What there is in the data folder, judged at a moment; `missing` says in sentences what there is not yet.
+
+    `champion` is that of the first use case; `use_cases` has them all. A view is fresh until rows of its next grid time
+    should be online: its `every` and its `available_after` behind the moment at most.
+    """
+    from feature_repo.domains import feature_store, load_all
+    from orchestration.ledger import Ledger, schedule_runs
+
+    domains = load_all()
+    moments = {domain.name: starting_moment(as_of, domain.domain.demo_at) for domain in domains}
+    missing: list[str] = []
+    use_cases = {name: _models(name, missing) for domain in domains for name in domain.use_cases}
+    store = feature_store()
+    views = {each.name: _view(store, domain, each, moments[domain.name]) for domain in domains for each in domain.declarations}
+    events = {each.name: _events(domain, each) for domain in domains for each in domain.events}
+    scheduler = "running" if schedule_runs() else "stopped"
+    runs = [_run(run, scheduler) for run in Ledger().recent(RUNS_SHOWN)]
+    if not runs:
+        missing.append("Nothing has run on schedule; run: punctual up.")
+    if unbuilt := [name for name, view in views.items() if view["built_until"] is None]:
+        missing.append(f"Not built as they are defined now: {', '.join(unbuilt)}; run: punctual features build.")
+    if offline := [name for name, view in views.items() if view["built_until"] and view["materialized_until"] is None]:
+        missing.append(f"Not online: {', '.join(offline)}; run: punctual features materialize.")
+    return {
+        "as_of": max(moments.values(), default=None),
+        "home": data_path(),
+        "champion": next((each["champion"] for each in use_cases.values()), None),
+        "use_cases": use_cases,
+        "views": views,
+        "events": events,
+        "clock": max((starting_moment(None, domain.domain.demo_at) for domain in domains), default=None),
+        "scheduler": scheduler,
+        "schedule": [step for domain in domains for step in _schedule(domain, moments[domain.name])],
+        "runs": runs,
+        "missing": missing,
+    }
+
+
+def _run(run: Run, scheduler: str) -> dict[str, Any]:
+    # What a scheduler that is gone left running does not run.
+    gone = {"status": "interrupted"} if run.status == "running" and scheduler == "stopped" else {}
+    return {**vars(run), "seconds": run.seconds, **gone}
+
+
+def _models(use_case: str, missing: list[str]) -> dict[str, Any]:
+    """What the model registry has of a use case, behind each alias."""
+    from feature_repo.model_card import CHALLENGER, CHAMPION, tracking_uri
+    from training import publish
+
+    # MLflow would make an empty registry where there is none.
+    registry = tracking_uri()
+    there = not registry.startswith("sqlite:///") or Path(registry.removeprefix("sqlite:///")).exists()
+    versions = publish.aliases(use_case) if there else {}
+    if CHAMPION not in versions:
+        missing.append(f"Use case '{use_case}' has no champion; run: punctual train {use_case}.")
+    models: dict[str, Any] = dict.fromkeys((CHAMPION, CHALLENGER))
+    for alias in models:
+        try:
+            models[alias] = _model(publish.read_card(use_case, str(versions[alias]))) if alias in versions else None
+        except PunctualError as error:
+            missing.append(str(error))
+    return models
+
+
+def _model(card: Any) -> dict[str, Any]:
+    kept = ("use_case", "version", "as_of", "trained_until", "feature_service", "metric", "metrics")
+    return {name: getattr(card, name) for name in kept}
+
+
+def _view(store: FeatureStore, domain: LoadedDomain, declared: Declaration, at: datetime) -> dict[str, Any]:
+    """How far a view is built and online, as its present definition makes it; judged as the server does."""
+    from inference.monitoring.freshness import freshness
+    from pipelines.build import view_table
+    from pipelines.materialize import online_database
+    from stores.packed import OnlineView
+
+    table, database = view_table(declared), online_database(store)
+    built = table.built_until
+    shown: dict[str, Any] = {
+        "domain": domain.name,
+        "rows": table.rows(),
+        "online_rows": 0,
+        "built_until": built,
+        "materialized_until": None,
+        "age_seconds": None,
+        "fresh": False,
+        "every": duration_text(declared.every),
+        "available_after": duration_text(declared.available_after),
+    }
+    # Asking the online store would make its file.
+    if built is None or not database.path.exists():
+        return shown
+    online = OnlineView.of(store.project, domain.views[declared.name])
+    found = freshness(domain, database, [online])[declared.name]
+    shown |= {"online_rows": database.count(online), "materialized_until": found.materialized_until, "fresh": not found.is_stale(at)}
+    if found.materialized_until is not None:
+        shown["age_seconds"] = max(0.0, (at - min(built, found.materialized_until)).total_seconds())
+    return shown
+
+
+def _events(domain: LoadedDomain, stream: Any) -> dict[str, Any]:
+    from pipelines.ingest import event_table
+
+    table = event_table(domain.name, stream)
+    return {"domain": domain.name, "rows": table.rows(), "built_until": table.built_until}
+
+
+def _schedule(domain: LoadedDomain, now: datetime) -> list[dict[str, Any]]:
+    """When each step ran last for a moment, and which moment comes next."""
+    from orchestration.ledger import Ledger
+    from orchestration.schedule import next_moment
+    from orchestration.steps import steps_of
+
+    ledger = Ledger()
+    return [
+        {
+            "domain": step.domain,
+            "step": step.name,
+            "target": step.target,
+            "cron": step.cron,
+            "last": ledger.last_done(step),
+            "next": next_moment(step.cron, now),
+        }
+        for step in steps_of(domain)
+    ]
+
+
+def show_status(found: dict[str, Any]) -> None:
+    """Print what `status` found as tables."""
+    from orchestration.schedule import gist
+
+    click.echo(f"As of {found['as_of']:%Y-%m-%d %H:%M:%S} UTC in {found['home']}; the scheduler is {found['scheduler']}.\n")
+    show_table("Models", ["use case", "", "version", "trained as of", "metric", "validation", "test"], _model_rows(found["use_cases"]))
+    click.echo()
+    show_table(
+        "Feature views",
+        ["view", "rows", "online", "built until", "online until", "every", "fresh"],
+        [
+            [name, v["rows"], v["online_rows"], v["built_until"], v["materialized_until"], v["every"], v["fresh"]]
+            for name, v in found["views"].items()
+        ],
+    )
+    click.echo()
+    show_table("Events", ["events", "rows", "known until"], [[name, e["rows"], e["built_until"]] for name, e in found["events"].items()])
+    click.echo()
+    show_table(
+        "Schedule (UTC)",
+        ["step", "of", "cron", "last", "next"],
+        [[s["step"], s["target"], s["cron"], s["last"], s["next"]] for s in found["schedule"]],
+    )
+    if found["runs"]:
+        click.echo()
+        show_table(
+            "Last runs",
+            ["step", "of", "as of", "attempt", "ended as", "seconds", "message"],
+            [
+                [r["step"], r["target"], r["scheduled"], r["attempt"], r["status"], r["seconds"], gist(r["message"])]
+                for r in found["runs"]
+            ],
+        )
+    for sentence in found["missing"]:
+        click.echo(f"\n{sentence}")
+
+
+def _model_rows(use_cases: dict[str, Any]) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for name, models in use_cases.items():
+        for alias, model in models.items():
+            # A challenger that became champion is one model, not two.
+            if model is None or (alias != "champion" and model == models["champion"]):
+                continue
+            scores = [model["metrics"][part].get(model["metric"]) for part in ("validation", "test")]
+            rows.append([name, alias, model["version"], model["as_of"], model["metric"], *scores])
+    return rows

@@ -1,0 +1,179 @@
+"""`punctual up`: schedule and server together, on one clock, until somebody stops them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from feature_repo.commands import NOW, Clock, as_of_option, common_options, remember_moment, starting_moment
+from feature_repo.contract import data_path
+from feature_repo.times import iso
+
+if TYPE_CHECKING:
+    from feature_repo.domains import LoadedDomain
+
+
+@click.command("up", epilog="Example: punctual up --speed 60")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8000, show_default=True, help="Where the server listens on this machine.")
+@click.option(
+    "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+    help="How many times as fast as the wall's the clock goes; 60 makes an hour a minute.",
+)  # fmt: skip
+@click.option("--domain", "names", metavar="DOMAIN", multiple=True, help="Run this domain's schedule only; repeatable.  [default: all]")
+@as_of_option
+@common_options
+def command(port: int, speed: float, names: tuple[str, ...], as_of: str | None) -> None:
+    """Build, materialize, predict and train on schedule, and serve predictions, until Ctrl-C.
+
+    Each domain declares its schedule. What was missed is caught up once, then the server starts; what fails is tried again and
+    shown by `punctual status`. The clock goes on from --as-of.
+    """
+    from feature_repo.domains import domain_names, load_domain, repository_path
+    from feature_repo.errors import UnknownDomain
+
+    domains = [load_domain(name) for name in names or domain_names()]
+    if not domains:
+        raise UnknownDomain(f"there is no domain in {repository_path()}: no folder with a use_case.py. Choose another --repository.")
+    up(domains, port=port, as_of=as_of, speed=speed)
+
+
+def up(
+    domains: Sequence[LoadedDomain],
+    *,
+    port: int,
+    as_of: str | None = None,
+    speed: float = 1.0,
+    show: Callable[[str], None] = click.echo,
+) -> None:
+    """Catch up what is due, start the server, and go on until SIGINT or SIGTERM; all children are ended then.
+
+    Raises `AlreadyRunning` where another schedule has the data folder, and `PortInUse`, before anything runs.
+    """
+    from orchestration.ledger import Ledger, Run, only_scheduler
+    from orchestration.schedule import Scheduler, told
+    from orchestration.server import Server, refuse_taken
+    from orchestration.steps import Stopped, run_step, steps_of
+
+    steps = [step for domain in domains for step in steps_of(domain)]
+    use_cases = [name for domain in domains for name in domain.use_cases]
+    clock, live = clock_of(domains, as_of, speed)
+    remember: Callable[[datetime], None] = (lambda _: None) if live else Remembered(speed)
+
+    def serve() -> list[str]:
+        at = NOW if live else str(iso(clock()))
+        return ["inference", "serve", *use_cases, "--port", str(port), "--as-of", at, "--speed", str(speed)]
+
+    def sleep(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while True:
+            server.look_after()
+            remember(clock())
+            if stop_signals:
+                raise Stopped
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 0.1))
+
+    def show_run(run: Run) -> None:
+        show(f"{clock():%Y-%m-%d %H:%M:%S}  {told(run)}")
+
+    with only_scheduler() as lock, _caught_signals() as stop_signals:
+        refuse_taken(port)
+        server = Server(serve, port, Path(data_path("logs", "server.log")), show)
+        run = partial(run_step, sleep=sleep, keeps=(lock,))
+        scheduler = Scheduler(steps, Ledger(), clock, run, sleep, wall=_wall, has_champion=ChampionSeen(), show=show_run)
+        show(f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast as the wall's; data in {data_path()}.")
+        try:
+            scheduler.recover()
+            first = [f"{step.name} {step.target}" for step in scheduler.steps if scheduler.due(step)]
+            if first:
+                show(f"To catch up before the server starts: {', '.join(first)}.")
+            with contextlib.suppress(Stopped):
+                scheduler.run_due()
+                server.wanted = bool(use_cases)
+                # An hour may be a second; be there in its first minute.
+                scheduler.run_forever(pause=min(0.5, max(0.05, 30 / speed)))
+        finally:
+            server.stop()
+            if not live:
+                remember_moment(clock())
+        show(f"Stopped at {clock():%Y-%m-%d %H:%M:%S}.")
+
+
+def clock_of(domains: Sequence[LoadedDomain], as_of: str | None, speed: float) -> tuple[Callable[[], datetime], bool]:
+    """The clock of a schedule, and whether it is the wall's.
+
+    Raises `click.UsageError` where the domains live in different times, or the present is to go faster than it does.
+    """
+    moments = [domain.domain.demo_at for domain in domains]
+    if as_of is None and None in moments and any(moments):
+        at = ", ".join(f"{domain.name} {iso(domain.domain.demo_at) or 'in the present'}" for domain in domains)
+        raise click.UsageError(f"the domains live in different times: {at}. Choose one with --domain, or a moment with --as-of.")
+    demo_at = max((moment for moment in moments if moment), default=None)
+    if as_of != NOW and (as_of or demo_at):
+        return Clock(starting_moment(as_of, demo_at), speed), False
+    if speed != 1:
+        raise click.UsageError("the present cannot go faster; --speed needs a moment of the past with --as-of.")
+    return _wall, True
+
+
+def _wall() -> datetime:
+    return starting_moment(NOW, None)
+
+
+class Remembered:
+    """Notes where the data folder's clock is, once a minute or, where minutes fly, once a second by the wall's."""
+
+    def __init__(self, speed: float) -> None:
+        self._every = timedelta(seconds=max(60.0, speed))
+        self._next: datetime | None = None
+
+    def __call__(self, now: datetime) -> None:
+        """Note the moment if it is time to."""
+        if self._next is None or now >= self._next:
+            remember_moment(now)
+            self._next = now + self._every
+
+
+class ChampionSeen:
+    """Says whether a use case has a champion; where it has none, the model registry is asked again every few seconds."""
+
+    def __init__(self, every: float = 5.0) -> None:
+        self._every = every
+        self._answers: dict[str, tuple[float, bool]] = {}
+
+    def __call__(self, use_case: str) -> bool:
+        """Whether there is one, or was one when it was last asked."""
+        from feature_repo.errors import NoChampion
+        from inference.champion import champion_version
+
+        asked, answer = self._answers.get(use_case, (float("-inf"), False))
+        if not answer and time.monotonic() - asked >= self._every:
+            try:
+                answer = bool(champion_version(use_case))
+            except NoChampion:
+                answer = False
+            self._answers[use_case] = (time.monotonic(), answer)
+        return answer
+
+
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """The signals to stop that came so far."""
+    caught: list[int] = []
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {kind: signal.signal(kind, lambda number, _: caught.append(number)) for kind in kinds}
+    try:
+        yield caught
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -1,0 +1,223 @@
+"""When steps run, on clocks set by hand; the steps are real child processes of a few lines."""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestration.schedule import last_moment, next_moment, told
+from orchestration.steps import Stopped
+
+MONDAY = "2013-12-02"
+
+
+def test_a_run_stands_for_the_newest_moment_that_has_come_however_late_it_starts(tiny, world):
+    assert world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:40:31Z") == [("materialize", "05 20:00", "succeeded")]
+    assert tiny.ran() == [("materialize", "2013-12-05T20:00:00Z")]
+
+
+def test_a_step_without_history_is_due_at_once_also_exactly_at_its_moment(tiny, world):
+    assert world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "succeeded")]
+
+
+def test_a_step_runs_hour_after_hour_and_once_for_each(tiny, world):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    for now in ("20:00:00", "20:00:30", "20:59:59.999999", "21:00:00", "21:30:00", "22:00:00.000001"):
+        here.at(f"2013-12-05T{now}Z")
+    assert tiny.ran() == [("materialize", f"2013-12-05T{hour}:00:00Z") for hour in (20, 21, 22)]
+
+
+def test_missed_moments_are_caught_up_once_for_the_newest_of_them(tiny, world):
+    world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:00:00Z")
+    restarted = world([tiny.step()], "2013-12-07T15:20:00Z")
+    assert restarted.at("2013-12-07T15:20:00Z") == [("materialize", "07 15:00", "succeeded")]
+    assert restarted.at("2013-12-07T15:21:00Z") == []
+    assert len(tiny.ran()) == 2
+
+
+def test_a_clock_set_back_behind_the_ledger_has_nothing_due_until_it_is_past_it(tiny, world):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    here.at("2013-12-05T20:00:00Z")
+    assert here.at("2013-11-01T10:00:00Z") == []
+    assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
+
+
+def test_what_is_due_at_once_runs_in_order_materialize_batch_train(tiny, world):
+    steps = [tiny.step("train", "0 7 * * 1"), tiny.step("batch", "0 6 * * *"), tiny.step("materialize")]
+    here = world(steps, f"{MONDAY}T05:00:00Z", champions={"batch-target", "train-target"})
+    assert here.at(f"{MONDAY}T05:00:00Z") == [("materialize", "02 05:00", "succeeded"), ("batch", "01 06:00", "succeeded")]
+    assert [name for name, _, _ in here.at(f"{MONDAY}T07:00:00Z")] == ["materialize", "batch", "train"]
+
+
+def test_where_there_is_no_champion_the_first_start_trains_and_then_predicts(tiny, world):
+    steps = [tiny.step("materialize"), tiny.step("batch", "0 6 * * *"), tiny.step("train", "0 7 * * 1")]
+    here = world(steps, "2013-12-05T20:00:00Z")
+    here.scheduler.show = lambda run: here.champions.add("batch-target") if run.step == "train" else None
+    assert here.at("2013-12-05T20:00:00Z") == [
+        ("materialize", "05 20:00", "succeeded"),
+        ("train", "02 07:00", "succeeded"),
+        ("batch", "05 06:00", "succeeded"),
+    ]
+
+
+def test_where_there_is_a_champion_training_waits_for_its_next_moment(tiny, world):
+    here = world([tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z", champions={"train-target"})
+    assert here.at("2013-12-05T20:00:00Z") == []
+    assert [(run.status, run.message) for run in here.ledger.recent(5)] == [
+        ("skipped", "there is a champion; the next one is trained when its time comes")
+    ]
+    assert here.at("2013-12-09T06:59:59Z") == []
+    assert here.at("2013-12-09T07:00:00Z") == [("train", "09 07:00", "succeeded")]
+
+
+def test_without_a_champion_there_is_no_batch(tiny, world):
+    here = world([tiny.step("batch", "0 6 * * *")], "2013-12-05T20:00:00Z")
+    assert here.at("2013-12-05T20:00:00Z") == []
+    here.champions.add("batch-target")
+    assert here.at("2013-12-05T22:00:00Z") == [("batch", "05 06:00", "succeeded")]
+
+
+def test_a_failing_run_is_tried_three_times_with_growing_waits_then_has_failed_and_the_next_moment_goes_on(tiny, world):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    tiny.plan("materialize", "1 first", "1 second", "1 third")
+    assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "retrying")]
+    here.wait(9)
+    assert here.at("2013-12-05T20:00:09Z") == []
+    here.wait(1)
+    assert here.at("2013-12-05T20:00:10Z") == [("materialize", "05 20:00", "retrying")]
+    here.wait(19)
+    assert here.at("2013-12-05T20:00:29Z") == []
+    here.wait(1)
+    assert here.at("2013-12-05T20:00:30Z") == [("materialize", "05 20:00", "failed")]
+    here.wait(3600)
+    assert here.at("2013-12-05T20:59:00Z") == []
+    assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
+    runs = here.ledger.recent(9)[::-1]
+    assert [(run.attempt, run.status, run.message) for run in runs] == [
+        (1, "retrying", "first"),
+        (2, "retrying", "second"),
+        (3, "failed", "third"),
+        (1, "succeeded", ""),
+    ]
+
+
+def test_a_restart_goes_on_with_the_tries_that_are_left(tiny, world):
+    tiny.plan("materialize", "1 first", "1 second", "1 third")
+    for hours, status in enumerate(("retrying", "retrying", "failed")):
+        here = world([tiny.step()], "2013-12-05T20:00:00Z")
+        here.wait(hours * 3600)
+        assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", status)]
+
+
+def test_other_steps_go_on_while_one_waits_for_its_next_try(tiny, world):
+    here = world([tiny.step(), tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z")
+    tiny.plan("train", "1 no luck")
+    assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "succeeded"), ("train", "02 07:00", "retrying")]
+    assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
+    here.wait(10)
+    assert here.at("2013-12-05T21:00:10Z") == [("train", "02 07:00", "succeeded")]
+
+
+def test_the_next_moment_ends_the_tries_for_an_older_one(tiny, world):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    tiny.plan("materialize", "1 boom")
+    here.at("2013-12-05T20:00:00Z")
+    assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
+    assert [(run.status, run.message) for run in here.ledger.recent(9)[::-1]] == [("failed", "boom"), ("succeeded", "")]
+
+
+def test_a_refused_model_is_a_finished_run_that_nobody_tries_again(tiny, world):
+    here = world([tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z")
+    tiny.plan("train", "2 GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415.")
+    assert here.at("2013-12-05T20:00:00Z") == [("train", "02 07:00", "refused")]
+    here.wait(3600)
+    assert here.at("2013-12-05T20:00:01Z") == []
+    assert here.shown[-1].message == "GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415."
+
+
+def test_a_refusal_of_something_else_is_a_failure(tiny, world):
+    here = world([tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z")
+    tiny.plan("train", "2 NotEnoughData: 12 rows.")
+    assert here.at("2013-12-05T20:00:00Z") == [("train", "02 07:00", "retrying")]
+
+
+def test_the_second_stage_of_a_step_waits_for_the_first_and_does_not_follow_a_failed_one(tiny, world):
+    here = world([tiny.step(stages=("build", "publish"))], "2013-12-05T20:00:00Z")
+    tiny.plan("build", "1 no disk")
+    here.at("2013-12-05T20:00:00Z")
+    here.at("2013-12-05T21:00:00Z")
+    assert [stage for stage, _ in tiny.ran()] == ["build", "build", "publish"]
+
+
+def test_what_comes_later_than_promised_is_said(tiny, world):
+    here = world([tiny.step(done_within=timedelta(minutes=5))], "2013-12-05T20:00:00Z")
+    here.at("2013-12-05T20:05:00Z")
+    here.at("2013-12-05T21:05:01Z")
+    assert [run.message for run in here.shown] == ["", "late: promised by 2013-12-05T21:05:00Z, online at 2013-12-05T21:05:01Z"]
+
+
+def test_a_run_that_the_dead_left_running_is_interrupted_and_run_again_without_counting_as_a_failure(tiny, world):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    here.ledger.start(here.scheduler.steps[0], here.now, now=here.now, wall=here.wall)
+    assert [run.status for run in here.scheduler.recover()] == ["interrupted"]
+    tiny.plan("materialize", "1 a", "1 b", "1 c")
+    statuses = []
+    for _ in range(3):
+        statuses += here.at("2013-12-05T20:00:01Z")
+        here.wait(60)
+    assert [status for _, _, status in statuses] == ["retrying", "retrying", "failed"]
+
+
+def test_stopping_ends_the_running_step_and_the_next_start_repeats_it(tiny, world, alive):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    tiny.plan("materialize", "sleep")
+    here.stop_after = lambda: len(tiny.calls()) > 0
+    with pytest.raises(Stopped):
+        here.scheduler.run_due()
+    assert not alive(tiny.calls()[0]["pid"])
+    assert here.ledger.recent(1)[0].status == "interrupted"
+    assert world([tiny.step()], "2013-12-05T20:10:00Z").at("2013-12-05T20:10:00Z") == [("materialize", "05 20:00", "succeeded")]
+
+
+def test_a_step_that_is_killed_says_so(tiny, world, monkeypatch):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    tiny.plan("materialize", "sleep")
+    killed = []
+
+    def kill():
+        for call in tiny.calls():
+            if call["pid"] not in killed:
+                killed.append(call["pid"])
+                os.kill(call["pid"], 9)
+        return False
+
+    here.stop_after = kill
+    assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "retrying")]
+    assert here.shown[-1].message.endswith("was killed by signal 9 and said nothing")
+
+
+def test_a_run_is_told_in_a_line(tiny, world):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    tiny.plan("materialize", "2 BrokenSource: source 'orders': there is no file orders.csv.", "0")
+    here.at("2013-12-05T20:00:00Z")
+    here.wait(10)
+    here.at("2013-12-05T20:00:10Z")
+    log = here.shown[0].log
+    assert [told(run) for run in here.shown] == [
+        "materialize materialize-target as of 2013-12-05 20:00: failed at attempt 1 and will be tried again: "
+        f"BrokenSource: source 'orders': there is no file orders.csv; see {log}",
+        "materialize materialize-target as of 2013-12-05 20:00: done in 0 s",
+    ]
+
+
+@given(
+    st.sampled_from(["0 * * * *", "*/15 * * * *", "0 6 * * *", "0 7 * * 1", "30 2 29 2 *", "59 23 31 12 *"]),
+    st.datetimes(datetime(2011, 1, 1), datetime(2016, 12, 31), timezones=st.just(UTC)),
+)
+def test_moments_are_without_a_gap(cron, now):
+    before, after = last_moment(cron, now), next_moment(cron, now)
+    assert before <= now < after
+    assert next_moment(cron, before) == after
+    assert last_moment(cron, after - timedelta(microseconds=1)) == before

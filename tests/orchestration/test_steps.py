@@ -1,0 +1,49 @@
+"""What a domain's schedule becomes: command lines of the stages."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from feature_repo.domains import LoadedDomain, load_domain
+from feature_repo.errors import InvalidDeclaration
+from feature_repo.raw import Domain
+from orchestration.steps import steps_of
+
+MOMENT = datetime(2013, 12, 5, 21, tzinfo=UTC)
+
+
+def test_the_default_schedule_is_hourly_daily_and_weekly_for_the_domain_and_its_use_cases():
+    steps = steps_of(load_domain("flights"))
+    assert [(step.name, step.target, step.cron) for step in steps] == [
+        ("materialize", "flights", "0 * * * *"),
+        ("batch", "arrival_delay", "0 6 * * *"),
+        ("train", "arrival_delay", "0 7 * * 1"),
+    ]
+    assert [step.commands(MOMENT) for step in steps] == [
+        [
+            ["pipelines", "build", "flights", "--as-of", "2013-12-05T21:00:00Z"],
+            ["pipelines", "materialize", "flights", "--as-of", "2013-12-05T21:00:00Z"],
+        ],
+        [["inference", "batch", "arrival_delay", "--as-of", "2013-12-05T21:00:00Z"]],
+        [["training", "fit", "arrival_delay", "--as-of", "2013-12-05T21:00:00Z"]],
+    ]
+    assert steps[0].done_within == timedelta(minutes=5)
+
+
+def test_a_step_that_the_schedule_leaves_out_does_not_run():
+    domain = LoadedDomain("shop", Domain("shop", "", schedule={"materialize": "*/15 * * * *"}))
+    assert [(step.name, step.cron) for step in steps_of(domain)] == [("materialize", "*/15 * * * *")]
+
+
+def test_all_problems_of_a_schedule_are_said_at_once():
+    schedule = {"materialise": "0 * * * *", "batch": "0 25 * * *", "train": "0 0 30 2 *", "materialize": "0 0 * * * *"}
+    with pytest.raises(InvalidDeclaration) as error:
+        steps_of(LoadedDomain("shop", Domain("shop", "", schedule=schedule)))
+    expected = "expected five fields in UTC, such as '0 * * * *'."
+    assert str(error.value) == (
+        "InvalidDeclaration: the schedule of domain 'shop' has 4 problems:\n"
+        "  - no step 'materialise' in the platform. Did you mean 'materialize'? Known: batch, materialize, train.\n"
+        f"  - '0 25 * * *' for batch is no cron expression (Bad hour); {expected}\n"
+        f"  - '0 0 30 2 *' for train is no cron expression (Bad day-of-month); {expected}\n"
+        f"  - '0 0 * * * *' for materialize is no cron expression (Wrong number of fields); {expected}"
+    )
