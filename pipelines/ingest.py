@@ -50,14 +50,10 @@ def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: date
     unchanged = closed is not None and marker.exists() and msgspec.json.decode(marker.read_bytes()) == [table.version.version, used]
     with connect() as connection:
         register_clean(connection, domain, events.all_sources)
-        _known_events(connection, events, as_of)
-        if closed is None:
+        # Where no file changed, what was known by the last run is in the table.
+        _known_events(connection, events, closed if unchanged else None, as_of)
+        if closed is None or unchanged:
             connection.execute("CREATE TABLE __new AS SELECT *, false AS __late, false AS __corrected FROM __known")
-        elif unchanged:
-            connection.execute(
-                f"CREATE TABLE __new AS SELECT *, false AS __late, false AS __corrected FROM __known"
-                f" WHERE {CREATED} > make_timestamp({micros(closed)})"
-            )
         else:
             _compare(connection, events, table, closed, as_of)
         new, late, corrected = connection.execute(
@@ -80,12 +76,13 @@ def in_the_end(domain: str, events: Events, ids: pa.Table) -> pa.Table:
         return connection.execute(f"SELECT e.* FROM ({events.sql}) AS e SEMI JOIN __ids USING ({columns})").to_arrow_table()
 
 
-def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, as_of: datetime) -> None:
-    """`__known`: what the stream's SQL gives, in its declared types, as far as the rule lets it be known."""
+def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, since: datetime | None, as_of: datetime) -> None:
+    """`__known`: what the stream's SQL gives, in its declared types, as far as the rule lets it be known in `(since, as_of]`."""
     columns = {**events.columns, EVENT: "TIMESTAMP", CREATED: "TIMESTAMP"}
     cast = ", ".join(f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in columns.items())
     try:
-        connection.execute(f"CREATE TABLE __all AS SELECT {cast} FROM ({events.sql})")
+        later = f" WHERE {CREATED} > make_timestamp({micros(since)})" if since else ""
+        connection.execute(f"CREATE TABLE __all AS SELECT {cast} FROM ({events.sql}){later}")
     except duckdb.Error as error:
         raise InvalidDeclaration(f"events '{events.name}'", [f"their SQL does not give the declared columns: {error}"]) from error
     problems = []
