@@ -1,0 +1,142 @@
+"""Batch scoring: the requests of a period, with the features that were known at each one's prediction moment."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureStore
+from feast.errors import FeatureServiceNotFoundException
+
+from feature_repo.contract import UseCase, data_path
+from feature_repo.domains import AT, LoadedDomain, feature_store
+from feature_repo.errors import DataFolderError, InvalidRequest, NotBuilt, StoreOutdated
+from feature_repo.model_card import PREDICTION_COLUMN, model_input
+from feature_repo.times import aware, from_micros, iso, micros
+from inference.champion import Champion, load_champion
+from inference.events import built_until, known_events
+from stores.offline import historical_features
+from stores.table import EVENT, Table
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What a batch predicted: the requests with a prediction moment in `(since, until]`.
+
+    `until` is earlier than `as_of` where the tables are not built that far.
+    """
+
+    use_case: str
+    model_version: str
+    as_of: datetime
+    since: datetime
+    until: datetime
+    rows: int
+    mean: float | None
+    decided: int | None
+    path: Path
+
+
+def batch(
+    domain: LoadedDomain, use_case: UseCase, as_of: datetime, since: datetime | None = None, *, store: FeatureStore | None = None
+) -> BatchResult:
+    """Predict for each request with a prediction moment in `(since, as_of]`, as it was known at `as_of`.
+
+    `since` is a day before `as_of` unless given. Run again, it writes the same file with the same rows.
+    Raises `NoChampion`, `NotBuilt`, `StoreOutdated`.
+    """
+    as_of = aware(as_of)
+    since = as_of - DAY if since is None else aware(since)
+    if since >= as_of:
+        raise InvalidRequest(f"the batch's requests lie in ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since.")
+    champion = load_champion(domain, use_case)
+    until = min(as_of, _built(domain, use_case, champion))
+    if until <= since:
+        raise NotBuilt(
+            f"the tables of '{use_case.name}' are built until {iso(until)}, the batch begins after {iso(since)}; "
+            f"run: punctual features build {domain.name} --as-of {iso(as_of)}."
+        )
+    requests = known_events(domain, use_case.requests, as_of=as_of, since=since, until=until)
+    rows = _predicted(store or feature_store(), champion, requests, as_of)
+    path = batch_folder(use_case.name) / f"{_stamp(since)}-{_stamp(until)}-v{champion.card.version}.parquet"
+    _write(rows, path)
+    predictions = rows[PREDICTION_COLUMN].to_numpy()
+    return BatchResult(
+        use_case.name,
+        champion.card.version,
+        as_of,
+        since,
+        until,
+        rows.num_rows,
+        float(predictions.mean()) if len(predictions) else None,
+        int(np.sum(predictions >= champion.card.threshold)) if champion.card.task == "binary" else None,
+        path,
+    )
+
+
+def batch_folder(use_case: str) -> Path:
+    """Where a use case's batches are: a Parquet file each, named by its period and the model's version."""
+    return Path(data_path("predictions", "batch", use_case))
+
+
+def newest_batch(use_case: str, version: str, as_of: datetime) -> Path | None:
+    """The file of the model's batch that ends last, by a moment."""
+    ended = {path: path.name.split("-")[1] for path in batch_folder(use_case).glob(f"*-*-v{version}.parquet")}
+    ended = {path: end for path, end in ended.items() if end <= _stamp(as_of)}
+    return max(ended, key=lambda path: (ended[path], path.name), default=None)
+
+
+def _built(domain: LoadedDomain, use_case: UseCase, champion: Champion) -> datetime:
+    """How far all that the batch reads is built."""
+    built = [built_until(domain, use_case.requests)]
+    for view in domain.service_views(champion.card.feature_service):
+        table = Table.current(Path(data_path("tables")), view.name)
+        until = table.built_until if table else None
+        if table is None or until is None:
+            raise NotBuilt(f"view '{view.name}' is not built; run: punctual features build {domain.name}.")
+        if table.version.fingerprint != view.tags.get("fingerprint", table.version.fingerprint):
+            raise StoreOutdated(f"view '{view.name}' was built from another definition; run: punctual features build {domain.name}.")
+        built.append(until)
+    return min(built)
+
+
+def _predicted(store: FeatureStore, champion: Champion, requests: pa.Table, as_of: datetime) -> pa.Table:
+    """The requests with their features by full name and their predictions."""
+    card = champion.card
+    try:
+        service = store.get_feature_service(card.feature_service)
+    except FeatureServiceNotFoundException as error:
+        raise NotBuilt(f"feature service '{card.feature_service}' is not registered; run: punctual features apply.") from error
+    entity_rows = requests.drop_columns(["created_timestamp"]).append_column(AT, requests[EVENT])
+    rows = historical_features(store, entity_rows, service, as_of=as_of).drop_columns([AT])
+    predictions = champion.predict(model_input(rows, card.features)) if rows.num_rows else np.array([], dtype=np.float64)
+    rows = rows.append_column(PREDICTION_COLUMN, pa.array(predictions, pa.float64()))
+    if card.task == "binary":
+        rows = rows.append_column("decision", pa.array(predictions >= card.threshold, pa.bool_()))
+    return rows.append_column("model_version", pa.array([card.version] * rows.num_rows, pa.string()))
+
+
+def _stamp(moment: datetime) -> str:
+    """A moment as a part of a file name, in order of time as text, exact."""
+    cut = from_micros(micros(moment))
+    return f"{cut:%Y%m%dT%H%M%S}{f'.{cut.microsecond:06d}' if cut.microsecond else ''}Z"
+
+
+def _write(rows: pa.Table, path: Path) -> None:
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(rows, aside, compression="zstd")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataFolderError(f"cannot write {path}: {error.strerror or error}. Free space or choose another --home.") from error

@@ -1,0 +1,62 @@
+"""Events of a use case as they were known at a moment: the requests to predict for, and the labels that came."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from feature_repo.contract import data_path
+from feature_repo.domains import LoadedDomain
+from feature_repo.errors import NotBuilt
+from feature_repo.raw import Events
+from feature_repo.times import aware, micros
+from stores.table import CREATED, EVENT, Table, connect, quoted
+
+
+def event_table(domain: LoadedDomain, events: Events) -> Table:
+    """The table of a stream as its definition makes it."""
+    return Table.for_definition(Path(data_path("tables")), f"{domain.name}.{events.name}", events.fingerprint, events.id)
+
+
+def built_until(domain: LoadedDomain, events: Events) -> datetime:
+    """How far the stream is known. Raises `NotBuilt` where it is not at all."""
+    built = event_table(domain, events).built_until
+    if built is None:
+        raise NotBuilt(f"the events '{events.name}' are not built as they are defined now; run: punctual features build {domain.name}.")
+    return built
+
+
+def known_events(
+    domain: LoadedDomain, events: Events, *, as_of: datetime, since: datetime | None = None, until: datetime | None = None
+) -> pa.Table:
+    """Each event as its newest version known at `as_of`, with an `event_timestamp` in `(since, until]`.
+
+    In order of event time and id, both times aware UTC. Raises `NotBuilt`.
+    """
+    built_until(domain, events)
+    table = event_table(domain, events)
+    files = [file for file in table.files() if file.min_created <= micros(aware(as_of))]
+    if not files:
+        return _nothing(events)
+    ids = ", ".join(map(quoted, events.id))
+    columns = ", ".join(map(quoted, events.columns))
+    bounds = [f"{EVENT} {sign} make_timestamp({micros(aware(moment))})" for sign, moment in ((">", since), ("<=", until)) if moment]
+    times = ", ".join(f"timezone('UTC', {name}) AS {name}" for name in (EVENT, CREATED))
+    with connect() as connection:
+        # A newer version may have moved the event's time, so it is chosen before the bounds are asked.
+        return connection.execute(
+            f"SELECT {columns}, {times} FROM (SELECT * FROM ({table.scan(files)}) WHERE {CREATED} <= make_timestamp({micros(aware(as_of))})"
+            f" QUALIFY row_number() OVER (PARTITION BY {ids} ORDER BY {CREATED} DESC) = 1)"
+            f"{' WHERE ' + ' AND '.join(bounds) if bounds else ''} ORDER BY {EVENT}, {ids}"
+        ).to_arrow_table()
+
+
+def _nothing(events: Events) -> pa.Table:
+    """No events, in the types that the stream declares."""
+    columns = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in events.columns.items())
+    with connect() as connection:
+        return connection.execute(
+            f"SELECT {columns}, NULL::TIMESTAMPTZ AS {EVENT}, NULL::TIMESTAMPTZ AS {CREATED} WHERE false"
+        ).to_arrow_table()

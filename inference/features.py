@@ -1,0 +1,220 @@
+"""Online features: what the stored views show for rows at a moment, and the request-time features on top.
+
+The same names, values and types as the point-in-time join gives at that moment. What the online store no longer
+holds, because the moment lies behind it, is refused and not taken for unknown.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pyarrow as pa
+from feast import FeatureStore, OnDemandFeatureView
+from feast.type_map import feast_value_type_to_pa
+from feast.types import FeastType
+
+from feature_repo.contract import UseCase
+from feature_repo.domains import AT, LoadedDomain, feature_store
+from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, PunctualError, StoreOutdated, unknown_name
+from feature_repo.times import aware, from_micros, iso, micros
+from inference.frames import typed_rows
+from inference.monitoring.freshness import materialized_until
+from stores import on_demand
+from stores.packed import OnlineRow, OnlineView, PackedDatabase, encode_key
+
+Row = Mapping[str, Any]
+_END_OF_TIME = 2**62
+
+
+class PastNotKept(PunctualError):
+    """Online values were asked for a moment before the one to which the online store is materialized."""
+
+
+@dataclass(frozen=True)
+class OnlineValues:
+    """Features by full name, a value per row, and what each view showed for each row."""
+
+    columns: dict[str, list[Any]]
+    views: dict[str, list[OnlineRow]]
+
+
+@dataclass(frozen=True)
+class ReadView:
+    """A stored view as a service reads it: under which name, by which columns of a row, and which values of the record.
+
+    `columns` holds each feature's full name with its place in the record.
+    """
+
+    name: str
+    online: OnlineView
+    keys: tuple[str, ...]
+    columns: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class _OnDemand:
+    view: OnDemandFeatureView
+    inputs: tuple[tuple[str, str], ...]
+    features: tuple[tuple[str, str], ...]
+
+
+class OnlineFeatures:
+    """A feature service's online side; what it reads is worked out once.
+
+    `service` is the use case's own unless another is named, as a champion of an earlier service does.
+    """
+
+    def __init__(self, domain: LoadedDomain, use_case: UseCase, service: str | None = None, store: FeatureStore | None = None) -> None:
+        store = store or feature_store()
+        self.domain = domain
+        self.use_case = use_case
+        self.service = service or use_case.feature_service
+        if self.service not in domain.services:
+            raise StoreOutdated(unknown_name("feature service", self.service, domain.services, domain.name))
+        self.database = PackedDatabase(Path(store.config.online_store.path))
+        self.types: dict[str, FeastType] = {}
+        self.keys: dict[str, str] = {}
+        self.request_columns = domain.request_columns(self.service)
+        self._on_demand: list[_OnDemand] = []
+        self.views = self._work_out(store.project)
+
+    def _work_out(self, project: str) -> list[ReadView]:
+        wanted: dict[str, Any] = {}
+        for projection in self.domain.services[self.service].feature_view_projections:
+            called = projection.name_to_use()
+            features = tuple((feature.name, f"{called}__{feature.name}") for feature in projection.features)
+            self.types.update({f"{called}__{feature.name}": feature.dtype for feature in projection.features})
+            view = self.domain.on_demand_views.get(projection.name)
+            if view is None:
+                wanted.setdefault(called, projection)
+                continue
+            self._on_demand.append(_OnDemand(view, tuple(on_demand.inputs_of(view).items()), features))
+            for source in view.source_feature_view_projections.values():
+                wanted.setdefault(source.name_to_use(), source)
+        return [self._read_view(called, projection, project) for called, projection in wanted.items()]
+
+    def _read_view(self, called: str, projection: Any, project: str) -> ReadView:
+        view = self.domain.views[projection.name]
+        online = OnlineView.of(project, view)
+        renamed = projection.join_key_map
+        types = {column.name: str(column.dtype) for column in view.entity_columns}
+        keys = tuple(renamed.get(key, key) for key in online.join_keys)
+        self.keys.update({renamed.get(key, key): types[key] for key in online.join_keys})
+        columns = tuple((f"{called}__{name}", place) for place, name in enumerate(online.features))
+        return ReadView(called, online, keys, columns)
+
+    @property
+    def names(self) -> list[str]:
+        """The service's features by full name, in its order."""
+        return list(self.types)
+
+    def check_store(self) -> None:
+        """Raise `NotBuilt` unless every view is online as it is defined now."""
+        there = set(self.database.tables()) if self.database.path.exists() else set()
+        missing = sorted({view.online.name for view in self.views if view.online.table not in there})
+        if missing:
+            raise NotBuilt(
+                f"{len(missing)} of {len(self.views)} views are not in the online store as they are defined now: {', '.join(missing)}; "
+                f"run: punctual features build {self.domain.name}, then: punctual features materialize {self.domain.name}."
+            )
+
+    def read(self, rows: pd.DataFrame | pa.Table | Sequence[Row], at: datetime | Sequence[datetime]) -> pa.Table:
+        """The service's features of each row, typed as declared; `at` is one aware moment, or one per row.
+
+        Rows hold the join keys (an omitted or null one is not found) and the service's request columns.
+        """
+        listed = self.typed(rows)
+        moments = [at] * len(listed) if isinstance(at, datetime) else list(at)
+        if len(moments) != len(listed):
+            raise InvalidRequest(f"{len(listed)} rows came with {len(moments)} moments; expected one for all or one per row.")
+        shown = self.look_up(listed, [micros(aware(moment)) for moment in moments])
+        return pa.table(
+            {name: pa.array(shown.columns[name], feast_value_type_to_pa(kind.to_value_type())) for name, kind in self.types.items()}
+        )
+
+    def typed(self, rows: pd.DataFrame | pa.Table | Sequence[Row], more: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Rows with the declared types of keys and request columns, and those of `more` columns that they have."""
+        return typed_rows(rows, self.keys, self.request_columns, more)
+
+    def look_up(self, rows: Sequence[Row], at: Sequence[int]) -> OnlineValues:
+        """What `read` gives, as lists, with the record behind each value; `at` in microseconds, one per row.
+
+        Raises `NotBuilt` where a view is not online, `PastNotKept`, and `InvalidRequest` where a request-time
+        feature cannot be computed from a row.
+        """
+        places: dict[int, list[int]] = {}
+        for place, moment in enumerate(at):
+            places.setdefault(moment, []).append(place)
+        columns: dict[str, list[Any]] = {}
+        views: dict[str, list[OnlineRow]] = {}
+        for view in self.views:
+            found = self._shown(view, rows, places)
+            views[view.name] = found
+            for name, place in view.columns:
+                columns[name] = [row.values[place] for row in found]
+        for each in self._on_demand:
+            columns.update(self._computed(each, columns, rows, at))
+        return OnlineValues({name: columns[name] for name in self.types}, views)
+
+    def _shown(self, view: ReadView, rows: Sequence[Row], places: dict[int, list[int]]) -> list[OnlineRow]:
+        found: list[Any] = [None] * len(rows)
+        try:
+            for at, here in places.items():
+                keys = [encode_key([rows[place].get(key) for key in view.keys]) for place in here]
+                # Rows of one request share airports and carriers; each record is read once.
+                unique = dict.fromkeys(keys)
+                records = dict(zip(unique, self.database.read(view.online, list(unique), at), strict=True))
+                self._refuse_overwritten(view, at, [key for key, row in records.items() if key is not None and row.status == "NOT_FOUND"])
+                for place, key in zip(here, keys, strict=True):
+                    found[place] = records[key]
+        except (sqlite3.Error, msgspec.DecodeError) as error:
+            raise BrokenTable(
+                f"the online store {self.database.path} cannot be read for view '{view.name}': {error}; "
+                f"run: punctual features materialize {self.domain.name} --rebuild."
+            ) from error
+        return found
+
+    def _refuse_overwritten(self, view: ReadView, at: int, missing: list[bytes]) -> None:
+        """Raise `PastNotKept` where a record has later rows only and the store has gone on since: the earlier ones are gone."""
+        if not missing or not any(row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)):
+            return
+        until = materialized_until(self.database, view.online)
+        if until is not None and at < micros(until):
+            then = iso(from_micros(at))
+            raise PastNotKept(
+                f"the online store is materialized to {iso(until)} and no longer holds what view '{view.name}' showed at {then}; "
+                f"ask for {iso(until)} or later, or for the past: punctual batch {self.use_case.name} --as-of {then}."
+            )
+
+    def _computed(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: Sequence[int]) -> dict[str, list[Any]]:
+        try:
+            return self._run(each, columns, rows, at)
+        except PunctualError:
+            raise
+        except Exception as error:  # whatever the domain's function raises
+            for place, row in enumerate(rows):
+                here = {name: [values[place]] for name, values in columns.items()}
+                try:
+                    self._run(each, here, [row], [at[place]])
+                except Exception as cause:  # the row that it raised for
+                    raise InvalidRequest(
+                        f"rows[{place}]: the features of '{each.view.name}' cannot be computed from it: {type(cause).__name__}: {cause}."
+                    ) from cause
+            raise InvalidRequest(f"the features of '{each.view.name}' cannot be computed: {type(error).__name__}: {error}.") from error
+
+    def _run(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: Sequence[int]) -> dict[str, list[Any]]:
+        inputs: dict[str, list[Any]] = {}
+        for name, full_name in each.inputs:
+            if full_name in columns:
+                inputs[name] = columns[full_name]
+            else:
+                inputs[name] = [from_micros(moment) for moment in at] if name == AT else [row[name] for row in rows]
+        arrays = on_demand.run(each.view, inputs, len(rows))
+        return {full_name: arrays[name].to_pylist() for name, full_name in each.features}

@@ -1,0 +1,228 @@
+"""From rows to predictions that are logged: what the server, the command line and a notebook share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from feature_repo.contract import UseCase
+from feature_repo.domains import LoadedDomain
+from feature_repo.errors import BrokenModel, InvalidRequest, PunctualError
+from feature_repo.model_card import model_input
+from feature_repo.times import from_micros, iso, micros
+from inference.champion import Champion, load_champion
+from inference.features import OnlineFeatures, PastNotKept
+from inference.log import LoggedPrediction, PredictionLog, ViewShown, exact
+from inference.monitoring.freshness import Freshness, freshness
+from inference.request import checked_rows, row_columns, row_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+# How far the clocks of a caller and of this server may differ.
+CLOCK_TOLERANCE = timedelta(minutes=1)
+_ATTEMPTS = 3
+
+
+class ClockBehindStore(PunctualError):
+    """Predictions were asked for 'now', and the online store is already further than the clock."""
+
+
+class ViewAnswer(msgspec.Struct, frozen=True):
+    """How old a view's values are, and whether newer ones were due at the moment and are not online."""
+
+    status: str
+    age_seconds: float | None
+    is_stale: bool
+
+
+class UnknownEntity(msgspec.Struct, frozen=True):
+    """Keys that were sent and that these views do not know."""
+
+    keys: dict[str, Any]
+    views: list[str]
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """A row's prediction: `probability` and `decision` for a binary label, else `prediction`."""
+
+    prediction_id: str
+    id: dict[str, Any]
+    probability: float | UnsetType
+    prediction: float | UnsetType
+    decision: bool | UnsetType
+    unknown: list[UnknownEntity]
+    views: dict[str, ViewAnswer]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a request gets: predictions in the order of its rows, and all that they rest on."""
+
+    use_case: str
+    model: dict[str, str]
+    feature_service: str
+    at: datetime
+    received: datetime
+    threshold: float | UnsetType
+    predictions: list[Prediction]
+
+
+class Predictor:
+    """A champion with the online features it reads. Safe among threads; another champion is another predictor."""
+
+    def __init__(self, domain: LoadedDomain, use_case: UseCase, champion: Champion, features: OnlineFeatures) -> None:
+        self.domain = domain
+        self.use_case = use_case
+        self.champion = champion
+        self.features = features
+        self.row_model = row_model(OnlineFeatures(domain, use_case) if features.service != use_case.feature_service else features)
+        missing = sorted({column.name for column in row_columns(features) if not column.optional} - set(self.row_model.model_fields))
+        if missing:
+            raise BrokenModel(
+                f"champion {champion.card.version} of '{use_case.name}' reads feature service '{features.service}', which needs "
+                f"{', '.join(missing)}; requests for '{use_case.feature_service}' do not hold that. Train a model of the declared service."
+            )
+
+    @classmethod
+    def load(cls, domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> Predictor:
+        """The champion or a given version, its features and the online store, all of them checked."""
+        champion = load_champion(domain, use_case, version)
+        features = OnlineFeatures(domain, use_case, champion.card.feature_service)
+        features.check_store()
+        return cls(domain, use_case, champion, features)
+
+    def freshness(self) -> dict[str, Freshness]:
+        """The freshness of every view that is read."""
+        return freshness(self.domain, self.features.database, [view.online for view in self.features.views])
+
+    def predict(
+        self, rows: Sequence[Mapping[str, Any]], *, at: datetime, received: datetime, fresh: Mapping[str, Freshness]
+    ) -> list[LoggedPrediction]:
+        """A prediction per row as it is to be logged; `rows` have been checked."""
+        card = self.champion.card
+        shown = self.features.look_up(rows, [micros(at)] * len(rows))
+        predicted = self.champion.predict(model_input(shown.columns, card.features)).tolist()
+        until = {view.name: fresh[view.online.name].materialized_until for view in self.features.views}
+        return [
+            LoggedPrediction(
+                prediction_id=str(uuid.uuid4()),
+                use_case=self.use_case.name,
+                at=at,
+                received=received,
+                model_name=card.use_case,
+                model_version=card.version,
+                feature_service=card.feature_service,
+                row=dict(row),
+                features={name: exact(values[place]) for name, values in shown.columns.items()},
+                views={
+                    name: ViewShown(found[place].status, _moment(found[place].event), _moment(found[place].created), until[name])
+                    for name, found in shown.views.items()
+                },
+                prediction=predicted[place],
+                decision=predicted[place] >= card.threshold if card.task == "binary" else None,
+            )
+            for place, row in enumerate(rows)
+        ]
+
+    def answer(self, predictions: Sequence[LoggedPrediction], fresh: Mapping[str, Freshness]) -> Answer:
+        """What the caller is told of predictions of one request."""
+        card = self.champion.card
+        first = predictions[0]
+        stale = {view.name: fresh[view.online.name].is_stale(first.at) for view in self.features.views}
+        return Answer(
+            use_case=self.use_case.name,
+            model={"name": card.use_case, "version": card.version},
+            feature_service=card.feature_service,
+            at=first.at,
+            received=first.received,
+            threshold=card.threshold if card.task == "binary" else UNSET,
+            predictions=[self._prediction(each, stale) for each in predictions],
+        )
+
+    def _prediction(self, logged: LoggedPrediction, stale: Mapping[str, bool]) -> Prediction:
+        binary = logged.decision is not None
+        return Prediction(
+            prediction_id=logged.prediction_id,
+            id={name: logged.row.get(name) for name in self.use_case.requests.id},
+            probability=logged.prediction if binary else UNSET,
+            prediction=UNSET if binary else logged.prediction,
+            decision=UNSET if logged.decision is None else logged.decision,
+            unknown=self._unknown(logged),
+            views={
+                name: ViewAnswer(view.status, None if view.event is None else (logged.at - view.event).total_seconds(), stale[name])
+                for name, view in logged.views.items()
+            },
+        )
+
+    def _unknown(self, logged: LoggedPrediction) -> list[UnknownEntity]:
+        """Which entities no row is known of; a key that the caller left out is none."""
+        unknown: dict[tuple[str, ...], list[str]] = {}
+        for view in self.features.views:
+            if logged.views[view.name].status == "NOT_FOUND" and all(logged.row.get(key) is not None for key in view.keys):
+                unknown.setdefault(view.keys, []).append(view.name)
+        return [UnknownEntity({key: logged.row[key] for key in keys}, views) for keys, views in unknown.items()]
+
+
+def _moment(value: int | None) -> datetime | None:
+    return None if value is None else from_micros(value)
+
+
+def predict_rows(
+    predictor: Predictor,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    clock: Callable[[], datetime],
+    at: datetime | None = None,
+    log: PredictionLog,
+    fresh: Mapping[str, Freshness] | None = None,
+) -> Answer:
+    """Predict for checked rows at a moment (by default the moment of receipt), log, and only then answer.
+
+    The online store shows the present: a moment ahead of the clock is refused with `InvalidRequest`, one so far back
+    that the store no longer holds its values with `PastNotKept`.
+    """
+    fresh = predictor.freshness() if fresh is None else fresh
+    received = clock()
+    if at is not None and at > received + CLOCK_TOLERANCE:
+        raise InvalidRequest(f"at = {iso(at)} is later than now, {iso(received)}; what will be known then is not known yet.")
+    for attempt in range(_ATTEMPTS):
+        try:
+            predictions = predictor.predict(rows, at=at or received, received=received, fresh=fresh)
+            break
+        except PastNotKept as error:
+            # The store went on between our look at the clock and our reading; a second look is later than that.
+            if at is not None:
+                raise
+            if attempt == _ATTEMPTS - 1:
+                raise ClockBehindStore(f"the clock stands at {iso(received)}, behind the online store: {error}") from error
+            received = clock()
+    log.append(predictions)
+    return predictor.answer(predictions, fresh)
+
+
+def predict_frame(use_case: str, rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]], at: datetime) -> pd.DataFrame:
+    """The champion's prediction for each row at a moment, logged: the rows with prediction, decision and what is unknown."""
+    import pandas as pd
+
+    from feature_repo.domains import find_use_case
+
+    domain, declared = find_use_case(use_case)
+    predictor = Predictor.load(domain, declared)
+    known = list(predictor.row_model.model_fields)
+    listed = predictor.features.typed(rows, known)
+    checked = checked_rows(predictor.row_model, listed)
+    answer = predict_rows(predictor, checked, clock=lambda: at, at=at, log=PredictionLog(declared.name))
+    return pd.DataFrame([flat(each, row) for each, row in zip(answer.predictions, checked, strict=True)])
+
+
+def flat(prediction: Prediction, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A prediction with its row as one record of a table."""
+    outcome = {"prediction": prediction.prediction, "probability": prediction.probability, "decision": prediction.decision}
+    unknown = ", ".join(f"{name}={value}" for entity in prediction.unknown for name, value in entity.keys.items())
+    return {**row, **{name: value for name, value in outcome.items() if value is not UNSET}, "unknown": unknown}
