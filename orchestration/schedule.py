@@ -174,7 +174,8 @@ def told(run: Run) -> str:
     return f"{run.step} {run.target} as of {run.scheduled:%Y-%m-%d %H:%M}: {endings[run.status]}"
 
 
-def gist(message: str) -> str:
-    """The line that names the error, or the last one."""
+def gist(message: str, width: int = 240) -> str:
+    """The line that names the error, or the last one, not too long."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1] if lines else "").rstrip(".;")
+    line = next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1] if lines else "").rstrip(".;")
+    return line if len(line) <= width else f"{line[: width - 1]}…"
