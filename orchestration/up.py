@@ -55,6 +55,7 @@ def up(
 ) -> None:
     """Catch up what is due, start the server, and go on until SIGINT or SIGTERM; all children are ended then.
 
+    Each run reads the definitions anew; a changed schedule or a new use case takes effect with the next start.
     Raises `AlreadyRunning` where another schedule has the data folder, and `PortInUse`, before anything runs.
     """
     from orchestration.ledger import Ledger, Run, only_scheduler
