@@ -180,13 +180,16 @@ def _show(use_case: UseCase, rows: list[dict[str, Any]], answer: dict[str, Any],
     show_table(
         f"{use_case.description} Version {model['version']}, asked over HTTP at {answer['at']}, beside what then happened",
         [name.replace("_", " ") for name in columns],
-        [[_readable(name, row[name]) for name in columns] for row in rows],
+        [[_readable(use_case, name, row[name]) for name in columns] for row in rows],
     )
     click.echo(f"\nDone in {seconds:.0f} s. {url}/docs to try the API, {url}/model for the model card, {url}/readyz for its health.")
 
 
-def _readable(name: str, value: Any) -> Any:
-    return f"{value:.3f}" if name == "probability" else value
+def _readable(use_case: UseCase, name: str, value: Any) -> Any:
+    if name == "probability":
+        return f"{value:.3f}"
+    # Numbers that name a thing are no amounts.
+    return str(value) if name in use_case.describe_columns and isinstance(value, int) else value
 
 
 def _serve_on(server: Any) -> None:

@@ -135,8 +135,8 @@ def materialize(domain: str, as_of: str | None, rebuild: bool, as_json: bool, qu
         return
     show_table(
         f"Online at {iso(moment)}",
-        ["view", "rows", "records changed", "moments missed", "rows/s", "materialized until"],
-        [[m.view, m.rows, m.records, m.missed, round(m.rows / m.seconds) if m.rows else None, m.until] for m in done],
+        ["view", "rows", "records changed", "moments missed", "seconds", "materialized until"],
+        [[m.view, m.rows, m.records, m.missed, round(m.seconds, 2), m.until] for m in done],
     )
 
 

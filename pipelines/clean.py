@@ -17,7 +17,7 @@ import duckdb
 import msgspec
 
 from feature_repo.contract import data_path
-from feature_repo.errors import BrokenSource, InvalidDeclaration
+from feature_repo.errors import BrokenSource, DataFolderError, InvalidDeclaration
 from feature_repo.raw import CsvSource, digest
 from stores.table import connect, literal, quoted
 
@@ -112,11 +112,18 @@ def _clean(domain: str, source: CsvSource, stamp: str) -> SourceReport:
         _apply_rules(connection, source)
         report = _report(connection, source, stamp, unused)
         for table, place in (("__clean", target), ("__quarantine", quarantine)):
-            aside = place.with_suffix(".aside")
-            connection.execute(f"COPY (FROM {table}) TO {literal(str(aside))} (FORMAT parquet, COMPRESSION zstd)")
-            aside.replace(place)
+            _write(connection, table, place)
     target.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     return report
+
+
+def _write(connection: duckdb.DuckDBPyConnection, table: str, place: Path) -> None:
+    aside = place.with_suffix(".aside")
+    try:
+        connection.execute(f"COPY (FROM {table}) TO {literal(str(aside))} (FORMAT parquet, COMPRESSION zstd)")
+    except duckdb.IOException as error:
+        raise DataFolderError(f"cannot write {place}: {error}. Free space, mend its rights or choose another --home.") from error
+    aside.replace(place)
 
 
 @contextmanager
@@ -172,7 +179,7 @@ def _read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Pa
             f" nullstr = [{nulls}], store_rejects = true, rejects_table = '__rejects', rejects_scan = '__rejects_scan')"
         )
     except duckdb.Error as error:
-        raise BrokenSource(f"source '{source.name}': {source.path} cannot be read as CSV: {error}. Expected: {expected}.") from error
+        raise BrokenSource(f"source '{source.name}': {source.path} cannot be read as CSV: {str(error).splitlines()[0]} Expected: {expected}.") from error
     connection.execute(
         "CREATE TABLE __rejected AS SELECT line, any_value(csv_line) AS raw, string_agg(DISTINCT error_message, '; ') AS reason"
         " FROM __rejects GROUP BY line"

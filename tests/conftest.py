@@ -2,8 +2,11 @@
 
 import csv
 import datetime as dt
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,12 +33,30 @@ def shop(home, tmp_path, monkeypatch):
     return home
 
 
+@pytest.fixture(scope="session")
+def shop_built_once(tmp_path_factory):
+    """A data folder in which the shops are built up to December 2020; made once, for copying."""
+    folder = tmp_path_factory.mktemp("built")
+    write_sales(folder / "home" / "raw" / "sales.csv")
+    environment = {**os.environ, "PUNCTUAL_HOME": str(folder / "home"), "PUNCTUAL_REPOSITORY": str(REPOSITORY)}
+    command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2020-12-01T06:00Z", "--quiet"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return folder / "home"
+
+
+@pytest.fixture
+def built_shop(shop, shop_built_once):
+    """The shops, built up to December 1st 2020, 6:00 UTC; returns the home."""
+    shutil.copytree(shop_built_once, shop, dirs_exist_ok=True)
+    return shop
+
+
 def write_sales(path: Path) -> None:
     """Sales that depend on the shop, the day of the week and promotions, with noise; always the same."""
     noise = random.Random(7)
     path.parent.mkdir(parents=True)
     with path.open("w", newline="") as file:
-        rows = csv.writer(file)
+        rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["shop_id", "day", "cents", "is_promotion"])
         for number in range(730):
             day = dt.date(2019, 1, 1) + dt.timedelta(days=number)

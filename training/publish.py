@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import tempfile
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from pathlib import Path
@@ -32,11 +33,13 @@ LIBRARIES = ("feast", "duckdb", "pyarrow", "pandas", "numpy", "scikit-learn", "m
 def client() -> Any:
     """MLflow's client on the data folder's registry, which is made where it is missing."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     # It says at length what it is doing and that pickles can run code; these come from our own data folder.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
 
     Path(data_path()).mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri())
@@ -90,7 +93,7 @@ def aliases(use_case: str) -> dict[str, str]:
     from mlflow.exceptions import MlflowException
 
     try:
-        return dict(client().get_registered_model(use_case).aliases)
+        return {alias: str(version) for alias, version in client().get_registered_model(use_case).aliases.items()}
     except MlflowException:
         return {}
 

@@ -1,0 +1,94 @@
+"""Which rows a training set has, what it leaves out, and that it can be made again."""
+
+from datetime import timedelta
+
+import pytest
+
+from feature_repo.domains import feature_store, find_use_case, load_domain
+from feature_repo.errors import NotBuilt, StoreOutdated
+from feature_repo.times import moment
+from pipelines.build import build
+from pipelines.materialize import apply_definitions
+from pipelines.progress import Progress
+from stores.table import canonical_hash
+from training.training_set import training_set
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture
+def built(shop):
+    """The shops built up to the end of January 2019."""
+    domain, use_case = find_use_case("next_sales")
+    build(domain, moment("2019-01-31T06:00Z"), QUIET)
+    store = feature_store()
+    apply_definitions(store, [domain])
+    return store, domain, use_case
+
+
+def test_a_request_is_taken_only_when_its_horizon_is_over(built):
+    made = training_set(*built, as_of=moment("2019-01-31T06:00Z"))
+    newest = max(made.rows["event_timestamp"].to_pylist())
+    # The prediction of the 30th is 24 hours old at that moment, its label 6.
+    assert newest == moment("2019-01-30T06:00Z")
+    assert made.rows.num_rows == 30 * 12
+    one_microsecond_less = training_set(*built, as_of=moment("2019-01-31T06:00Z") - timedelta(microseconds=1))
+    assert one_microsecond_less.rows.num_rows == 29 * 12
+
+
+def test_no_label_and_no_feature_is_younger_than_the_rule_lets_it_be(built):
+    made = training_set(*built, as_of=moment("2019-01-31T06:00Z"))
+    assert max(made.rows["label_timestamp"].to_pylist()) <= moment("2019-01-31T06:00Z")
+    first = made.rows.slice(0, 12)
+    # On the first morning no day had ended yet: nothing was known of any shop.
+    assert first["shop_sales__cents_mean_7d"].null_count == 12
+    assert first["shop_day__mean_known"].to_pylist() == [0] * 12
+    second = made.rows.slice(12, 12)
+    assert second["shop_sales__cents_mean_7d"].to_pylist() == [float(cents) for cents in made.rows.slice(0, 12)["label"].to_pylist()]
+
+
+def test_the_manifest_rebuilds_the_set_after_the_tables_went_on(built, shop):
+    store, domain, use_case = built
+    as_of = moment("2019-01-31T06:00Z")
+    made = training_set(store, domain, use_case, as_of=as_of)
+
+    lines = (shop / "raw" / "sales.csv").read_text().splitlines()
+    lines[13] = lines[13].rsplit(",", 2)[0] + ",1,true"
+    (shop / "raw" / "sales.csv").write_text("\n".join(lines[:100] + lines[101:]) + "\n")
+    again = build(domain, moment("2019-02-15T06:00Z"), QUIET)
+    assert {events.events: events.corrected for events in again.events}["takings"] == 1
+
+    rebuilt = training_set(store, domain, use_case, as_of=as_of, commits=made.commits)
+    assert canonical_hash(rebuilt.rows) == canonical_hash(made.rows)
+    assert rebuilt.rows.equals(made.rows)
+    # Without the manifest, the moment alone gives the same: a correction is known from its own moment on.
+    assert training_set(store, domain, use_case, as_of=as_of).rows.equals(made.rows)
+
+
+def test_what_has_no_label_is_counted_with_its_reason(built, shop):
+    store, domain, use_case = built
+    path = shop / "raw" / "sales.csv"
+    lines = path.read_text().splitlines()
+    shop_id, day, _, promotion = lines[5].split(",")
+    lines[5] = f"{shop_id},{day},,{promotion}"
+    path.write_text("\n".join(lines) + "\n")
+    build(domain, moment("2019-02-01T06:00Z"), QUIET)
+    made = training_set(store, domain, use_case, as_of=moment("2019-02-01T06:00Z"))
+    assert made.unlabelled == {"no reason given": 1}
+    assert made.rows.num_rows == 31 * 12 - 1
+
+
+def test_a_moment_that_is_not_built_yet_is_refused(built):
+    with pytest.raises(NotBuilt, match=r"is built up to 2019-01-31T06:00:00Z.*punctual features build shop --as-of 2019-06-01"):
+        training_set(*built, as_of=moment("2019-06-01"))
+
+
+def test_a_changed_definition_is_refused_until_it_is_built(built, tmp_path):
+    store, _, _ = built
+    views = tmp_path / "repository" / "shop" / "shop.py"
+    changed = tmp_path / "changed"
+    (tmp_path / "repository").rename(changed)
+    (changed / "shop" / "shop.py").write_text((changed / "shop" / views.name).read_text().replace('over=("7d", "28d")', 'over=("7d", "14d")'))
+    domain = load_domain("shop", changed)
+    with pytest.raises(StoreOutdated, match="'shop_sales' was built from another definition; run: punctual features build shop"):
+        training_set(store, domain, domain.use_cases["next_sales"], as_of=moment("2019-01-31T06:00Z"))
