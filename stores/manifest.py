@@ -101,12 +101,12 @@ class Manifest:
     def current(self, name: str) -> TableVersion | None:
         """The newest version of the table, if there is any."""
         rows = self._rows("SELECT version, fingerprint, keys FROM tables WHERE name = ? ORDER BY version DESC LIMIT 1", (name,))
-        return TableVersion(name, rows[0][0], rows[0][1], tuple(rows[0][2].split("\n"))) if rows else None
+        return TableVersion(name, rows[0][0], rows[0][1], _split(rows[0][2])) if rows else None
 
     def at_version(self, name: str, version: int) -> TableVersion | None:
         """A given version of the table, if it exists."""
         rows = self._rows("SELECT fingerprint, keys FROM tables WHERE name = ? AND version = ?", (name, version))
-        return TableVersion(name, version, rows[0][0], tuple(rows[0][1].split("\n"))) if rows else None
+        return TableVersion(name, version, rows[0][0], _split(rows[0][1])) if rows else None
 
     def next_version(self, name: str, fingerprint: str, keys: tuple[str, ...]) -> TableVersion:
         """What the next version would be; it comes into being with its first commit."""
@@ -142,10 +142,7 @@ class Manifest:
             connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?)", (*key, last + 1, until, sum(file.rows for file in added)))
             connection.executemany(
                 "INSERT INTO files VALUES (?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?)",
-                [
-                    (*key, f.path, last + 1, f.rows, f.min_event, f.max_event, f.min_created, f.max_created, int(f.in_order))
-                    for f in added
-                ],
+                [(*key, f.path, last + 1, f.rows, f.min_event, f.max_event, f.min_created, f.max_created, int(f.in_order)) for f in added],
             )
             connection.executemany(
                 "UPDATE files SET removed = ? WHERE name = ? AND version = ? AND path = ?",
@@ -156,9 +153,7 @@ class Manifest:
 
     def watermark(self, table: TableVersion, kind: str) -> datetime | None:
         """How far the table is built or materialized; None before the first time."""
-        rows = self._rows(
-            "SELECT moment FROM watermarks WHERE name = ? AND version = ? AND kind = ?", (table.name, table.version, kind)
-        )
+        rows = self._rows("SELECT moment FROM watermarks WHERE name = ? AND version = ? AND kind = ?", (table.name, table.version, kind))
         return from_micros(rows[0][0]) if rows and rows[0][0] else None
 
     def move_watermark(self, table: TableVersion, kind: str, moment: datetime) -> None:
@@ -175,14 +170,14 @@ class Manifest:
     def has_watermark_of_other_version(self, table: TableVersion, kind: str) -> bool:
         """Whether the same work was done for another version of the table."""
         return bool(
-            self._rows(
-                "SELECT 1 FROM watermarks WHERE name = ? AND version <> ? AND kind = ? LIMIT 1", (table.name, table.version, kind)
-            )
+            self._rows("SELECT 1 FROM watermarks WHERE name = ? AND version <> ? AND kind = ? LIMIT 1", (table.name, table.version, kind))
         )
 
     def reset_watermark(self, table: TableVersion, kind: str) -> None:
         """Forget a watermark, so that its work starts from the beginning."""
         with self._connection(write=True) as connection:
-            connection.execute(
-                "DELETE FROM watermarks WHERE name = ? AND version = ? AND kind = ?", (table.name, table.version, kind)
-            )
+            connection.execute("DELETE FROM watermarks WHERE name = ? AND version = ? AND kind = ?", (table.name, table.version, kind))
+
+
+def _split(keys: str) -> tuple[str, ...]:
+    return tuple(keys.split("\n")) if keys else ()

@@ -13,23 +13,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView, FileSource, OnDemandFeatureView
 from feast.data_source import DataSource
 from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_service import FeatureService
+from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
+from feast.type_map import feast_value_type_to_pa
 
-from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt
+from feature_repo.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt, StoreOutdated
 from feature_repo.times import aware, micros
 from stores import on_demand
-from stores.table import CREATED, EVENT, Table, connect, quoted, timestamp
+from stores.table import CREATED, EVENT, Table, connect, literal, quoted, timestamp
 
 ROW = "__row"
 MOMENT = "__moment"
@@ -143,10 +147,9 @@ class AsofOfflineStore(OfflineStore):
             with _connection(settings) as connection:
                 entities = _entity_rows(entity_df, connection)
                 moments = _moments(entities)
-                connection.register("__entities", _join_frame(entities, moments))
                 for view in feature_views:
                     names = asked.get(view.projection.name_to_use(), [])
-                    columns = _joined(connection, settings, view, names, two_time=two_time)
+                    columns = _joined(connection, settings, view, names, entities, moments, two_time=two_time)
                     prefix = f"{view.projection.name_to_use()}__" if full_feature_names else ""
                     for name in names:
                         if prefix + name in entities.column_names:
@@ -199,20 +202,23 @@ class AsofOfflineStore(OfflineStore):
         return _pull(config, data_source, columns, timestamp_field, created_timestamp_column, start_date, end_date, "")
 
     @staticmethod
-    def offline_write_batch(
-        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
-    ) -> None:
+    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
         """Append rows to the view's table; rows that are not yet there are published as one commit."""
         target = _published(feature_view.batch_source)
         if target is None:
             raise NotBuilt(f"view '{feature_view.name}' has no table yet; build it before pushing rows into it.")
-        naive = [
-            pa.field(f.name, pa.timestamp("us") if pa.types.is_timestamp(f.type) else f.type) for f in table.schema
-        ]
+        files = target.files()
+        expected = pq.read_schema(target.root / files[0].path).remove_metadata() if files else _declared_schema(feature_view)
+        missing = [name for name in expected.names if name not in table.column_names]
+        if missing:
+            raise InvalidRequest(f"rows pushed into view '{feature_view.name}' lack {', '.join(missing)}.")
+        try:
+            rows = table.select(expected.names).cast(expected)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidRequest(f"rows pushed into view '{feature_view.name}' do not fit its columns: {error}.") from error
         with connect() as connection:
-            connection.register("__pushed", table.cast(pa.schema(naive)))
-            columns = [name for name, *_ in connection.execute(f"DESCRIBE {target.scan()}").fetchall()]
-            target.publish(connection, f"SELECT {', '.join(map(quoted, columns))} FROM __pushed")
+            connection.register("__pushed", rows)
+            target.publish(connection, "FROM __pushed")
         if progress:
             progress(table.num_rows)
 
@@ -295,15 +301,31 @@ def _moments(entities: pa.Table) -> pa.ChunkedArray:
         raise InvalidRequest(f"entity rows need a column '{EVENT}'; they have {', '.join(entities.column_names)}.")
     type_ = entities.schema.field(EVENT).type
     if not pa.types.is_timestamp(type_) or type_.tz is None:
-        from feature_repo.errors import NaiveTimestamp
+        raise NaiveTimestamp(
+            f"entity column '{EVENT}' is {type_}; expected timestamps with a time zone, such as pd.to_datetime(…, utc=True)."
+        )
+    if entities[EVENT].null_count:
+        raise InvalidRequest(
+            f"{entities[EVENT].null_count} of {entities.num_rows} entity rows have no {EVENT}; every row needs its moment."
+        )
+    moments = entities[EVENT].cast(pa.timestamp(type_.unit, "UTC"))
+    return pc.floor_temporal(moments, unit="microsecond").cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.timestamp("us"))
 
-        raise NaiveTimestamp(f"entity column '{EVENT}' is {type_}; expected timestamps with a time zone, such as pd.to_datetime(…, utc=True).")
-    return entities[EVENT].cast(pa.timestamp("us", type_.tz), safe=False).cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))
+
+def _join_frame(view: FeatureView, entities: pa.Table, moments: pa.ChunkedArray) -> pa.Table:
+    """The view's keys by number, the moments and the row numbers; whatever else the entity rows hold stays out of SQL."""
+    columns = {MOMENT: moments, ROW: pa.array(np.arange(entities.num_rows))}
+    for number, key in enumerate(_keys(view)):
+        name = view.projection.join_key_map.get(key, key)
+        if name not in entities.column_names:
+            raise InvalidRequest(f"view '{view.name}' is keyed by '{name}'; the entity rows have no such column.")
+        columns[f"__key{number}"] = entities[name]
+    return pa.table(columns)
 
 
-def _join_frame(entities: pa.Table, moments: pa.ChunkedArray) -> pa.Table:
-    frame = entities.append_column(MOMENT, moments)
-    return frame.append_column(ROW, pa.array(range(entities.num_rows), pa.int64()))
+def _keys(view: FeatureView) -> list[str]:
+    """The view's key columns in its table; a view without entities has none."""
+    return [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
 
 
 def _published(source: DataSource | None) -> Table | None:
@@ -319,26 +341,21 @@ def _joined(
     settings: AsofOfflineStoreConfig,
     view: FeatureView,
     features: list[str],
+    entities: pa.Table,
+    moments: pa.ChunkedArray,
     *,
     two_time: bool,
 ) -> dict[str, pa.ChunkedArray]:
     """The view's features at each entity row, in the order of the entity rows."""
-    history, in_order = _history(connection, settings, view, features, two_time=two_time)
-    key_map = {column.name: view.projection.join_key_map.get(column.name, column.name) for column in view.entity_columns}
-    have = [name for name, *_ in connection.execute("DESCRIBE __entities").fetchall()]
-    for entity_key in key_map.values():
-        if entity_key not in have:
-            raise InvalidRequest(f"view '{view.name}' is keyed by '{entity_key}'; the entity rows have no such column.")
-    keys = list(key_map)
+    history, in_order = _history(connection, settings, view, features)
+    connection.register("__entities", _join_frame(view, entities, moments))
+    keys = _keys(view)
     chosen = _effective_rows(history, keys, in_order=in_order, two_time=two_time)
     expired = f" AND h.{EVENT} + to_microseconds({micros(view.ttl)}) >= e.{MOMENT}" if view.ttl else ""
-    shown = ", ".join(
-        f"CASE WHEN h.{EVENT} IS NOT NULL{expired} THEN h.{quoted(name)} END AS {quoted(name)}" for name in features
-    )
-    same_keys = "".join(f"e.{quoted(entity_key)} = h.{quoted(key)} AND " for key, entity_key in key_map.items())
+    shown = ", ".join(f"CASE WHEN h.{EVENT} IS NOT NULL{expired} THEN h.{quoted(name)} END AS {quoted(name)}" for name in features)
+    same_keys = "".join(f"e.__key{number} = h.{quoted(key)} AND " for number, key in enumerate(keys))
     result = connection.execute(
-        f"SELECT {shown} FROM __entities AS e ASOF LEFT JOIN ({chosen}) AS h"
-        f" ON {same_keys}e.{MOMENT} >= h.__effective ORDER BY e.{ROW}"
+        f"SELECT {shown} FROM __entities AS e ASOF LEFT JOIN ({chosen}) AS h ON {same_keys}e.{MOMENT} >= h.__effective ORDER BY e.{ROW}"
     ).to_arrow_table()
     return {name: result[name] for name in features}
 
@@ -348,15 +365,12 @@ def _history(
     settings: AsofOfflineStoreConfig,
     view: FeatureView,
     features: list[str],
-    *,
-    two_time: bool,
 ) -> tuple[str, bool]:
     """A SELECT of keys, features and both times of the view's rows, and whether they arrived in order of event."""
     source = view.batch_source
     assert isinstance(source, FileSource)
-    keys = [column.name for column in view.entity_columns]
+    keys = _keys(view)
     table = _published(source)
-    cut = ""
     if table is not None:
         commit = None
         if settings.commits is not None:
@@ -367,20 +381,22 @@ def _history(
             if version is None:
                 raise NotBuilt(f"table '{table.name}' has no version {version_number} any more.")
             table = Table(table.root, version)
+        elif view.tags.get("fingerprint", table.version.fingerprint) != table.version.fingerprint:
+            raise StoreOutdated(f"table '{view.name}' was built from another definition than the registry's; run: punctual features build.")
         files = table.files(commit)
         if settings.as_of is not None:
             files = [file for file in files if file.min_created <= settings.as_of]
-            cut = f" WHERE {quoted(CREATED)} <= make_timestamp({settings.as_of})"
         if not files:
-            return _no_history(connection, view, keys, features), True
+            return _no_history(connection, view), True
         in_order = all(file.in_order for file in files)
         scan = table.scan(files)
     else:
         path = Path(source.path)
+        if settings.commits is not None:
+            raise NotBuilt(f"the files of view '{view.name}' at {path} have no commits, so that none can be pinned.")
         if not path.exists():
             raise NotBuilt(f"view '{view.name}' has no table at {path}; build it first: punctual features build.")
-        scan = f"SELECT * FROM read_parquet('{path / '**/*.parquet' if path.is_dir() else path}')"
-        in_order = False
+        scan, in_order = _plain_scan(path), False
     present = {name for name, *_ in connection.execute(f"DESCRIBE {scan}").fetchall()}
     back = {new: old for old, new in source.field_mapping.items()}
     columns = {name: back.get(name, name) for name in (*keys, *features)}
@@ -394,18 +410,29 @@ def _history(
     selected = [f"{quoted(old)} AS {quoted(new)}" for new, old in columns.items()]
     # Naive times in files are UTC; zoned ones are brought to it by the connection's time zone.
     selected += [f"CAST({quoted(old)} AS TIMESTAMP) AS {new}" for new, old in times.items()]
-    return f"SELECT {', '.join(selected)} FROM ({scan}{cut})", in_order
+    # DuckDB's ASOF join takes a null beside another key for equal to a null.
+    conditions = [f"{quoted(columns[key])} IS NOT NULL" for key in keys]
+    if settings.as_of is not None:
+        conditions.append(f"CAST({quoted(times[CREATED])} AS TIMESTAMP) <= make_timestamp({settings.as_of})")
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    return f"SELECT {', '.join(selected)} FROM ({scan}){where}", in_order
 
 
-def _no_history(connection: duckdb.DuckDBPyConnection, view: FeatureView, keys: list[str], features: list[str]) -> str:
+def _plain_scan(path: Path) -> str:
+    """A SELECT over Parquet files that are not a table of ours."""
+    return f"SELECT * FROM read_parquet({literal(str(path / '**/*.parquet' if path.is_dir() else path))})"
+
+
+def _no_history(connection: duckdb.DuckDBPyConnection, view: FeatureView) -> str:
     """No rows, with the columns and types that the view declares."""
-    from feast.type_map import feast_value_type_to_pa
-
-    types = {field.name: feast_value_type_to_pa(field.dtype.to_value_type()) for field in view.schema}
-    empty = pa.schema([*((name, types[name]) for name in (*keys, *features)), (EVENT, pa.timestamp("us")), (CREATED, pa.timestamp("us"))])
     name = f"__empty_{view.name}"
-    connection.register(name, empty.empty_table())
+    connection.register(name, _declared_schema(view).empty_table())
     return f"SELECT * FROM {quoted(name)}"
+
+
+def _declared_schema(view: FeatureView) -> pa.Schema:
+    columns = [(field.name, feast_value_type_to_pa(field.dtype.to_value_type())) for field in view.schema if field.name != DUMMY_ENTITY_ID]
+    return pa.schema([*columns, (EVENT, pa.timestamp("us")), (CREATED, pa.timestamp("us"))])
 
 
 def _effective_rows(history: str, keys: list[str], *, in_order: bool, two_time: bool) -> str:
@@ -444,9 +471,11 @@ def _pull(
     def read() -> pa.Table:
         table = _published(source)
         with _connection(config.offline_store) as connection:
-            scan = table.scan() if table else f"SELECT * FROM read_parquet('{source.path}')"  # type: ignore[attr-defined]
+            scan = table.scan() if table else _plain_scan(Path(source.path))  # type: ignore[attr-defined]
             wanted = ", ".join(map(quoted, [*columns, timestamp_field, *([created_column] if created_column else [])]))
-            bounds = [f"{quoted(timestamp_field)} {sign} {timestamp(_in_utc(moment))}" for sign, moment in ((">=", start), ("<=", end)) if moment]
+            bounds = [
+                f"{quoted(timestamp_field)} {sign} {timestamp(_in_utc(moment))}" for sign, moment in ((">=", start), ("<=", end)) if moment
+            ]
             where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
             return connection.execute(f"SELECT {wanted} FROM ({scan}){where} {last}").to_arrow_table()
 

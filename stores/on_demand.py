@@ -57,7 +57,9 @@ def append(table: pa.Table, views: Sequence[OnDemandFeatureView], asked: dict[st
         for name, full_name in inputs_of(view).items():
             column = full_name if full_name in table.column_names else name
             if column not in table.column_names:
-                raise InvalidRequest(f"on-demand view '{view.name}' needs column '{name}'; the entity frame has {', '.join(table.column_names)}.")
+                raise InvalidRequest(
+                    f"on-demand view '{view.name}' needs column '{name}'; the entity frame has {', '.join(table.column_names)}."
+                )
             columns[name] = table[column].to_pylist()
         arrays = run(view, columns, table.num_rows)
         prefix = f"{view.projection.name_to_use()}__" if full_names else ""

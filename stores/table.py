@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -17,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.errors import BrokenTable, DataFolderError
-from feature_repo.times import micros
+from feature_repo.times import from_micros, micros
 from stores.manifest import DataFile, Manifest, TableVersion
 
 EVENT = "event_timestamp"
@@ -123,34 +125,55 @@ class Table:
 
         Files are written aside and renamed; a process that dies leaves the table as it was.
         Raises `BrokenTable` where rows repeat (keys, event_timestamp, created_timestamp), among themselves or
-        with rows that are there.
+        with rows that are there, where they have other columns than those, no time, or a moment that is closed.
         """
-        aside = self.folder / f".aside-{uuid.uuid4().hex[:8]}"
-        try:
+        with self._alone():
+            aside = self.folder / f".aside-{uuid.uuid4().hex[:8]}"
             aside.mkdir(parents=True)
-            written = self._write(connection, select, aside)
             try:
+                written = self._write(connection, select, aside)
+                self._refuse_other_columns(connection, written, aside)
                 self._refuse_repetitions(connection, written, aside)
                 self._move_into_place(written, aside)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
+            if written or built_until is not None:
+                self.manifest.commit(self.version, written, built_until)
+        return sum(file.rows for file in written)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the table's lock, or wait for it: what is checked against the rows that are there must stay true until the commit."""
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with (self.folder.parent / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for left_behind in self.folder.glob(".aside-*"):
+                    shutil.rmtree(left_behind, ignore_errors=True)
+                yield
         except OSError as error:
             raise DataFolderError(f"cannot write table '{self.name}' in {self.folder}: {error.strerror or error}.") from error
-        if written or built_until is not None:
-            self.manifest.commit(self.version, written, built_until)
-        return sum(file.rows for file in written)
 
     def _write(self, connection: duckdb.DuckDBPyConnection, select: str, aside: Path) -> list[DataFile]:
         number = self.manifest.head(self.version) + 1
         order = ", ".join(map(quoted, (CREATED, EVENT, *self.version.keys)))
         reader = connection.execute(f"SELECT * FROM ({select}) ORDER BY {order}").to_arrow_reader(200_000)
-        newest = max((file.max_event for file in self.files()), default=None)
+        self._refuse_other_times(reader.schema)
+        here, closed = self.files(), self.built_until
+        newest = max((file.max_event for file in here), default=-(2**63))
+        latest = max((file.max_created for file in here), default=-(2**63))
         written: list[DataFile] = []
-        for day, rows in _days(reader):
+        for day, rows in self._days(reader):
             self._refuse_neighbours(rows)
             created, event = (rows[name].cast(pa.int64()).to_numpy() for name in (CREATED, EVENT))
-            in_order = bool(np.all(np.diff(event) >= 0)) and (newest is None or int(event.min()) >= newest)
-            newest = max(int(event.max()), newest if newest is not None else int(event.max()))
+            first = int(np.maximum(created, event).min())
+            if closed is not None and first <= micros(closed):
+                raise BrokenTable(
+                    f"table '{self.name}' was offered a row that is known from {from_micros(first)} on, and is closed up to {closed};"
+                    " what comes late needs a created_timestamp after that."
+                )
+            in_order = bool(np.all(np.diff(event) >= 0)) and int(event[0]) >= newest and int(created[0]) >= latest
+            newest, latest = max(int(event.max()), newest), max(int(created[-1]), latest)
             # A name is used once: a run that died before its commit may have left the file of the same number.
             name = f"{np.datetime64(day, 'D')}/{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
             (aside / name).parent.mkdir(exist_ok=True)
@@ -159,6 +182,34 @@ class Table:
             ends = (int(event.min()), int(event.max()), int(created[0]), int(created[-1]))
             written.append(DataFile(path, rows.num_rows, *ends, in_order))
         return written
+
+    def _refuse_other_times(self, schema: pa.Schema) -> None:
+        """Raise where the rows lack a key or a time, or have a time that is not naive UTC in microseconds."""
+        missing = [name for name in (*self.version.keys, EVENT, CREATED) if name not in schema.names]
+        if missing:
+            raise BrokenTable(f"table '{self.name}' was offered rows without {', '.join(missing)}; they have {', '.join(schema.names)}.")
+        for name in (EVENT, CREATED):
+            if schema.field(name).type != pa.timestamp("us"):
+                raise BrokenTable(
+                    f"table '{self.name}' was offered {name} as {schema.field(name).type}; expected TIMESTAMP, naive UTC in microseconds."
+                )
+
+    def _refuse_other_columns(self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path) -> None:
+        """Raise where the written rows have other columns or types than the rows that are there."""
+        here = self.files()
+        if not here or not written:
+            return
+        new = aside / Path(written[0].path).relative_to(self.folder.relative_to(self.root))
+        described = [
+            {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE FROM read_parquet({literal(str(path))})").fetchall()}
+            for path in (self.root / here[0].path, new)
+        ]
+        if described[0] != described[1]:
+            had, have = ({f"{name} {kind}" for name, kind in columns.items()} for columns in described)
+            raise BrokenTable(
+                f"table '{self.name}' was offered rows with {', '.join(sorted(have - had)) or 'nothing more'}"
+                f" and without {', '.join(sorted(had - have)) or 'nothing'}; other columns are another definition and another version."
+            )
 
     def _refuse_repetitions(self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path) -> None:
         """Raise where a written row is in the table already; repetitions among the written ones are found as they are written."""
@@ -170,9 +221,10 @@ class Table:
             return
         columns = (*self.version.keys, EVENT, CREATED)
         new = ", ".join(literal(str(path)) for path in aside.glob("*/*.parquet"))
+        same = " AND ".join(f"n.{quoted(name)} IS NOT DISTINCT FROM h.{quoted(name)}" for name in columns)
         found = connection.execute(
-            f"SELECT {', '.join(map(quoted, columns))} FROM read_parquet([{new}], hive_partitioning = false)"
-            f" SEMI JOIN ({self.scan(near, columns)}) USING ({', '.join(map(quoted, columns))}) LIMIT 1"
+            f"SELECT {', '.join(f'n.{quoted(name)}' for name in columns)} FROM read_parquet([{new}], hive_partitioning = false) AS n"
+            f" SEMI JOIN ({self.scan(near, columns)}) AS h ON {same} LIMIT 1"
         ).fetchone()
         if found:
             raise self._repetition(found)
@@ -182,7 +234,8 @@ class Table:
         columns = (*self.version.keys, EVENT, CREATED)
         same = None
         for name in columns:
-            equal = pc.equal(rows[name].slice(1), rows[name].slice(0, rows.num_rows - 1)).fill_null(True)
+            one, other = rows[name].slice(1), rows[name].slice(0, rows.num_rows - 1)
+            equal = pc.if_else(pc.is_null(one), pc.is_null(other), pc.equal(one, other).fill_null(False))
             same = equal if same is None else pc.and_(same, equal)
         if same is not None and pc.any(same).as_py():
             at = pc.index(same, True).as_py()
@@ -192,17 +245,43 @@ class Table:
         what = ", ".join(f"{name}={value}" for name, value in zip((*self.version.keys, EVENT, CREATED), values, strict=True))
         return BrokenTable(f"table '{self.name}' was offered two rows for {what}; a correction needs a later created_timestamp.")
 
+    def _days(self, reader: pa.RecordBatchReader) -> Iterator[tuple[int, pa.Table]]:
+        """Consecutive rows of one day of created_timestamp, from a reader that is sorted by it."""
+        waiting: list[pa.RecordBatch] = []
+        current: int | None = None
+        for batch in reader:
+            if batch.num_rows == 0:
+                continue
+            for name in (EVENT, CREATED):
+                if batch[name].null_count:
+                    raise BrokenTable(f"table '{self.name}' was offered rows without a value of {name}.")
+            days = pc.cast(batch[CREATED], pa.int64()).to_numpy(zero_copy_only=False) // _DAY
+            edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), batch.num_rows]
+            for start, end in pairwise(edges):
+                day = int(days[start])
+                if current is not None and day != current:
+                    yield current, pa.Table.from_batches(waiting)
+                    waiting = []
+                current = day
+                waiting.append(batch.slice(start, end - start))
+        if waiting and current is not None:
+            yield current, pa.Table.from_batches(waiting)
+
     def _move_into_place(self, written: list[DataFile], aside: Path) -> None:
         for file in written:
             final = self.root / file.path
             final.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(aside / final.relative_to(self.folder), final)
+            (aside / final.relative_to(self.folder)).replace(final)
 
     def compact(self, before: datetime, *, least: int = 2) -> int:
         """Merge the files of each day of created_timestamp that ended before a moment; returns how many went.
 
         What earlier commits show stays as it was: their files are kept.
         """
+        with self._alone():
+            return self._compact(before, least)
+
+    def _compact(self, before: datetime, least: int) -> int:
         closed = micros(before) // _DAY
         days: dict[str, list[DataFile]] = {}
         for file in self.files():
@@ -219,7 +298,7 @@ class Table:
             final = self.folder / day / f"{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
             aside = final.with_suffix(".aside")
             pq.write_table(rows, aside, compression="zstd", compression_level=1)
-            os.replace(aside, final)
+            aside.replace(final)
             merged.append(
                 DataFile(
                     str(final.relative_to(self.root)),
@@ -237,36 +316,15 @@ class Table:
         return len(replaced)
 
 
-def _days(reader: pa.RecordBatchReader) -> Iterator[tuple[int, pa.Table]]:
-    """Consecutive rows of one day of created_timestamp, from a reader that is sorted by it."""
-    waiting: list[pa.RecordBatch] = []
-    current: int | None = None
-    for batch in reader:
-        if batch.num_rows == 0:
-            continue
-        days = pc.cast(batch[CREATED], pa.int64()).to_numpy(zero_copy_only=False) // _DAY
-        edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), batch.num_rows]
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
-            day = int(days[start])
-            if current is not None and day != current:
-                yield current, pa.Table.from_batches(waiting)
-                waiting = []
-            current = day
-            waiting.append(batch.slice(start, end - start))
-    if waiting and current is not None:
-        yield current, pa.Table.from_batches(waiting)
-
-
 def canonical_hash(rows: pa.Table) -> str:
     """SHA-256 of rows as a set with repetitions: independent of their order, of files, chunks and compression.
 
     Columns are taken in order of name; their names and types count. Rows are sorted by all columns, nulls last.
     """
-    rows = rows.select(sorted(rows.column_names))
-    rows = rows.cast(pa.schema([pa.field(f.name, _canonical_type(f.type)) for f in rows.schema]))
-    keys = [(f.name, "ascending") for f in rows.schema if not pa.types.is_nested(f.type)]
-    rows = rows.sort_by(keys) if keys and rows.num_rows else rows
-    total = hashlib.sha256(str(rows.schema.remove_metadata()).encode())
+    names = sorted(rows.column_names)
+    rows = pa.table([_canonical(rows[name]) for name in names], names=names)
+    rows = rows.take(pc.sort_indices(_sortable(rows), [(name, "ascending") for name in names])) if names else rows
+    total = hashlib.sha256(str(rows.schema).encode())
     total.update(rows.num_rows.to_bytes(8, "little"))
     for column in rows.columns:
         values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
@@ -275,25 +333,37 @@ def canonical_hash(rows: pa.Table) -> str:
     return total.hexdigest()
 
 
-def _canonical_type(type_: pa.DataType) -> pa.DataType:
+def _canonical(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values in the one form that their type is hashed in: no dictionaries, microseconds, one zero and one NaN."""
+    type_ = values.type
     if pa.types.is_dictionary(type_):
-        return _canonical_type(type_.value_type)
-    if pa.types.is_large_string(type_):
-        return pa.string()
+        return _canonical(values.cast(type_.value_type))
+    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return values.cast(pa.string())
     if pa.types.is_timestamp(type_):
-        return pa.timestamp("us", type_.tz)
-    return type_
+        return values.cast(pa.timestamp("us", type_.tz))
+    if pa.types.is_float32(type_) or pa.types.is_float64(type_):
+        return pc.if_else(pc.is_nan(values), pa.scalar(float("nan"), type_), pc.add(values, pa.scalar(0.0, type_)))
+    return values
+
+
+def _sortable(rows: pa.Table) -> pa.Table:
+    """The rows with what Arrow cannot sort as text."""
+    unsorted = (pa.types.is_nested, pa.types.is_float16, pa.types.is_binary_view)
+    for number, column in enumerate(rows.schema):
+        if any(is_so(column.type) for is_so in unsorted):
+            text = [None if value is None else repr(value) for value in rows[column.name].to_pylist()]
+            rows = rows.set_column(number, column.name, pa.array(text, pa.string()))
+    return rows
 
 
 def _value_bytes(values: pa.Array) -> bytes:
-    """The values' bytes, with nulls and every NaN written one way."""
+    """The values' bytes, with nulls written one way."""
     type_ = values.type
-    if pa.types.is_floating(type_):
-        numbers = values.fill_null(0.0).to_numpy(zero_copy_only=False).astype(np.float64)
-        numbers = np.where(np.isnan(numbers), np.nan, numbers) + 0.0
-        return bytes(numbers.tobytes())
+    if pa.types.is_float32(type_) or pa.types.is_float64(type_):
+        return bytes(values.fill_null(0.0).to_numpy(zero_copy_only=False).astype(np.float64).tobytes())
     if pa.types.is_boolean(type_):
         return bytes(values.fill_null(False).to_numpy(zero_copy_only=False).tobytes())
     if pa.types.is_integer(type_) or pa.types.is_timestamp(type_):
-        return bytes(values.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+        return bytes(values.cast(pa.int64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False).tobytes())
     return repr(values.to_pylist()).encode()
