@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ class Materialized:
     records: int
     until: datetime
     missed: int = 0
+    seconds: float = 0.0
 
 
 def materialize_view(
@@ -58,17 +60,21 @@ def materialize_view(
     table = _table_of(view)
     online = OnlineView.of(config.project, view)
     kind = f"online:{database.identity}:{online.schema}"
-    if rebuild:
-        database.drop(online.table)
-        table.manifest.reset_watermark(table.version, kind)
-    database.create(online)
     built = table.built_until
     if built is None:
         raise NotBuilt(f"table '{view.name}' has no finished build; run: punctual features build.")
     until = min(now, built)
-    since = table.manifest.watermark(table.version, kind)
+    # Feast drops the online table of a view that is taken out; it starts again when the view comes back.
+    anew = rebuild or online.table not in database.tables()
+    since = None if anew else table.manifest.watermark(table.version, kind)
+    # A definition that comes back finds the rows that an older version of its table put there.
+    if anew or (since is None and table.manifest.has_watermark_of_other_version(table.version, kind)):
+        table.manifest.reset_watermark(table.version, kind)
+        database.drop(online.table)
+    database.create(online)
     if since is not None and since >= until:
         return Materialized(view.name, 0, 0, since)
+    started = time.monotonic()
     rows = records = missed = 0
     for batch in _newest_rows(table, online, since, until):
         pairs = list(_pairs(batch, online))
@@ -79,7 +85,7 @@ def materialize_view(
         if progress:
             progress(len(pairs))
     table.manifest.move_watermark(table.version, kind, until)
-    return Materialized(view.name, rows, records, until, missed)
+    return Materialized(view.name, rows, records, until, missed, time.monotonic() - started)
 
 
 def _table_of(view: FeatureView) -> Table:
@@ -98,7 +104,7 @@ def _table_of(view: FeatureView) -> Table:
 
 def _newest_rows(table: Table, view: OnlineView, since: datetime | None, until: datetime) -> Iterator[pa.RecordBatch]:
     """Per entity the newest row that became effective in `(since, until]`, and every row that will later."""
-    low = -1 if since is None else micros(since)
+    low = -(2**62) if since is None else micros(since)
     high = micros(until)
     files = [file for file in table.files() if max(file.max_event, file.max_created) > low]
     if not files:
