@@ -108,7 +108,7 @@ quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: moments as ISO 8601, dataclasses and structs as objects, NaN as null."""
+    """The value as JSON knows it: moments as ISO 8601, dataclasses and structs as objects, NaN as null, paths as text."""
     if isinstance(value, datetime):
         return iso(value)
     if isinstance(value, timedelta):
@@ -121,6 +121,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
     if hasattr(value, "item"):
         return plain(value.item())
     if isinstance(value, float) and value != value:

@@ -32,7 +32,7 @@ class DemoFailed(PunctualError):
 @click.command("demo", epilog="Example: punctual demo --once")
 @click.argument("domain", required=False)
 @click.option("--once", is_flag=True, help="Exit after the predictions instead of going on serving.")
-@click.option("--port", type=click.IntRange(1, 65_535), default=8000, show_default=True, help="Where the server listens on this machine.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8400, show_default=True, help="Where the server listens on this machine.")
 @as_of_option
 @json_option
 @common_options

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("up", epilog="Example: punctual up --speed 60")
-@click.option("--port", type=click.IntRange(1, 65_535), default=8000, show_default=True, help="Where the server listens on this machine.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8400, show_default=True, help="Where the server listens on this machine.")
 @click.option(
     "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
     help="How many times as fast as the wall's the clock goes; 60 makes an hour a minute.",
