@@ -156,9 +156,9 @@ class Table:
 
     def _write(self, connection: duckdb.DuckDBPyConnection, select: str, aside: Path) -> list[DataFile]:
         number = self.manifest.head(self.version) + 1
+        self._refuse_other_times({name: kind for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM ({select})").fetchall()})
         order = ", ".join(map(quoted, (CREATED, EVENT, *self.version.keys)))
         reader = connection.execute(f"SELECT * FROM ({select}) ORDER BY {order}").to_arrow_reader(200_000)
-        self._refuse_other_times(reader.schema)
         here, closed = self.files(), self.built_until
         newest = max((file.max_event for file in here), default=-(2**63))
         latest = max((file.max_created for file in here), default=-(2**63))
@@ -183,15 +183,15 @@ class Table:
             written.append(DataFile(path, rows.num_rows, *ends, in_order))
         return written
 
-    def _refuse_other_times(self, schema: pa.Schema) -> None:
+    def _refuse_other_times(self, columns: dict[str, str]) -> None:
         """Raise where the rows lack a key or a time, or have a time that is not naive UTC in microseconds."""
-        missing = [name for name in (*self.version.keys, EVENT, CREATED) if name not in schema.names]
+        missing = [name for name in (*self.version.keys, EVENT, CREATED) if name not in columns]
         if missing:
-            raise BrokenTable(f"table '{self.name}' was offered rows without {', '.join(missing)}; they have {', '.join(schema.names)}.")
+            raise BrokenTable(f"table '{self.name}' was offered rows without {', '.join(missing)}; they have {', '.join(columns)}.")
         for name in (EVENT, CREATED):
-            if schema.field(name).type != pa.timestamp("us"):
+            if columns[name] != "TIMESTAMP":
                 raise BrokenTable(
-                    f"table '{self.name}' was offered {name} as {schema.field(name).type}; expected TIMESTAMP, naive UTC in microseconds."
+                    f"table '{self.name}' was offered {name} as {columns[name]}; expected TIMESTAMP, naive UTC in microseconds."
                 )
 
     def _refuse_other_columns(self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path) -> None:
@@ -342,6 +342,8 @@ def _canonical(values: pa.ChunkedArray) -> pa.ChunkedArray:
         return values.cast(pa.string())
     if pa.types.is_timestamp(type_):
         return values.cast(pa.timestamp("us", type_.tz))
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return values.cast(pa.list_(type_.value_type))  # Parquet calls what is in it by another name
     if pa.types.is_float32(type_) or pa.types.is_float64(type_):
         return pc.if_else(pc.is_nan(values), pa.scalar(float("nan"), type_), pc.add(values, pa.scalar(0.0, type_)))
     return values

@@ -1,0 +1,324 @@
+"""Tables: what is published stays, what a commit shows stays, and a process may die anywhere."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feature_repo.errors import BrokenTable, DataFolderError
+from stores.manifest import MANIFEST_FILE, Manifest, TableVersion
+from stores.table import Table, canonical_hash, connect, timestamp
+
+TRIPS = {"driver": pa.int64(), "trips": pa.int64()}
+
+
+@pytest.fixture
+def trips(tmp_path):
+    return Table.for_definition(tmp_path, "trips", "first", ("driver",))
+
+
+def day(number, hour=0, microsecond=0):
+    """A moment of June 2013, naive UTC as in the files."""
+    return datetime(2013, 6, number, hour, 0, 0, microsecond)
+
+
+def aware(number, hour=0):
+    return datetime(2013, 6, number, hour, tzinfo=UTC)
+
+
+def contents(table, commit=None):
+    rows = table.read(commit)
+    return sorted(zip(*(rows[name].to_pylist() for name in ("driver", "trips")), strict=True), key=repr) if rows.num_columns else []
+
+
+def test_rows_are_kept_in_a_file_for_each_day_they_became_known(trips, publish):
+    assert publish(trips, TRIPS, [(1, 10, day(1), day(1, 23)), (1, 11, day(1), day(2)), (2, 12, day(1), day(2, 5))]) == 3
+    files = trips.files()
+    assert [(Path(file.path).parent.name, file.rows) for file in files] == [("2013-06-01", 1), ("2013-06-02", 2)]
+    assert all(file.in_order for file in files)
+    assert not list(trips.folder.glob(".aside*"))
+
+
+def test_a_table_without_rows_reads_as_none(trips, publish):
+    assert publish(trips, TRIPS, [], built_until=aware(1)) == 0
+    assert (trips.rows(), trips.built_until, trips.read().num_rows) == (0, aware(1), 0)
+    with pytest.raises(BrokenTable, match="table 'trips' has no files yet"):
+        trips.scan()
+
+
+def test_each_commit_shows_what_was_there_then(trips, publish):
+    publish(trips, TRIPS, [(1, 10, day(1), day(1))])
+    publish(trips, TRIPS, [(1, 11, day(1), day(2))])
+    assert contents(trips, 1) == [(1, 10)]
+    assert contents(trips, 2) == contents(trips) == [(1, 10), (1, 11)]
+
+
+def test_compaction_changes_no_commit(trips, publish):
+    for hour in range(4):
+        publish(trips, TRIPS, [(1, hour, day(1, hour), day(1, hour))])
+    publish(trips, TRIPS, [(1, 9, day(2), day(2))])
+    before = {commit: canonical_hash(trips.read(commit)) for commit in range(1, 6)}
+    assert trips.compact(aware(2, 12)) == 4
+    assert [file.rows for file in trips.files()] == [4, 1]
+    assert {commit: canonical_hash(trips.read(commit)) for commit in range(1, 6)} == before
+    assert canonical_hash(trips.read(6)) == before[5]
+    assert trips.compact(aware(2, 12)) == 0
+
+
+def test_a_day_that_has_not_ended_is_not_compacted(trips, publish):
+    publish(trips, TRIPS, [(1, 10, day(1), day(1))])
+    publish(trips, TRIPS, [(1, 11, day(1), day(1, 1))])
+    assert trips.compact(aware(1, 23)) == 0
+    assert trips.compact(aware(2)) == 2
+
+
+def test_two_equal_rows_in_one_batch_are_refused(trips, publish):
+    with pytest.raises(BrokenTable, match="offered two rows for driver=1, event_timestamp=2013-06-01 00:00:00, created"):
+        publish(trips, TRIPS, [(1, 10, day(1), day(2)), (2, 5, day(1), day(2)), (1, 11, day(1), day(2))])
+    assert trips.rows() == 0
+
+
+def test_a_row_that_is_there_is_refused_a_second_time_also_after_compaction(trips, publish):
+    publish(trips, TRIPS, [(1, 10, day(1), day(2)), (2, 10, day(1), day(2))])
+    publish(trips, TRIPS, [(3, 10, day(1), day(2))])
+    for _ in range(2):
+        with pytest.raises(BrokenTable, match="offered two rows for driver=2"):
+            publish(trips, TRIPS, [(4, 1, day(1), day(2)), (2, 11, day(1), day(2))])
+        trips.compact(aware(9))
+    assert contents(trips) == [(1, 10), (2, 10), (3, 10)]
+
+
+def test_two_equal_rows_at_the_edge_of_a_batch_of_the_reader_are_refused(trips):
+    many = (
+        f"SELECT range AS driver, 0 AS trips, {timestamp(aware(1))} AS event_timestamp, {timestamp(aware(1))} AS created_timestamp"
+        " FROM range({})"
+    )
+    with connect() as connection, pytest.raises(BrokenTable, match="driver=199999,"):
+        trips.publish(connection, f"{many.format(300_000)} UNION ALL SELECT * REPLACE (199999 AS driver) FROM ({many.format(1)})")
+    with connect() as connection:
+        assert trips.publish(connection, many.format(300_000)) == 300_000
+    assert len(trips.files()) == 1
+
+
+def test_a_missing_key_is_a_key_of_its_own(trips, publish):
+    publish(trips, TRIPS, [(None, 1, day(1), day(1)), (7, 2, day(1), day(1))])
+    with pytest.raises(BrokenTable, match="driver=None"):
+        publish(trips, TRIPS, [(None, 3, day(1), day(1))])
+    with pytest.raises(BrokenTable, match="driver=None"):
+        publish(trips, TRIPS, [(None, 3, day(2), day(2)), (None, 4, day(2), day(2))])
+
+
+def test_rows_without_a_time_or_with_another_kind_of_time_are_refused(trips, publish):
+    with pytest.raises(BrokenTable, match="without a value of created_timestamp"):
+        publish(trips, TRIPS, [(1, 10, day(1), None)])
+    with pytest.raises(BrokenTable, match="without a value of event_timestamp"):
+        publish(trips, TRIPS, [(1, 10, None, day(1))])
+    rows = "SELECT 1 AS driver, 2 AS trips, {} AS event_timestamp, TIMESTAMP '2013-06-01' AS created_timestamp"
+    for wrong in ("TIMESTAMPTZ '2013-06-01'", "TIMESTAMP_NS '2013-06-01'", "TIMESTAMP_S '2013-06-01'", "DATE '2013-06-01'"):
+        with connect() as connection, pytest.raises(BrokenTable, match="expected TIMESTAMP, naive UTC in microseconds"):
+            trips.publish(connection, rows.format(wrong))
+    with connect() as connection, pytest.raises(BrokenTable, match="offered rows without driver; they have trips"):
+        trips.publish(connection, f"SELECT * EXCLUDE (driver) FROM ({rows.format('make_timestamp(0)')})")
+    assert trips.rows() == 0
+
+
+def test_rows_with_other_columns_than_those_that_are_there_are_refused(trips, publish):
+    publish(trips, TRIPS, [(1, 10, day(1), day(1))])
+    with pytest.raises(BrokenTable, match=r"with trips DOUBLE and without trips BIGINT"):
+        publish(trips, {"driver": pa.int64(), "trips": pa.float64()}, [(1, 10.5, day(2), day(2))])
+    with pytest.raises(BrokenTable, match=r"with nothing more and without trips BIGINT"):
+        publish(trips, {"driver": pa.int64()}, [(1, day(2), day(2))])
+    assert publish(trips, dict(reversed(TRIPS.items())), [(11, 1, day(2), day(2))]) == 1
+    assert contents(trips) == [(1, 10), (1, 11)]
+
+
+def test_what_is_known_at_a_moment_that_is_closed_is_refused(trips, publish):
+    publish(trips, TRIPS, [(1, 10, day(1), day(1))], built_until=aware(2))
+    with pytest.raises(BrokenTable, match="what comes late needs a created_timestamp after that"):
+        publish(trips, TRIPS, [(1, 11, day(1), day(2))])
+    assert publish(trips, TRIPS, [(1, 11, day(1), day(2, microsecond=1)), (1, 12, day(3), day(1))]) == 2
+
+
+def test_files_are_in_order_only_where_both_times_went_on(trips, publish):
+    publish(trips, TRIPS, [(1, 1, day(3), day(5))])
+    publish(trips, TRIPS, [(1, 2, day(3), day(5, 1))])
+    assert [file.in_order for file in trips.files()] == [True, True]
+    publish(trips, TRIPS, [(1, 3, day(4), day(4))])
+    publish(trips, TRIPS, [(1, 4, day(2), day(6))])
+    assert [file.in_order for file in trips.files()] == [False, True, True, False]
+
+
+def test_the_built_watermark_never_goes_back(trips, publish):
+    publish(trips, TRIPS, [], built_until=aware(5))
+    publish(trips, TRIPS, [], built_until=aware(3))
+    assert trips.built_until == aware(5)
+    trips.manifest.move_watermark(trips.version, "online", aware(4))
+    trips.manifest.move_watermark(trips.version, "online", aware(2))
+    assert trips.manifest.watermark(trips.version, "online") == aware(4)
+    trips.manifest.reset_watermark(trips.version, "online")
+    assert trips.manifest.watermark(trips.version, "online") is None
+
+
+def test_another_definition_is_another_version_with_its_own_rows_and_watermarks(tmp_path, trips, publish):
+    publish(trips, TRIPS, [(1, 10, day(1), day(1))], built_until=aware(2))
+    assert Table.for_definition(tmp_path, "trips", "first", ("driver",)).version == trips.version
+    second = Table.for_definition(tmp_path, "trips", "second", ("driver",))
+    assert (second.version.version, second.rows(), second.built_until) == (2, 0, None)
+    assert Table.current(tmp_path, "trips").version == trips.version
+    publish(second, TRIPS, [(1, 20, day(1), day(1))])
+    assert contents(Table.current(tmp_path, "trips")) == [(1, 20)]
+    assert contents(trips) == [(1, 10)]
+    assert Table.for_definition(tmp_path, "trips", "first", ("driver",)).version.version == 3
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path, publish):
+    (tmp_path / "home").write_text("a file")
+    table = Table.for_definition(tmp_path / "home" / "tables", "trips", "first", ("driver",))
+    with pytest.raises(DataFolderError, match="home"):
+        publish(table, TRIPS, [(1, 10, day(1), day(1))])
+    with pytest.raises(DataFolderError, match="home"):
+        table.manifest.move_watermark(table.version, "built", aware(1))
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from stores.table import Table, connect
+root, name, driver, count = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+table = Table.for_definition(root, name, "first", ("driver",))
+with connect() as connection:
+    for number in range(count):
+        at = f"TIMESTAMP '2013-06-01' + to_hours({number})"
+        times = f"{at} AS event_timestamp, {at} AS created_timestamp"
+        table.publish(connection, f"SELECT {driver}::BIGINT AS driver, {number}::BIGINT AS trips, {times}")
+"""
+
+
+def start(program, *arguments):
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for a minute"
+        time.sleep(0.005)
+
+
+def test_a_process_killed_before_its_commit_leaves_the_table_as_it_was(tmp_path, trips, publish):
+    publish(trips, TRIPS, [(9, 90, day(9), day(9))])
+    before = canonical_hash(trips.read())
+    with closing(sqlite3.connect(tmp_path / MANIFEST_FILE, isolation_level=None)) as manifest:
+        manifest.execute("BEGIN IMMEDIATE")  # so that the process stands before its commit, its files in place
+        process = start(PUBLISH, tmp_path, "trips", 1, 1)
+        wait_for(lambda: list(trips.folder.glob("2013-06-01/*.parquet")))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        manifest.execute("ROLLBACK")
+    assert canonical_hash(trips.read()) == before
+    assert start(PUBLISH, tmp_path, "trips", 1, 1).communicate()[1] == ""
+    assert contents(trips) == [(1, 0), (9, 90)]
+
+
+def test_a_process_killed_at_any_moment_leaves_whole_commits(tmp_path, trips):
+    for driver in range(4):
+        before = trips.manifest.head(trips.version)
+        process = start(PUBLISH, tmp_path, "trips", driver, 5000)
+        wait_for(lambda before=before: trips.manifest.head(trips.version) > before)
+        time.sleep(0.007 * driver)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        commits = trips.manifest.head(trips.version)
+        assert trips.rows() == commits == trips.read().num_rows
+    assert start(PUBLISH, tmp_path, "trips", 9, 1).communicate()[1] == ""
+    assert not list(trips.folder.glob(".aside*"))
+
+
+def test_processes_publish_different_tables_at_once(tmp_path):
+    running = [start(PUBLISH, tmp_path, f"trips_of_{driver}", driver, 5) for driver in range(3)]
+    assert [process.communicate()[1] for process in running] == [""] * 3
+    assert [Table.current(tmp_path, name).rows() for name in Manifest(tmp_path).names()] == [5, 5, 5]
+
+
+def test_processes_publish_the_same_table_one_after_the_other(tmp_path, trips):
+    running = [start(PUBLISH, tmp_path, "trips", driver, 4) for driver in (1, 1, 2)]
+    errors = [process.communicate()[1] for process in running]
+    assert sorted("offered two rows for driver=1" in error for error in errors) == [False, False, True]
+    assert contents(trips) == [(driver, number) for driver in (1, 2) for number in range(4)]
+
+
+def test_a_manifest_that_others_make_at_the_same_time_is_whole(tmp_path):
+    version = TableVersion("trips", 1, "first", ("driver",))
+    program = (
+        "import sys; from pathlib import Path; from stores.manifest import Manifest, TableVersion\n"
+        "manifest = Manifest(Path(sys.argv[1])); version = TableVersion('trips', 1, 'first', ('driver',))\n"
+        "for _ in range(20): manifest.current('trips'); manifest.commit(version, [], None)"
+    )
+    running = [start(program, tmp_path / "new") for _ in range(4)]
+    assert [process.communicate()[1] for process in running] == [""] * 4
+    assert Manifest(tmp_path / "new").head(version) == 80
+
+
+values = st.tuples(
+    st.sampled_from([None, 0, 1, 2**53 + 1]),
+    st.sampled_from([None, 0.0, -0.0, float("nan"), 1.5]),
+    st.sampled_from([None, "", "a", "b"]),
+    st.sampled_from([None, datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 1, 0, 0, 0, 1, tzinfo=UTC)]),
+    st.sampled_from([None, [], [1], [1, None]]),
+)
+SCHEMA = pa.schema({"i": pa.int64(), "f": pa.float64(), "s": pa.string(), "t": pa.timestamp("us", "UTC"), "l": pa.list_(pa.int64())})
+
+
+def as_table(rows, schema=SCHEMA):
+    columns = list(zip(*rows, strict=True)) if rows else [[]] * len(schema)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
+
+
+@given(st.lists(values, max_size=8), st.randoms(use_true_random=False), st.sampled_from(["zstd", "none", "snappy"]))
+def test_the_canonical_hash_is_of_the_rows_and_of_nothing_else(tmp_path, rows, chance, compression):
+    shuffled = random.Random(chance.random()).sample(rows, len(rows))
+    table = as_table(rows)
+    cut = chance.randint(0, len(rows))
+    in_parts = pa.concat_tables([as_table(shuffled[:cut]), as_table(shuffled[cut:])]).select(chance.sample(SCHEMA.names, len(SCHEMA)))
+    pq.write_table(in_parts, tmp_path / "rows.parquet", compression=compression)
+    assert canonical_hash(in_parts) == canonical_hash(table)
+    assert canonical_hash(pq.read_table(tmp_path / "rows.parquet")) == canonical_hash(table)
+
+
+def one(value, type_, name="x"):
+    return canonical_hash(pa.table({name: pa.array([value], type_)}))
+
+
+def test_the_canonical_hash_changes_with_value_type_and_name():
+    at = datetime(2013, 6, 1, tzinfo=UTC)
+    microsecond = timedelta(microseconds=1)
+    hashes = [
+        one(0, pa.int64()), one(1, pa.int64()), one(0, pa.int32()), one(0, pa.float64()), one(None, pa.int64()),
+        one(None, pa.float64()), one(float("nan"), pa.float64()), one(0, pa.int64(), name="y"), one(False, pa.bool_()),
+        one(None, pa.bool_()), one("", pa.string()), one(None, pa.string()), one("None", pa.string()), one(b"", pa.binary()),
+        one(at, pa.timestamp("us", "UTC")), one(at + microsecond, pa.timestamp("us", "UTC")), one(at, pa.timestamp("us")),
+        one(2**53, pa.int64()), one(2**53 + 1, pa.int64()), one(Decimal("1.0"), pa.decimal128(9, 1)),
+        one(Decimal("1.0"), pa.decimal128(9, 2)), one([1], pa.list_(pa.int64())), one([], pa.list_(pa.int64())),
+        canonical_hash(pa.table({"x": pa.array([], pa.int64())})), canonical_hash(pa.table({"x": [0, 0]})),
+    ]  # fmt: skip
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_the_canonical_hash_knows_one_zero_one_nan_and_one_text():
+    assert one(0.0, pa.float64()) == one(-0.0, pa.float64())
+    assert one(float("nan"), pa.float64()) == one(-float("nan"), pa.float64())
+    assert one("a", pa.string()) == one("a", pa.large_string()) == one("a", pa.dictionary(pa.int32(), pa.string()))
+    assert one(datetime(2013, 6, 1), pa.timestamp("us")) == one(datetime(2013, 6, 1), pa.timestamp("ns"))
