@@ -201,6 +201,3 @@ def _serve_on(server: Any) -> None:
         click.echo("Stopped.")
         return
     raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_words()}")
-
-
-

@@ -54,9 +54,8 @@ class Punctual:
 
     def online_features(self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None) -> pd.DataFrame:
         """What the online store shows for each row's keys at a moment, request-time features included."""
-        from inference.features import OnlineFeatures
-
         from feature_repo.domains import find_use_case
+        from inference.features import OnlineFeatures
 
         domain, declared = find_use_case(use_case)
         return OnlineFeatures(domain, declared).read(rows, at or self.moment(use_case)).to_pandas()

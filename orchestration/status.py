@@ -192,10 +192,7 @@ def show_status(found: dict[str, Any]) -> None:
         show_table(
             "Last runs",
             ["step", "of", "as of", "attempt", "ended as", "seconds", "message"],
-            [
-                [r["step"], r["target"], r["scheduled"], r["attempt"], r["status"], r["seconds"], gist(r["message"])]
-                for r in found["runs"]
-            ],
+            [[r["step"], r["target"], r["scheduled"], r["attempt"], r["status"], r["seconds"], gist(r["message"])] for r in found["runs"]],
         )
     for sentence in found["missing"]:
         click.echo(f"\n{sentence}")

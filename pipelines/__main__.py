@@ -48,11 +48,14 @@ def build(domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
         return
     _show_sources(built.sources)
     show_table(
-        f"Events known by {iso(moment)}" + (" (first load: the domain's rules say when each was known)" if any(e.first_load for e in built.events) else ""),
+        f"Events known by {iso(moment)}"
+        + (" (first load: the domain's rules say when each was known)" if any(e.first_load for e in built.events) else ""),
         ["events", "new", "late", "corrected"],
         [[each.events, each.new, each.late, each.corrected] for each in built.events],
     )
-    show_table(f"Feature views built until {iso(moment)}", ["view", "new rows", "rows"], [[v.view, v.new_rows, v.rows] for v in built.views])
+    show_table(
+        f"Feature views built until {iso(moment)}", ["view", "new rows", "rows"], [[v.view, v.new_rows, v.rows] for v in built.views]
+    )
 
 
 def _show_sources(reports: Sequence[Any]) -> None:

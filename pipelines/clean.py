@@ -77,7 +77,8 @@ def quarantined_rows(domain: str, source: str, limit: int) -> list[dict[str, obj
         return []
     with connect() as connection:
         rows = connection.execute(
-            f"SELECT {ROW_NUMBER} AS row, rule, reason, raw::VARCHAR AS raw FROM read_parquet({literal(str(path))}) ORDER BY 1 LIMIT {limit}"
+            f"SELECT {ROW_NUMBER} AS row, rule, reason, raw::VARCHAR AS raw"
+            f" FROM read_parquet({literal(str(path))}) ORDER BY 1 LIMIT {limit}"
         )
         return list(rows.to_arrow_table().to_pylist())
 
@@ -85,9 +86,8 @@ def quarantined_rows(domain: str, source: str, limit: int) -> list[dict[str, obj
 def register_clean(connection: duckdb.DuckDBPyConnection, domain: str, sources: tuple[CsvSource, ...]) -> None:
     """Make each source's clean rows a view that bears its name."""
     for source in sources:
-        connection.execute(
-            f"CREATE OR REPLACE VIEW {quoted(source.name)} AS SELECT * FROM read_parquet({literal(str(clean_path(domain, source.name)))})"
-        )
+        path = literal(str(clean_path(domain, source.name)))
+        connection.execute(f"CREATE OR REPLACE VIEW {quoted(source.name)} AS SELECT * FROM read_parquet({path})")
 
 
 def _stamp(source: CsvSource, reports: dict[str, SourceReport]) -> str:
@@ -179,7 +179,9 @@ def _read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Pa
             f" nullstr = [{nulls}], store_rejects = true, rejects_table = '__rejects', rejects_scan = '__rejects_scan')"
         )
     except duckdb.Error as error:
-        raise BrokenSource(f"source '{source.name}': {source.path} cannot be read as CSV: {str(error).splitlines()[0]} Expected: {expected}.") from error
+        raise BrokenSource(
+            f"source '{source.name}': {source.path} cannot be read as CSV: {str(error).splitlines()[0]} Expected: {expected}."
+        ) from error
     connection.execute(
         "CREATE TABLE __rejected AS SELECT line, any_value(csv_line) AS raw, string_agg(DISTINCT error_message, '; ') AS reason"
         " FROM __rejects GROUP BY line"
@@ -208,7 +210,10 @@ def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
                 f"source '{source.name}': column '{name}' is not {source.columns[name]}: {bad} of {filled} values cannot be read"
                 f" as that, such as '{first}'. Expected {source.columns[name]}; correct the file or the source's contract."
             )
-    said = [f"CASE WHEN {condition} THEN {literal(f'{name} is not {source.columns[name]}: ')} || {quoted(name)} END" for name, condition in wrong.items()]
+    said = [
+        f"CASE WHEN {condition} THEN {literal(f'{name} is not {source.columns[name]}: ')} || {quoted(name)} END"
+        for name, condition in wrong.items()
+    ]
     reasons = f"nullif(concat_ws('; ', {', '.join(said)}), '')" if said else "NULL"
     connection.execute(f"CREATE TABLE __checked AS SELECT *, {reasons} AS __reason FROM __raw")
     raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := {quoted(name)}' for name in source.columns)}))"

@@ -57,7 +57,8 @@ def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: date
         else:
             _compare(connection, events, table, closed, as_of)
         new, late, corrected = connection.execute(
-            "SELECT count(*) FILTER (NOT __corrected), count(*) FILTER (__late AND NOT __corrected), count(*) FILTER (__corrected) FROM __new"
+            "SELECT count(*) FILTER (NOT __corrected), count(*) FILTER (__late AND NOT __corrected),"
+            " count(*) FILTER (__corrected) FROM __new"
         ).fetchone() or (0, 0, 0)
         table.publish(connection, "SELECT * EXCLUDE (__late, __corrected) FROM __new", as_of)
     marker.write_bytes(msgspec.json.encode([table.version.version, used]))

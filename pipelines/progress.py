@@ -20,11 +20,15 @@ class Progress:
         self.console = Console(stderr=True)
         self.quiet = quiet
 
-    def each(
-        self, phase: str, items: Sequence[Item], name: Callable[[Item], str], work: Callable[[Item], Result]
-    ) -> list[Result]:
+    def each(self, phase: str, items: Sequence[Item], name: Callable[[Item], str], work: Callable[[Item], Result]) -> list[Result]:
         """Do the work for each item in order, saying which."""
-        columns = (TextColumn("{task.description:<12}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("[dim]{task.fields[item]}"))
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[item]}"),
+        )
         shown = self.console.is_terminal and not self.quiet
         results: list[Result] = []
         with Bar(*columns, console=self.console, disable=not shown) as bar:

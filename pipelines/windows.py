@@ -77,7 +77,9 @@ def _windowed(declared: Declaration, versions: str, low: int, high: int) -> str:
     ]
     for window in windows:
         leaving = ", ".join(f"{f'-({value})' if w == window else '0'} AS {quoted(name)}" for name, (w, value) in terms.items())
-        parts.append(f"SELECT {keys}, {_exit(window)} AS __g, {leaving} FROM __events WHERE __in < {_exit(window)} AND {_exit(window)} <= {high}")
+        parts.append(
+            f"SELECT {keys}, {_exit(window)} AS __g, {leaving} FROM __events WHERE __in < {_exit(window)} AND {_exit(window)} <= {high}"
+        )
     sums = ", ".join(f"sum({quoted(name)}) AS {quoted(name)}" for name in terms)
     totals = ", ".join(f"sum({quoted(name)}) OVER of_key AS {quoted(name)}" for name in terms)
     features = ", ".join(
@@ -86,7 +88,8 @@ def _windowed(declared: Declaration, versions: str, low: int, high: int) -> str:
         for window in each.over
     )
     return (
-        f"WITH __events AS MATERIALIZED ({events}), __changes AS (SELECT {keys}, __g, {sums} FROM ({' UNION ALL '.join(parts)}) GROUP BY {keys}, __g),"
+        f"WITH __events AS MATERIALIZED ({events}),"
+        f" __changes AS (SELECT {keys}, __g, {sums} FROM ({' UNION ALL '.join(parts)}) GROUP BY {keys}, __g),"
         f" __totals AS (SELECT {keys}, __g, {totals} FROM __changes"
         f" WINDOW of_key AS (PARTITION BY {keys} ORDER BY __g ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW))"
         f" SELECT {keys}, {features}, make_timestamp(__g) AS {EVENT},"
@@ -109,9 +112,13 @@ def _terms(declared: Declaration) -> dict[str, tuple[timedelta, str]]:
 
 
 def _terms_of(each: Aggregation) -> tuple[str, ...]:
-    return {"count": ("rows",), "sum": ("known", "sum"), "mean": ("known", "sum"), "share": ("known", "sum"), "std": ("known", "sum", "squares")}[
-        each.function
-    ]
+    return {
+        "count": ("rows",),
+        "sum": ("known", "sum"),
+        "mean": ("known", "sum"),
+        "share": ("known", "sum"),
+        "std": ("known", "sum", "squares"),
+    }[each.function]
 
 
 def _term(term: str, measure: str | None, window: timedelta) -> str:

@@ -132,7 +132,9 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
         for name in online.column_names
     }
     assert {name: found for name, found in differences.items() if found} == {}
-    assert [online.schema.field(name).type for name in online.column_names] == [joined.schema.field(name).type for name in online.column_names]
+    assert [online.schema.field(name).type for name in online.column_names] == [
+        joined.schema.field(name).type for name in online.column_names
+    ]
 
     values = online.num_rows * online.num_columns
     filled = values - sum(online[name].null_count for name in online.column_names if name != "origin_weather__wind_gust_mph")
@@ -155,4 +157,3 @@ def requests_near(use_case, at):
     rows = rows.set_column(rows.column_names.index("tailnum"), "tailnum", pa.array(tails, pa.string()))
     moments = pa.array([at] * rows.num_rows, pa.timestamp("us", "UTC"))
     return rows.append_column("event_timestamp", moments).append_column("at", moments)
-

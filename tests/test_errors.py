@@ -31,7 +31,10 @@ def tables(home):
 
 
 def test_a_misspelt_domain_is_guessed(shop, capsys):
-    assert complaint(capsys, "features", "build", "shpo") == "UnknownDomain: no domain 'shpo' in repository/. Did you mean 'shop'? Known: shop.\n"
+    assert (
+        complaint(capsys, "features", "build", "shpo")
+        == "UnknownDomain: no domain 'shpo' in repository/. Did you mean 'shop'? Known: shop.\n"
+    )
 
 
 def test_a_misspelt_use_case_is_guessed(shop, capsys):
@@ -139,7 +142,9 @@ def test_a_declaration_is_checked_whole(shop, tmp_path, capsys):
 
 
 def test_a_moment_without_a_zone_is_not_guessed(shop, capsys):
-    assert "NaiveTimestamp: 2020-12-01T06:00:00 has no time zone" in complaint(capsys, "features", "build", "shop", "--as-of", "2020-12-01T06:00")
+    assert "NaiveTimestamp: 2020-12-01T06:00:00 has no time zone" in complaint(
+        capsys, "features", "build", "shop", "--as-of", "2020-12-01T06:00"
+    )
     assert "InvalidTime: 'yesterday' is no moment" in complaint(capsys, "features", "build", "shop", "--as-of", "yesterday")
 
 

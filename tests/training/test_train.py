@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.errors import GateRefused, NoChampion, UnknownName
 from feature_repo.domains import feature_store, find_use_case
+from feature_repo.errors import GateRefused, NoChampion, UnknownName
 from feature_repo.model_card import decode_card
 from feature_repo.times import moment
 from orchestration.cli import main

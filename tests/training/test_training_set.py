@@ -88,7 +88,9 @@ def test_a_changed_definition_is_refused_until_it_is_built(built, tmp_path):
     views = tmp_path / "repository" / "shop" / "shop.py"
     changed = tmp_path / "changed"
     (tmp_path / "repository").rename(changed)
-    (changed / "shop" / "shop.py").write_text((changed / "shop" / views.name).read_text().replace('over=("7d", "28d")', 'over=("7d", "14d")'))
+    (changed / "shop" / "shop.py").write_text(
+        (changed / "shop" / views.name).read_text().replace('over=("7d", "28d")', 'over=("7d", "14d")')
+    )
     domain = load_domain("shop", changed)
     with pytest.raises(StoreOutdated, match="'shop_sales' was built from another definition; run: punctual features build shop"):
         training_set(store, domain, domain.use_cases["next_sales"], as_of=moment("2019-01-31T06:00Z"))

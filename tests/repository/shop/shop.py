@@ -14,7 +14,9 @@ from feature_repo.windows import count, latest_feature_view, mean, std, sum_of, 
 
 DAILY = timedelta(days=1)
 
-shop_domain = Domain(name="shop", description="Daily sales of shops", demo_at=moment("2020-12-01T06:00Z"), schedule={"materialize": "0 0 * * *"})
+shop_domain = Domain(
+    name="shop", description="Daily sales of shops", demo_at=moment("2020-12-01T06:00Z"), schedule={"materialize": "0 0 * * *"}
+)
 
 sales = CsvSource(
     name="sales",
@@ -77,9 +79,7 @@ last_day = latest_feature_view(
     description="The last day of a shop",
 )
 
-shop_request = RequestSource(
-    name="shop_request", schema=[Field(name="at", dtype=UnixTimestamp), Field(name="opens", dtype=UnixTimestamp)]
-)
+shop_request = RequestSource(name="shop_request", schema=[Field(name="at", dtype=UnixTimestamp), Field(name="opens", dtype=UnixTimestamp)])
 
 
 @request_feature_view(
