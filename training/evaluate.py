@@ -83,6 +83,7 @@ def draw(
         axis.set_ylabel(y)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
         return axis
 
     if use_case.task == "binary":
@@ -100,7 +101,10 @@ def draw(
             average = skm.average_precision_score(labels, predicted)
             # The last point is a convention of the library, not a threshold.
             precision_recall.plot(recall[:-1], precision[:-1], color=colour, linewidth=1.8, label=f"{label}  {average:.3f}")
-        precision_recall.set_ylim(0, 1)
+        # A constant has one point there, which is no line.
+        precision_recall.axhline(float(labels.mean()), color=colours[1], linewidth=1.8)
+        precision_recall.set_ylim(0, 1.02)
+        roc.set_ylim(0, 1.02)
         roc.legend(title="Area under curve", frameon=False, loc="lower right", alignment="left")
         precision_recall.legend(title="Average precision", frameon=False, loc="upper right", alignment="left")
         save(figure, "roc_and_precision_recall.png")
