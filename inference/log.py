@@ -39,7 +39,7 @@ class ViewShown(msgspec.Struct, frozen=True):
 class LoggedPrediction(msgspec.Struct, frozen=True):
     """One predicted row, with all that it takes to explain it or to make it again; moments are UTC.
 
-    A feature that is not finite stands as the text `nan`, `inf` or `-inf`, since JSON has no such numbers.
+    A feature that is not finite stands as `{"float": "nan"}` (or `inf`, `-inf`), since JSON has no such numbers.
     """
 
     prediction_id: str
@@ -67,7 +67,12 @@ def log_folder(use_case: str) -> Path:
 
 def exact(value: Any) -> Any:
     """The value as the log holds it."""
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def logged_value(value: Any) -> Any:
+    """The inverse of `exact`."""
+    return float(value["float"]) if isinstance(value, dict) and "float" in value else value
 
 
 class PredictionLog:
@@ -164,7 +169,7 @@ def logged_predictions(use_case: str, since: datetime | None = None, until: date
     rows = dict.fromkeys(name for each in found for name in each.row)
     columns.update({name: pa.array([each.row.get(name) for each in found]) for name in rows})
     features = dict.fromkeys(name for each in found for name in each.features)
-    columns.update({name: _feature([each.features.get(name) for each in found]) for name in features})
+    columns.update({name: pa.array([logged_value(each.features.get(name)) for each in found]) for name in features})
     return pa.table(columns)
 
 
@@ -174,10 +179,3 @@ _RESERVED_TYPES = {
     "prediction": pa.float64(),
     "decision": pa.bool_(),
 }
-_NOT_FINITE = {repr(value): value for value in (math.nan, math.inf, -math.inf)}
-
-
-def _feature(values: list[Any]) -> pa.Array:
-    if any(isinstance(value, (int, float)) for value in values):
-        values = [_NOT_FINITE.get(value, value) if isinstance(value, str) else value for value in values]
-    return pa.array(values)

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from feature_repo.contract import UseCase
 from feature_repo.domains import LoadedDomain
-from feature_repo.errors import BrokenModel, InvalidRequest, PunctualError
+from feature_repo.errors import BrokenModel, InvalidRequest, PunctualError, StoreOutdated
 from feature_repo.model_card import model_input
 from feature_repo.times import from_micros, iso, micros
 from inference.champion import Champion, load_champion
@@ -81,6 +81,12 @@ class Predictor:
         self.use_case = use_case
         self.champion = champion
         self.features = features
+        gone = [feature.name for feature in champion.card.features if feature.name not in features.types]
+        if gone:
+            raise StoreOutdated(
+                f"champion {champion.card.version} of '{use_case.name}' asks for {', '.join(gone)}, which feature service "
+                f"'{features.service}' does not have. Restore the service or train again: punctual train {use_case.name}."
+            )
         self.row_model = row_model(OnlineFeatures(domain, use_case) if features.service != use_case.feature_service else features)
         missing = sorted({column.name for column in row_columns(features) if not column.optional} - set(self.row_model.model_fields))
         if missing:

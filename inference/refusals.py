@@ -17,6 +17,7 @@ from inference.features import PastNotKept
 from inference.request import problems
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+_MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
 _CALLERS_FAULT = (InvalidRequest, PastNotKept, NaiveTimestamp)
 
 PROBLEM_SCHEMA = {
@@ -62,6 +63,10 @@ def add_refusals(app: FastAPI, columns: Sequence[str]) -> None:
     async def unreadable(_request: Request, error: sqlite3.Error) -> Response:
         return _refusal(503, "StoreUnreadable", f"the online store cannot be read now: {error}.")
 
+    @app.exception_handler(Exception)
+    async def fault(_request: Request, error: Exception) -> Response:
+        return _refusal(500, "InternalError", f"a fault of this server's: {type(error).__name__}; its log says more.")
+
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> Response:
         return _refusal(error.status_code, "HttpError", f"{error.detail}. What there is: /docs.")
@@ -76,7 +81,10 @@ def _without_tags(place: Sequence[str | int]) -> tuple[str | int, ...]:
 
 
 class LimitedBody:
-    """Refuses a body before it is read whole, wherever it says or turns out to be too long."""
+    """Keeps no body that is too long, whether it says its length or not.
+
+    What is too much is read and thrown away, up to a bound: a caller that is still sending would not see the answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -86,19 +94,17 @@ class LimitedBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        refusal = _refusal(413, "InvalidRequest", f"the body is longer than {MAX_BODY_BYTES:,} bytes; send fewer rows at a time.")
-        if length.isdigit() and int(length) > MAX_BODY_BYTES:
-            await refusal(scope, receive, send)
-            return
-        left = MAX_BODY_BYTES
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        come = MAX_BODY_BYTES + 1 if length.isdigit() and int(length) > MAX_BODY_BYTES else 0
 
         async def counted() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise HTTPException(413, f"The body is longer than {MAX_BODY_BYTES:,} bytes")
-            return message
+            nonlocal come
+            while True:
+                message = await receive()
+                come += len(message.get("body", b""))
+                if come <= MAX_BODY_BYTES or message["type"] != "http.request":
+                    return message
+                if not message.get("more_body") or come > _MAX_DISCARDED_BYTES:
+                    raise HTTPException(413, f"The body is longer than {MAX_BODY_BYTES:,} bytes")
 
         await self.app(scope, counted, send)

@@ -196,6 +196,8 @@ def _said(error: Mapping[str, Any], known: Sequence[str]) -> str:
         return f"has more than the {context.get('max_length', MAX_ROWS)} rows that one request may have"
     if kind == "too_short":
         return "is empty; expected at least one row"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"is {_shown(error.get('input'))}; expected a JSON object"
     expected = str(error["msg"]).removeprefix("Input should be ")
     return f"is {_shown(error.get('input'))}; expected {expected}"
 

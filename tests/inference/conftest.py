@@ -1,0 +1,369 @@
+"""A throw-away domain with two use cases, built, online and with registered models; each test gets a copy of its data folder."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+# It must be known before MLflow is imported, and its report would be waited for.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+DEMO_AT = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
+
+DOMAIN = '''
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from feast import Entity, FeatureService, Field, RequestSource, ValueType
+from feast.types import Int64, UnixTimestamp, Float64
+
+from feature_repo.contract import Label, TimeSplit, UseCase
+from feature_repo.raw import CsvSource, Domain, Events
+from feature_repo.request_time import RequestFeature, request_feature_view
+from feature_repo.windows import count, latest_feature_view, mean, share, windowed_feature_view
+
+parcels_domain = Domain("parcels", "Parcels of a small carrier", demo_at=datetime(2024, 2, 20, 12, tzinfo=UTC))
+HOURLY, SOON = timedelta(hours=1), timedelta(minutes=5)
+
+parcels = CsvSource(
+    name="parcels",
+    location=lambda: Path(__file__).parent / "parcels.csv",
+    columns={
+        "parcel": "INTEGER", "courier": "VARCHAR", "depot": "VARCHAR", "route": "INTEGER", "weight_grams": "INTEGER",
+        "booked": "TIMESTAMP", "promised": "TIMESTAMP", "delivered": "TIMESTAMP", "service_class": "VARCHAR",
+    },
+    key=("parcel",),
+)
+
+bookings = Events(
+    "bookings", (parcels,), id=("parcel",),
+    columns={
+        "parcel": "BIGINT", "courier": "VARCHAR", "depot": "VARCHAR", "route": "BIGINT", "weight_grams": "BIGINT", "promised": "TIMESTAMPTZ",
+    },
+    sql="SELECT parcel, courier, depot, route, weight_grams, promised, booked AS event_timestamp, booked AS created_timestamp FROM parcels",
+)
+deliveries = Events(
+    "deliveries", (parcels,), id=("parcel",),
+    columns={
+        "parcel": "BIGINT", "courier": "VARCHAR", "depot": "VARCHAR", "route": "BIGINT", "delay_minutes": "BIGINT", "is_late": "BOOLEAN",
+        "service_class": "VARCHAR", "delivered_at_unix_seconds": "BIGINT",
+    },
+    sql="""SELECT parcel, courier, depot, route, date_diff('minute', promised, delivered) AS delay_minutes, delivered > promised AS is_late,
+        service_class, epoch_us(delivered) // 1000000 AS delivered_at_unix_seconds,
+        delivered AS event_timestamp, delivered AS created_timestamp FROM parcels WHERE delivered IS NOT NULL""",
+)
+lateness = Events(
+    "lateness", (parcels,), id=("parcel",),
+    columns={"parcel": "BIGINT", "is_late": "BOOLEAN", "delay_minutes": "BIGINT", "no_label_because": "VARCHAR"},
+    sql="""SELECT parcel, delivered > promised AS is_late, date_diff('minute', promised, delivered) AS delay_minutes,
+        CASE WHEN delivered IS NULL THEN 'lost' END AS no_label_because,
+        booked AS event_timestamp, coalesce(delivered, booked + INTERVAL 40 HOUR) AS created_timestamp FROM parcels""",
+)
+
+courier = Entity(name="courier", join_keys=["courier"], value_type=ValueType.STRING, description="Who brings it")
+depot = Entity(name="depot", join_keys=["depot"], value_type=ValueType.STRING, description="Where it comes from; may be unknown")
+route = Entity(name="route", join_keys=["route"], value_type=ValueType.INT64, description="The courier's route")
+
+courier_deliveries = windowed_feature_view(
+    name="courier_deliveries", entities=[courier], events=deliveries, every=HOURLY, available_after=SOON,
+    features=[
+        mean("delay_minutes", over=("24h", "7d"), description="Mean delay"),
+        share("is_late", over=("7d",), description="Share of late deliveries"),
+        count(over=("24h",), description="Deliveries"),
+    ],
+    description="How a courier does",
+)
+depot_deliveries = windowed_feature_view(
+    name="depot_deliveries", entities=[depot], events=deliveries, every=HOURLY, available_after=SOON,
+    features=[count(over=("24h",), description="Deliveries")],
+    description="How much goes through a depot",
+)
+route_deliveries = windowed_feature_view(
+    name="route_deliveries", entities=[courier, route], events=deliveries, every=HOURLY, available_after=SOON,
+    features=[mean("delay_minutes", over=("7d",), description="Mean delay")],
+    description="How a courier does on a route",
+)
+last_delivery = latest_feature_view(
+    name="last_delivery", entities=[courier], events=deliveries, every=HOURLY, available_after=SOON, ttl=timedelta(hours=30),
+    fields={
+        "delay_minutes": "Delay of the last delivery",
+        "service_class": "Class of the last delivery",
+        "delivered_at_unix_seconds": "When it was",
+    },
+    description="A courier's last delivery",
+)
+
+parcel_request = RequestSource(
+    name="parcel_request",
+    schema=[Field(name="at", dtype=UnixTimestamp), Field(name="promised", dtype=UnixTimestamp), Field(name="weight_grams", dtype=Int64)],
+)
+
+
+@request_feature_view(
+    sources=[parcel_request, last_delivery[["delivered_at_unix_seconds"]], courier_deliveries[["delay_minutes_mean_24h"]]],
+    features=[
+        RequestFeature("hours_to_promise", Float64, "Hours until it is promised"),
+        RequestFeature("grams_per_hour", Float64, "Weight by hours to the promise"),
+        RequestFeature("idle_hours", Float64, "Hours since the last delivery"),
+        RequestFeature("weight_kilos", Int64, "Whole kilos"),
+    ],
+    description="Features of the moment",
+)
+def parcel_request_features(inputs: dict[str, Any]) -> dict[str, Any]:
+    hours = [(promised - at).total_seconds() / 3600 for at, promised in zip(inputs["at"], inputs["promised"])]
+    return {
+        "hours_to_promise": hours,
+        "grams_per_hour": [weight / (hour + 0.5) for weight, hour in zip(inputs["weight_grams"], hours)],
+        "idle_hours": [
+            None if then is None else (at.timestamp() - then) / 3600 for at, then in zip(inputs["at"], inputs["delivered_at_unix_seconds"])
+        ],
+        "weight_kilos": [weight // 1000 for weight in inputs["weight_grams"]],
+    }
+
+
+parcels_v1 = FeatureService(
+    name="parcels_v1",
+    features=[
+        courier_deliveries, depot_deliveries, route_deliveries, last_delivery[["delay_minutes", "service_class"]], parcel_request_features,
+    ],
+)
+SPLIT = TimeSplit(train="20d", validation="5d", test="5d")
+parcel_lateness = UseCase(
+    name="parcel_lateness", description="Will the parcel be late?", task="binary", feature_service="parcels_v1", requests=bookings,
+    label=Label("is_late", of=lateness, horizon=timedelta(hours=48), reason="no_label_because"), split=SPLIT, metric="roc_auc",
+    threshold=0.4, optional_keys=("depot",),
+)
+parcel_delay = UseCase(
+    name="parcel_delay", description="By how many minutes is the parcel late?", task="regression", feature_service="parcels_v1",
+    requests=bookings, label=Label("delay_minutes", of=lateness, horizon=timedelta(hours=48)), split=SPLIT, metric="rmse",
+    optional_keys=("depot",),
+)
+'''
+
+
+def write_repository(folder):
+    """The feature repository, with four thousand parcels in fifty days."""
+    domain = folder / "parcels"
+    domain.mkdir(parents=True)
+    (domain / "__init__.py").touch()
+    (domain / "use_case.py").write_text(textwrap.dedent(DOMAIN))
+    shutil.copy(Path(__file__).parents[2] / "feature_repo" / "feature_store.yaml", folder)
+    random = np.random.default_rng(7)
+    start = datetime(2024, 1, 1)
+    with (domain / "parcels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["parcel", "courier", "depot", "route", "weight_grams", "booked", "promised", "delivered", "service_class"])
+        for parcel in range(4_000):
+            booked = start + timedelta(seconds=int(parcel * 1_080 + random.integers(0, 900)))
+            number = int(random.integers(0, 6))
+            weight = int(random.integers(50, 9_000))
+            promised = booked + timedelta(hours=20)
+            delay = -90 + 35 * number + weight / 100 + random.normal(0, 60)
+            delivered = None if parcel % 97 == 0 else promised + timedelta(minutes=int(np.clip(delay, -900, 900)))
+            depot = "" if parcel % 5 == 0 else f"D{int(random.integers(0, 3))}"
+            kind = ("fast", "plain")[number % 2]
+            writer.writerow([parcel, "ABCDEF"[number], depot, int(random.integers(1, 5)), weight, booked, promised, delivered, kind])
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """Feature repository and data folder, built and online as of the demo moment, with a model per use case."""
+    folder = tmp_path_factory.mktemp("parcels")
+    repository, home = folder / "repository", folder / "home"
+    write_repository(repository)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUNCTUAL_HOME", str(home))
+        patch.setenv("PUNCTUAL_REPOSITORY", str(repository))
+        from feature_repo.domains import feature_store, load_domain
+        from pipelines.build import build
+        from pipelines.materialize import apply_definitions, materialize
+        from pipelines.progress import Progress
+
+        domain, quiet = load_domain("parcels"), Progress(quiet=True)
+        store = feature_store()
+        build(domain, DEMO_AT, quiet)
+        apply_definitions(store, [domain])
+        materialize(store, domain, DEMO_AT, quiet)
+        for name in domain.use_cases:
+            promote(name, train_and_register(store, domain, name))
+    return repository, home
+
+
+def train_and_register(store, domain, name):
+    """What training does, in miniature: fit, write card and reference, register. Returns the version."""
+    import mlflow
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import Pipeline, make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    from feature_repo.commands import plain
+    from feature_repo.model_card import PREDICTION_COLUMN, REFERENCE_FILE, ModelCard, artifact_location, model_features, model_input
+    from feature_repo.model_card import tracking_uri
+    from inference.events import known_events
+    from inference.features import OnlineFeatures
+    from stores.offline import historical_features
+
+    use_case = domain.use_cases[name]
+    requests = known_events(domain, use_case.requests, as_of=DEMO_AT, until=DEMO_AT - timedelta(days=5))
+    labels = {row["parcel"]: row for row in known_events(domain, use_case.label.of, as_of=DEMO_AT).to_pylist()}
+    requests = requests.filter(pa.array([labels[parcel][use_case.label.column] is not None for parcel in requests["parcel"].to_pylist()]))
+    label = np.array([float(labels[parcel][use_case.label.column]) for parcel in requests["parcel"].to_pylist()])
+    entity_rows = requests.drop_columns(["created_timestamp"]).append_column("at", requests["event_timestamp"])
+    rows = historical_features(store, entity_rows, store.get_feature_service(use_case.feature_service), as_of=DEMO_AT)
+    features = model_features(rows, OnlineFeatures(domain, use_case, store=store).names)
+    numbers = [each.name for each in features if each.kind == "number"]
+    categories = [each.name for each in features if each.kind == "category"]
+    prepare = ColumnTransformer(
+        [
+            ("numbers", make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()), numbers),
+            ("categories", OneHotEncoder(handle_unknown="ignore"), categories),
+        ]
+    )
+    model = LogisticRegression() if use_case.task == "binary" else Ridge()
+    pipeline = Pipeline([("prepare", prepare), ("model", model)]).fit(model_input(rows, features), label)
+    inputs = model_input(rows, features)
+    predictions = pipeline.predict_proba(inputs)[:, 1] if use_case.task == "binary" else pipeline.predict(inputs)
+    parity = [{"features": plain(row), "prediction": float(each)} for row, each in zip(inputs[:5].to_dict("records"), predictions, strict=False)]
+    fingerprints = {view.name: view.tags["fingerprint"] for view in domain.service_views(use_case.feature_service)}
+    card = ModelCard(
+        use_case=name, description=use_case.description, task=use_case.task, version="", run_id="", as_of="", trained_until="",
+        feature_service=use_case.feature_service, view_fingerprints=fingerprints, features=features, label=use_case.label.column,
+        label_horizon="48h", threshold=use_case.threshold, metric=use_case.metric, training_set={}, split={}, parameters={},
+        metrics={"test": {use_case.metric: 0.7 if use_case.task == "binary" else 90.0}}, baselines={}, gate={}, libraries={"numpy": "2"},
+        parity_rows=parity, limits="",
+    )  # fmt: skip
+    mlflow.set_tracking_uri(tracking_uri())
+    registry = mlflow.MlflowClient()
+    experiment = registry.create_experiment(name, artifact_location=artifact_location())
+    with mlflow.start_run(experiment_id=experiment) as run:
+        logged = mlflow.sklearn.log_model(pipeline, name="model", serialization_format="cloudpickle", pip_requirements=["scikit-learn"])
+        version = mlflow.register_model(logged.model_uri, name).version
+        folder = Path(os.environ["PUNCTUAL_HOME"]) / "scratch"
+        folder.mkdir(exist_ok=True)
+        reference = rows.append_column("label", pa.array(label)).append_column(PREDICTION_COLUMN, pa.array(predictions))
+        pq.write_table(reference, folder / REFERENCE_FILE)
+        mlflow.log_artifact(str(folder / REFERENCE_FILE))
+        log_card(card, version, run.info.run_id)
+    return version
+
+
+def log_card(card, version, run_id):
+    import mlflow
+
+    from feature_repo.model_card import CARD_FILE, encode_card
+
+    card.version, card.run_id = str(version), run_id
+    path = Path(os.environ["PUNCTUAL_HOME"]) / CARD_FILE
+    path.write_bytes(encode_card(card))
+    mlflow.log_artifact(str(path), run_id=run_id)
+
+
+def register_again(use_case, change=lambda card: None):
+    """The champion's model once more, as the next version, its card changed. Returns the version."""
+    import mlflow
+
+    from feature_repo.model_card import CARD_FILE, decode_card, tracking_uri
+
+    mlflow.set_tracking_uri(tracking_uri())
+    registry = mlflow.MlflowClient()
+    champion = registry.get_model_version_by_alias(use_case, "champion")
+    card = decode_card(Path(registry.download_artifacts(champion.run_id, CARD_FILE)).read_bytes())
+    change(card)
+    run = registry.create_run(registry.get_experiment_by_name(use_case).experiment_id)
+    version = registry.create_model_version(use_case, champion.source, run.info.run_id).version
+    log_card(card, version, run.info.run_id)
+    return version
+
+
+def promote(use_case, version):
+    import mlflow
+
+    from feature_repo.model_card import tracking_uri
+
+    mlflow.MlflowClient(tracking_uri()).set_registered_model_alias(use_case, "champion", version)
+
+
+def dethrone(use_case):
+    import mlflow
+
+    from feature_repo.model_card import tracking_uri
+
+    mlflow.MlflowClient(tracking_uri()).delete_registered_model_alias(use_case, "champion")
+
+
+@pytest.fixture
+def home(built, tmp_path, monkeypatch):
+    """A copy of the built data folder, of the test's own."""
+    repository, original = built
+    copy = tmp_path / "home"
+    shutil.copytree(original, copy)
+    monkeypatch.setenv("PUNCTUAL_HOME", str(copy))
+    monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
+    return copy
+
+
+@pytest.fixture
+def domain(home):
+    from feature_repo.domains import load_domain
+
+    return load_domain("parcels")
+
+
+@pytest.fixture
+def use_case(domain):
+    return domain.use_cases["parcel_lateness"]
+
+
+@pytest.fixture
+def predictor(domain, use_case):
+    from inference.predict import Predictor
+
+    return Predictor.load(domain, use_case)
+
+
+@pytest.fixture
+def models():
+    """How a test registers another version of a champion's model, and moves the alias."""
+    return SimpleNamespace(register_again=register_again, promote=promote, dethrone=dethrone)
+
+
+@pytest.fixture
+def row():
+    """Makes a well-formed row as JSON; a column set to `...` is left out."""
+
+    def make(**changes):
+        whole = {"courier": "A", "depot": "D1", "route": 2, "weight_grams": 2_500, "promised": "2024-02-21T08:00:00Z", **changes}
+        return {name: value for name, value in whole.items() if value is not ...}
+
+    return make
+
+
+@pytest.fixture
+def punctual(home):
+    """Starts `python -m inference …` on the test's data folder, and ends what is still running after the test."""
+    started = []
+
+    def start(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "inference", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,184 @@
+"""Online features are what the point-in-time join shows at the same moment."""
+
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from feature_repo.domains import feature_store
+from feature_repo.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt
+from feature_repo.times import micros
+from inference.events import known_events
+from inference.features import OnlineFeatures, PastNotKept
+from stores.offline import historical_features
+
+NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def online(domain, use_case):
+    return OnlineFeatures(domain, use_case)
+
+
+def one(**changes):
+    return {"courier": "A", "depot": "D1", "route": 2, "weight_grams": 2_500, "promised": datetime(2024, 2, 21, 8, 0, tzinfo=UTC), **changes}
+
+
+def column_differences(left, right):
+    return [name for name in left.column_names if not left[name].combine_chunks().equals(right[name].combine_chunks())]
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        NOW,
+        datetime(2024, 2, 20, 12, 4, 59, 999_999, tzinfo=UTC),
+        datetime(2024, 2, 20, 12, 5, tzinfo=UTC),
+        datetime(2024, 2, 20, 12, 59, 59, 7, tzinfo=UTC),
+    ],
+)
+def test_online_features_equal_the_point_in_time_join_bit_for_bit(domain, use_case, online, at):
+    random = np.random.default_rng(3)
+    requests = known_events(domain, use_case.requests, as_of=NOW).drop_columns(["event_timestamp", "created_timestamp"])
+    requests = requests.take(pa.array(random.integers(0, requests.num_rows, 500)))
+    # Some that nobody knows, and some whose depot is not given.
+    courier = [f"{each}?" if number % 11 == 0 else each for number, each in enumerate(requests["courier"].to_pylist())]
+    requests = requests.set_column(requests.column_names.index("courier"), "courier", pa.array(courier))
+    moments = pa.array([at] * requests.num_rows, pa.timestamp("us", "UTC"))
+    store = feature_store()
+    offline = historical_features(
+        store, requests.append_column("event_timestamp", moments).append_column("at", moments), store.get_feature_service("parcels_v1")
+    )
+
+    shown = online.read(requests, at)
+
+    assert shown.num_rows == 500
+    assert [(field.name, field.type) for field in shown.schema] == [(name, offline.schema.field(name).type) for name in online.names]
+    assert column_differences(shown, offline) == []
+    assert any(column.null_count for column in shown.columns)
+
+
+def test_a_row_may_have_a_moment_of_its_own(online):
+    early, late = NOW, datetime(2024, 2, 20, 12, 30, tzinfo=UTC)
+
+    together = online.read([one(), one(), one()], [early, late, early])
+
+    assert together.slice(0, 1).equals(online.read([one()], early))
+    assert together.slice(1, 1).equals(online.read([one()], late))
+    assert together["parcel_request_features__hours_to_promise"].to_pylist() == [20.0, 19.5, 20.0]
+
+
+def test_a_row_published_ahead_is_shown_from_its_moment_on(online):
+    shown_from = NOW + timedelta(minutes=5)
+    couriers = [one(courier=courier) for courier in "ABCDEF"]
+
+    before, after = (
+        online.look_up(couriers, [micros(at)] * 6).views["courier_deliveries"] for at in (shown_from - timedelta(microseconds=1), shown_from)
+    )
+
+    assert max(row.event for row in before) == micros(NOW - timedelta(hours=1))
+    assert max(row.event for row in after) == micros(NOW)
+
+
+def test_an_omitted_or_null_key_is_not_found_and_gives_nulls(online):
+    without = {name: value for name, value in one().items() if name != "depot"}
+
+    for row in (one(depot=None), without):
+        shown = online.look_up([row], [micros(NOW)])
+        assert shown.views["depot_deliveries"][0].status == "NOT_FOUND"
+        assert shown.columns["depot_deliveries__deliveries_count_24h"] == [None]
+        assert shown.columns["courier_deliveries__deliveries_count_24h"] != [None]
+
+
+def test_values_past_their_ttl_are_outside_max_age(online):
+    shown = online.look_up([one()], [micros(NOW + timedelta(hours=31))])
+
+    assert shown.views["last_delivery"][0].status == "OUTSIDE_MAX_AGE"
+    assert shown.columns["last_delivery__delay_minutes"] == [None]
+    assert shown.columns["parcel_request_features__idle_hours"] == [None]
+
+
+def test_a_past_that_the_online_store_no_longer_holds_is_refused_and_not_taken_for_unknown(online):
+    with pytest.raises(PastNotKept, match=r"materialized to 2024-02-20T12:00:00Z .* punctual batch parcel_lateness --as-of 2024-02-20T08:00:00Z"):
+        online.read([one()], NOW - timedelta(hours=4))
+
+
+def test_a_past_moment_is_answered_where_nothing_has_changed_since(online):
+    unknown = one(courier="Z", depot=None)
+
+    shown = online.look_up([unknown], [micros(NOW - timedelta(hours=4))])
+
+    assert {row.status for rows in shown.views.values() for row in rows} == {"NOT_FOUND"}
+
+
+def test_a_frame_with_gaps_in_an_integer_key_is_read_as_integers(online):
+    frame = pd.DataFrame([one(depot=None), one(route=3)])
+    frame["route"] = frame["route"].astype("float64")
+
+    shown = online.read(frame, NOW)
+
+    assert shown.equals(online.read([one(depot=None), one(route=3)], NOW))
+    assert shown["route_deliveries__delay_minutes_mean_7d"].null_count == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"route": "2"}, InvalidRequest, "column 'route' is string; expected int64"),
+        ({"route": 2.5}, InvalidRequest, "column 'route' is double; expected int64"),
+        ({"courier": 7}, InvalidRequest, "column 'courier' is int64; expected string"),
+        ({"promised": datetime(2024, 2, 21, 8, 0)}, NaiveTimestamp, "column 'promised' has no time zone"),
+        ({"promised": "2024-02-21"}, InvalidRequest, "column 'promised' is string; expected timestamp"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(online, changes, error, message):
+    with pytest.raises(error, match=message.replace("[", r"\[")):
+        online.read([one(**changes)], NOW)
+
+
+def test_a_missing_request_column_and_a_naive_moment_are_refused(online):
+    with pytest.raises(InvalidRequest, match="column 'weight_grams' is missing; the rows have courier"):
+        online.read([{name: value for name, value in one().items() if name != "weight_grams"}], NOW)
+    with pytest.raises(NaiveTimestamp):
+        online.read([one()], NOW.replace(tzinfo=None))
+    with pytest.raises(InvalidRequest, match="1 rows came with 2 moments"):
+        online.read([one()], [NOW, NOW])
+
+
+def test_a_row_from_which_a_request_time_feature_cannot_be_computed_is_named(online):
+    rows = [one(), one(promised=NOW - timedelta(minutes=30))]
+
+    with pytest.raises(InvalidRequest, match=r"rows\[1\]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError"):
+        online.read(rows, NOW)
+
+
+def test_what_was_never_materialized_is_named_with_what_to_do(online):
+    with sqlite3.connect(online.database.path) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'depot_deliveries.%'")]
+        connection.execute(f'DROP TABLE "{tables[0]}"')
+
+    with pytest.raises(NotBuilt, match=r"1 of 4 views are not in the online store as they are defined now: depot_deliveries; run: punctual features"):
+        online.check_store()
+    with pytest.raises(NotBuilt, match="depot_deliveries"):
+        online.read([one()], NOW)
+
+
+def test_without_an_online_store_none_is_made(home, domain, use_case):
+    for path in home.glob("online.db*"):
+        path.unlink()
+
+    with pytest.raises(NotBuilt, match="4 of 4 views"):
+        OnlineFeatures(domain, use_case).check_store()
+    assert not (home / "online.db").exists()
+
+
+def test_a_record_that_cannot_be_read_is_an_error_and_not_a_null(online):
+    view = next(view for view in online.views if view.name == "courier_deliveries")
+    with sqlite3.connect(online.database.path) as connection:
+        connection.execute(f'UPDATE "{view.online.table}" SET record = ?', (b"\xc1",))
+
+    with pytest.raises(BrokenTable, match=r"cannot be read for view 'courier_deliveries'.*materialize parcels --rebuild"):
+        online.read([one()], NOW)
