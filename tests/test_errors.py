@@ -4,6 +4,7 @@ import resource
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -154,3 +155,8 @@ def test_every_command_has_help_with_an_example(words, capsys):
     said = capsys.readouterr().out
     assert "Example:" in said
     assert "--home" in said
+
+
+def test_the_front_door_says_what_people_have_reviewed(capsys):
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == (Path(__file__).parent / "golden" / "punctual_help.txt").read_text()
