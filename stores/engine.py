@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from feast import Entity, FeatureView, FileSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.registry.base_registry import BaseRegistry
@@ -20,7 +21,7 @@ from feature_repo.errors import NotBuilt, StoreOutdated
 from feature_repo.times import micros
 from stores.online import PackedOnlineStore
 from stores.packed import OnlineView, PackedDatabase, Row, encode_key
-from stores.table import CREATED, EVENT, Table, connect, quoted
+from stores.table import CREATED, EVENT, Table, connect, literal, quoted
 
 BATCH_ROWS = 20_000
 
@@ -63,7 +64,6 @@ def materialize_view(
     built = table.built_until
     if built is None:
         raise NotBuilt(f"table '{view.name}' has no finished build; run: punctual features build.")
-    until = min(now, built)
     # Feast drops the online table of a view that is taken out; it starts again when the view comes back.
     anew = rebuild or online.table not in database.tables()
     since = None if anew else table.manifest.watermark(table.version, kind)
@@ -72,8 +72,8 @@ def materialize_view(
         table.manifest.reset_watermark(table.version, kind)
         database.drop(online.table)
     database.create(online)
-    if since is not None and since >= until:
-        return Materialized(view.name, 0, 0, since)
+    # Where this goes no further than the last run, rows may still have been published ahead since then.
+    until = min(now, built) if since is None else max(since, min(now, built))
     started = time.monotonic()
     rows = records = missed = 0
     for batch in _newest_rows(table, online, since, until):
@@ -114,11 +114,16 @@ def _newest_rows(table: Table, view: OnlineView, since: datetime | None, until: 
     effect = f"epoch_us(greatest({EVENT}, {CREATED}))"
     last = f"PARTITION BY {keys}, {effect} > {high} ORDER BY {EVENT} DESC, {CREATED} DESC"
     select = (
-        f"SELECT {columns} FROM ({table.scan(files)}) WHERE {effect} > {low}"
+        f"SELECT {columns} FROM (SELECT *{_dummy(view)} FROM ({table.scan(files)})) WHERE {effect} > {low}"
         f" QUALIFY {effect} > {high} OR row_number() OVER ({last}) = 1 ORDER BY {keys}"
     )
     with connect() as connection:
         yield from connection.execute(select).to_arrow_reader(BATCH_ROWS)
+
+
+def _dummy(view: OnlineView) -> str:
+    """The key that Feast gives a view without entities."""
+    return f", {literal(DUMMY_ENTITY_VAL)} AS {quoted(DUMMY_ENTITY_ID)}" if view.join_keys == (DUMMY_ENTITY_ID,) else ""
 
 
 def _pairs(batch: pa.RecordBatch, view: OnlineView) -> Iterator[tuple[bytes, Row]]:
