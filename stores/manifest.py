@@ -126,7 +126,10 @@ class Manifest:
             " WHERE name = ? AND version = ? AND added <= ? AND (removed IS NULL OR removed > ?) ORDER BY min_created, path",
             (table.name, table.version, at, at),
         )
-        return [DataFile(*numbers, bool(in_order)) for *numbers, in_order in rows]
+        return [
+            DataFile(path, rows, min_event, max_event, min_created, max_created, bool(in_order))
+            for path, rows, min_event, max_event, min_created, max_created, in_order in rows
+        ]
 
     def commit(
         self, table: TableVersion, added: list[DataFile], built_until: datetime | None, removed: list[DataFile] | None = None
