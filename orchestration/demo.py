@@ -104,6 +104,7 @@ def _train(use_case: UseCase, now: datetime) -> None:
 def _serve(port: int, now: datetime) -> Any:
     """The prediction server as a child process, once it is ready."""
     import requests
+    from rich.console import Console
 
     from orchestration import processes
 
@@ -111,13 +112,14 @@ def _serve(port: int, now: datetime) -> Any:
     log = Path(data_path("logs", "server.log"))
     server = processes.start(["inference", "serve", "--port", str(port), "--as-of", str(iso(now))], log)
     patience = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < patience:
-        if server.code is not None:
-            raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_words()}")
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"http://{HOST}:{port}/readyz", timeout=2).status_code == 200:
-                return server
-        time.sleep(0.1)
+    with Console(stderr=True).status("loading model and online store"):
+        while time.monotonic() < patience:
+            if server.code is not None:
+                raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_words()}")
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"http://{HOST}:{port}/readyz", timeout=2).status_code == 200:
+                    return server
+            time.sleep(0.1)
     server.stop()
     raise DemoFailed(f"the server was not ready after {_PATIENCE_SECONDS:.0f} seconds; its log is {log}.")
 
