@@ -12,10 +12,11 @@ from feast.data_format import ParquetFormat
 from feast.data_source import PushMode
 from feast.repo_config import RepoConfig
 from feast.types import Float64, Int64, String, UnixTimestamp
-from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
-from feature_repo.times import from_micros, micros
 from hypothesis import given
 from hypothesis import strategies as st
+
+from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
+from feature_repo.times import from_micros, micros
 from stores.engine import materialize_view
 from stores.offline import historical_features
 from stores.packed import OnlineView, PackedDatabase, encode_key

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from feature_repo.errors import DataFolderError, NotBuilt
 from stores.packed import OnlineView, PackedDatabase, Written, encode_key
 
