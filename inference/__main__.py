@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,22 +51,21 @@ def serve(use_cases: tuple[str, ...], port: int, host: str, speed: float, as_of:
 
     The server takes up another champion, or a rollback, without a restart. Every prediction is logged before it is answered.
     """
-    from inference.server import address, end_on_sigterm, serve_forever, take_port
+    from inference.server import address, ended_by_sigterm, serve_forever, take_port
 
-    end_on_sigterm()
-    taken = take_port(host, port)
-    from inference.online import create_app
+    with ended_by_sigterm(), take_port(host, port) as taken:
+        from inference.online import create_app
 
-    chosen = _chosen(use_cases)
-    demo_at = _demo_at([domain for domain, _ in chosen], as_of)
-    clock = Clock(starting_moment(as_of, demo_at), speed)
-    # A clock that was set by hand is this server's own; one that goes on from the data folder's takes that along.
-    goes_on = as_of is None and demo_at is not None
-    app = create_app(chosen, clock, then=(lambda: remember_moment(clock())) if goes_on else None)
-    at = address(taken)
-    click.echo(f"Serving {', '.join(use_case.name for _, use_case in chosen)}; the clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC.")
-    click.echo(f"  predict  POST {at}/predict\n  docs     {at}/docs\n  model    {at}/model\n  health   {at}/livez {at}/readyz")
-    serve_forever(app, taken)
+        chosen = _chosen(use_cases)
+        demo_at = _demo_at({domain.name: domain for domain, _ in chosen}, as_of)
+        clock = Clock(starting_moment(as_of, demo_at), speed)
+        # A clock that was set by hand is this server's own; one that goes on from the data folder's takes that along.
+        goes_on = as_of is None and demo_at is not None
+        app = create_app(chosen, clock, then=(lambda: remember_moment(clock())) if goes_on else None)
+        at = address(taken)
+        click.echo(f"Serving {', '.join(use_case.name for _, use_case in chosen)}; the clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC.")
+        click.echo(f"  predict  POST {at}/predict\n  docs     {at}/docs\n  model    {at}/model\n  health   {at}/livez {at}/readyz")
+        serve_forever(app, taken)
 
 
 def _chosen(names: Sequence[str]) -> list[tuple[LoadedDomain, UseCase]]:
@@ -80,12 +80,12 @@ def _chosen(names: Sequence[str]) -> list[tuple[LoadedDomain, UseCase]]:
     return chosen
 
 
-def _demo_at(domains: Sequence[LoadedDomain], as_of: str | None) -> Any:
-    moments = {domain.domain.demo_at for domain in domains}
-    if as_of is None and len(moments) > 1:
-        at = ", ".join(f"{domain.name} {iso(domain.domain.demo_at) or 'in the present'}" for domain in domains)
+def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime | None:
+    moments = {name: loaded.domain.demo_at for name, loaded in domains.items()}
+    if as_of is None and len(set(moments.values())) > 1:
+        at = ", ".join(f"{name} {iso(demo_at) or 'in the present'}" for name, demo_at in moments.items())
         raise click.UsageError(f"the domains live in different times: {at}. Name the use cases to serve, or a moment with --as-of.")
-    return moments.pop()
+    return next(iter(moments.values()))
 
 
 @cli.command(

@@ -87,10 +87,10 @@ def batch_folder(use_case: str) -> Path:
 
 
 def newest_batch(use_case: str, version: str, as_of: datetime) -> Path | None:
-    """The file of the model's batch that ends last, by a moment."""
-    ended = {path: path.name.split("-")[1] for path in batch_folder(use_case).glob(f"*-*-v{version}.parquet")}
+    """The file of the model's batch that ends last by a moment, the longest of those."""
+    ended = {path: path.name.split("-")[1] for path in sorted(batch_folder(use_case).glob(f"*-*-v{version}.parquet"))}
     ended = {path: end for path, end in ended.items() if end <= _stamp(as_of)}
-    return max(ended, key=lambda path: (ended[path], path.name), default=None)
+    return max(ended, key=lambda path: ended[path], default=None)
 
 
 def _built(domain: LoadedDomain, use_case: UseCase, champion: Champion) -> datetime:

@@ -6,6 +6,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def reference(card: ModelCard) -> pa.Table:
     """A sample of the rows the model was trained on, with its predictions: what drift is measured against."""
     registry = _registry(card.use_case)
     try:
-        return pq.read_table(_artifact(registry, card.run_id, REFERENCE_FILE))
+        return pq.read_table(pa.BufferReader(_artifact(registry, card.run_id, REFERENCE_FILE)))
     except Exception as error:  # a missing file is an MlflowException or an OSError, a torn one Arrow's
         raise BrokenModel(f"version {card.version} of '{card.use_case}' has no readable {REFERENCE_FILE}: {error}. Train again.") from error
 
@@ -113,13 +114,15 @@ def _found(registry: MlflowClient, use_case: str, version: str | None) -> Any:
         raise UnknownName(unknown_name("version", version, known, f"the model registry of '{use_case}'")) from error
 
 
-def _artifact(registry: MlflowClient, run_id: str, name: str) -> Path:
-    return Path(registry.download_artifacts(run_id, name))
+def _artifact(registry: MlflowClient, run_id: str, name: str) -> bytes:
+    # Without a folder of ours MLflow would copy the file to one that stays.
+    with TemporaryDirectory() as folder:
+        return Path(registry.download_artifacts(run_id, name, folder)).read_bytes()
 
 
 def _card(registry: MlflowClient, use_case: str, found: Any) -> ModelCard:
     try:
-        card = decode_card(_artifact(registry, found.run_id, CARD_FILE).read_bytes())
+        card = decode_card(_artifact(registry, found.run_id, CARD_FILE))
     except Exception as error:  # a missing file is an MlflowException or an OSError, a torn one msgspec's
         raise BrokenModel(f"version {found.version} of '{use_case}' has no readable {CARD_FILE}: {error}. Train again.") from error
     # The registry numbers versions; a card that was copied along says so here.

@@ -6,6 +6,8 @@ import errno
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -64,10 +66,15 @@ def serve_forever(app: Any, taken: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[taken])
 
 
-def end_on_sigterm() -> None:
-    """Make SIGTERM end this process as its own exit would: with exit code 0, `finally` clauses run."""
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Within it SIGTERM ends this process as its own exit would: with exit code 0, and `finally` clauses run."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         sys.exit(0)
 
-    signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

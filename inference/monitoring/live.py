@@ -19,7 +19,7 @@ from stores.table import CREATED, EVENT, connect, quoted
 
 # Fewer labels than this, and the score's interval is wider than any change worth knowing.
 LEAST_LABELLED = 200
-_RESAMPLES = 400
+_RESAMPLES = 200
 _SEED = 20131205
 
 

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,7 +47,8 @@ parcels = CsvSource(
 bookings = Events(
     "bookings", (parcels,), id=("parcel",),
     columns={
-        "parcel": "BIGINT", "courier": "VARCHAR", "depot": "VARCHAR", "route": "BIGINT", "weight_grams": "BIGINT", "promised": "TIMESTAMPTZ",
+        "parcel": "BIGINT", "courier": "VARCHAR", "depot": "VARCHAR", "route": "BIGINT", "weight_grams": "BIGINT",
+        "promised": "TIMESTAMPTZ",
     },
     sql="SELECT parcel, courier, depot, route, weight_grams, promised, booked AS event_timestamp, booked AS created_timestamp FROM parcels",
 )
@@ -150,7 +152,7 @@ parcel_delay = UseCase(
 
 
 def write_repository(folder):
-    """The feature repository, with four thousand parcels in fifty days."""
+    """The feature repository, with 4,100 parcels of 51 days."""
     domain = folder / "parcels"
     domain.mkdir(parents=True)
     (domain / "__init__.py").touch()
@@ -161,7 +163,7 @@ def write_repository(folder):
     with (domain / "parcels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["parcel", "courier", "depot", "route", "weight_grams", "booked", "promised", "delivered", "service_class"])
-        for parcel in range(4_000):
+        for parcel in range(4_100):
             booked = start + timedelta(seconds=int(parcel * 1_080 + random.integers(0, 900)))
             number = int(random.integers(0, 6))
             weight = int(random.integers(50, 9_000))
@@ -209,8 +211,15 @@ def train_and_register(store, domain, name):
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     from feature_repo.commands import plain
-    from feature_repo.model_card import PREDICTION_COLUMN, REFERENCE_FILE, ModelCard, artifact_location, model_features, model_input
-    from feature_repo.model_card import tracking_uri
+    from feature_repo.model_card import (
+        PREDICTION_COLUMN,
+        REFERENCE_FILE,
+        ModelCard,
+        artifact_location,
+        model_features,
+        model_input,
+        tracking_uri,
+    )
     from inference.events import known_events
     from inference.features import OnlineFeatures
     from stores.offline import historical_features
@@ -235,7 +244,9 @@ def train_and_register(store, domain, name):
     pipeline = Pipeline([("prepare", prepare), ("model", model)]).fit(model_input(rows, features), label)
     inputs = model_input(rows, features)
     predictions = pipeline.predict_proba(inputs)[:, 1] if use_case.task == "binary" else pipeline.predict(inputs)
-    parity = [{"features": plain(row), "prediction": float(each)} for row, each in zip(inputs[:5].to_dict("records"), predictions, strict=False)]
+    parity = [
+        {"features": plain(row), "prediction": float(each)} for row, each in zip(inputs[:5].to_dict("records"), predictions, strict=False)
+    ]
     fingerprints = {view.name: view.tags["fingerprint"] for view in domain.service_views(use_case.feature_service)}
     card = ModelCard(
         use_case=name, description=use_case.description, task=use_case.task, version="", run_id="", as_of="", trained_until="",
@@ -274,14 +285,16 @@ def register_again(use_case, change=lambda card: None):
     """The champion's model once more, as the next version, its card changed. Returns the version."""
     import mlflow
 
-    from feature_repo.model_card import CARD_FILE, decode_card, tracking_uri
+    from feature_repo.model_card import CARD_FILE, REFERENCE_FILE, decode_card, tracking_uri
 
     mlflow.set_tracking_uri(tracking_uri())
     registry = mlflow.MlflowClient()
     champion = registry.get_model_version_by_alias(use_case, "champion")
-    card = decode_card(Path(registry.download_artifacts(champion.run_id, CARD_FILE)).read_bytes())
-    change(card)
     run = registry.create_run(registry.get_experiment_by_name(use_case).experiment_id)
+    with TemporaryDirectory() as folder:
+        card = decode_card(Path(registry.download_artifacts(champion.run_id, CARD_FILE, folder)).read_bytes())
+        registry.log_artifact(run.info.run_id, registry.download_artifacts(champion.run_id, REFERENCE_FILE, folder))
+    change(card)
     version = registry.create_model_version(use_case, champion.source, run.info.run_id).version
     log_card(card, version, run.info.run_id)
     return version
@@ -303,12 +316,17 @@ def dethrone(use_case):
     mlflow.MlflowClient(tracking_uri()).delete_registered_model_alias(use_case, "champion")
 
 
+def link_tables(source, target):
+    (os.link if source.endswith(".parquet") else shutil.copy2)(source, target)
+
+
 @pytest.fixture
 def home(built, tmp_path, monkeypatch):
     """A copy of the built data folder, of the test's own."""
     repository, original = built
     copy = tmp_path / "home"
-    shutil.copytree(original, copy)
+    # The models stay where the registry says that they are; files of tables are never changed, so that a second name will do.
+    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("models", "scratch"), copy_function=link_tables)
     monkeypatch.setenv("PUNCTUAL_HOME", str(copy))
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
     return copy

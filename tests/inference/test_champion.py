@@ -14,7 +14,9 @@ def test_the_champion_predicts_what_it_did_when_it_was_registered(domain, use_ca
     rows = champion.card.parity_rows
     columns = {feature.name: [row["features"][feature.name] for row in rows] for feature in champion.card.features}
     assert champion.card.version == "1"
-    assert champion.predict(model_input(columns, champion.card.features)).tolist() == pytest.approx([row["prediction"] for row in rows], abs=1e-12)
+    assert champion.predict(model_input(columns, champion.card.features)).tolist() == pytest.approx(
+        [row["prediction"] for row in rows], abs=1e-12
+    )
 
 
 def test_without_a_model_registry_there_is_no_champion_and_no_registry_is_made(home, domain, use_case):
@@ -48,7 +50,9 @@ def test_a_model_that_predicts_otherwise_than_its_card_says_is_refused(domain, u
 
     version = models.register_again("parcel_lateness", raise_expectations)
 
-    with pytest.raises(BrokenModel, match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ where it predicted 0\.\d+ .* libraries: numpy 2\."):
+    with pytest.raises(
+        BrokenModel, match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ where it predicted 0\.\d+ .* libraries: numpy 2\."
+    ):
         load_champion(domain, use_case, version)
 
 
@@ -78,7 +82,9 @@ def test_a_model_whose_files_are_gone_is_broken(built, domain, use_case, models,
 
     version = models.register_again("parcel_lateness", no_card)
     registry = mlflow.MlflowClient()
-    elsewhere = registry.create_model_version("parcel_lateness", str(tmp_path / "nowhere"), registry.get_model_version("parcel_lateness", version).run_id)
+    elsewhere = registry.create_model_version(
+        "parcel_lateness", str(tmp_path / "nowhere"), registry.get_model_version("parcel_lateness", version).run_id
+    )
 
     with pytest.raises(BrokenModel, match="version 3 of 'parcel_lateness' cannot be loaded"):
         load_champion(domain, use_case, elsewhere.version)

@@ -24,7 +24,14 @@ def online(domain, use_case):
 
 
 def one(**changes):
-    return {"courier": "A", "depot": "D1", "route": 2, "weight_grams": 2_500, "promised": datetime(2024, 2, 21, 8, 0, tzinfo=UTC), **changes}
+    return {
+        "courier": "A",
+        "depot": "D1",
+        "route": 2,
+        "weight_grams": 2_500,
+        "promised": datetime(2024, 2, 21, 8, 0, tzinfo=UTC),
+        **changes,
+    }
 
 
 def column_differences(left, right):
@@ -76,7 +83,8 @@ def test_a_row_published_ahead_is_shown_from_its_moment_on(online):
     couriers = [one(courier=courier) for courier in "ABCDEF"]
 
     before, after = (
-        online.look_up(couriers, [micros(at)] * 6).views["courier_deliveries"] for at in (shown_from - timedelta(microseconds=1), shown_from)
+        online.look_up(couriers, [micros(at)] * 6).views["courier_deliveries"]
+        for at in (shown_from - timedelta(microseconds=1), shown_from)
     )
 
     assert max(row.event for row in before) == micros(NOW - timedelta(hours=1))
@@ -102,7 +110,9 @@ def test_values_past_their_ttl_are_outside_max_age(online):
 
 
 def test_a_past_that_the_online_store_no_longer_holds_is_refused_and_not_taken_for_unknown(online):
-    with pytest.raises(PastNotKept, match=r"materialized to 2024-02-20T12:00:00Z .* punctual batch parcel_lateness --as-of 2024-02-20T08:00:00Z"):
+    with pytest.raises(
+        PastNotKept, match=r"materialized to 2024-02-20T12:00:00Z .* punctual batch parcel_lateness --as-of 2024-02-20T08:00:00Z"
+    ):
         online.read([one()], NOW - timedelta(hours=4))
 
 
@@ -151,7 +161,9 @@ def test_a_missing_request_column_and_a_naive_moment_are_refused(online):
 def test_a_row_from_which_a_request_time_feature_cannot_be_computed_is_named(online):
     rows = [one(), one(promised=NOW - timedelta(minutes=30))]
 
-    with pytest.raises(InvalidRequest, match=r"rows\[1\]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError"):
+    with pytest.raises(
+        InvalidRequest, match=r"rows\[1\]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError"
+    ):
         online.read(rows, NOW)
 
 
@@ -160,7 +172,9 @@ def test_what_was_never_materialized_is_named_with_what_to_do(online):
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'depot_deliveries.%'")]
         connection.execute(f'DROP TABLE "{tables[0]}"')
 
-    with pytest.raises(NotBuilt, match=r"1 of 4 views are not in the online store as they are defined now: depot_deliveries; run: punctual features"):
+    with pytest.raises(
+        NotBuilt, match=r"1 of 4 views are not in the online store as they are defined now: depot_deliveries; run: punctual features"
+    ):
         online.check_store()
     with pytest.raises(NotBuilt, match="depot_deliveries"):
         online.read([one()], NOW)

@@ -47,7 +47,9 @@ def test_what_is_appended_is_read_back_exactly(own_home):
 
 
 def test_numbers_that_are_not_finite_survive(own_home):
-    PredictionLog("late").append([prediction(1, a=exact(math.nan), b=exact(math.inf), c=1.5), prediction(2, a=1.0, b=exact(-math.inf), c=None)])
+    PredictionLog("late").append(
+        [prediction(1, a=exact(math.nan), b=exact(math.inf), c=1.5), prediction(2, a=1.0, b=exact(-math.inf), c=None)]
+    )
 
     table = logged_predictions("late")
 

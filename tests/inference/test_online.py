@@ -94,7 +94,9 @@ def test_one_row_is_predicted_and_logged(client, row):
 def test_many_rows_are_answered_in_their_order(client, row):
     weights = [(number * 37) % 9_000 + 1 for number in range(1_000)]
 
-    predictions = client.post("/predict", json={"rows": [row(weight_grams=weight, parcel=place) for place, weight in enumerate(weights)]}).json()
+    predictions = client.post(
+        "/predict", json={"rows": [row(weight_grams=weight, parcel=place) for place, weight in enumerate(weights)]}
+    ).json()
 
     found = [each["probability"] for each in predictions["predictions"]]
     assert [each["id"]["parcel"] for each in predictions["predictions"]] == list(range(1_000))
@@ -231,7 +233,9 @@ def test_a_server_whose_clock_stands_behind_the_store_says_so(domain, row):
 
 
 def test_several_use_cases_are_told_apart_by_name(clients, row):
-    by_name = {name: clients.post("/predict", json={"use_case": name, "rows": [row()]}).json() for name in ("parcel_lateness", "parcel_delay")}
+    by_name = {
+        name: clients.post("/predict", json={"use_case": name, "rows": [row()]}).json() for name in ("parcel_lateness", "parcel_delay")
+    }
     nameless = clients.post("/predict", json={"rows": [row()]})
     wrong = clients.post("/predict", json={"use_case": "parcel_loss", "rows": [row()]})
     malformed = clients.post("/predict", json={"use_case": "parcel_delay", "rows": [row(route="2")]})
@@ -360,6 +364,10 @@ def test_the_other_addresses_answer(client, clients):
     assert client.get("/model").json()["version"] == "1"
     assert clients.get("/model", params={"use_case": "parcel_delay"}).json()["task"] == "regression"
     assert clients.get("/model").status_code == 422
-    assert clients.get("/model", params={"use_case": "parcel_dely"}).json()["message"].endswith("Did you mean 'parcel_delay'? Known: parcel_delay, parcel_lateness.")
+    assert (
+        clients.get("/model", params={"use_case": "parcel_dely"})
+        .json()["message"]
+        .endswith("Did you mean 'parcel_delay'? Known: parcel_delay, parcel_lateness.")
+    )
     assert client.get("/nowhere").status_code == 404
     assert client.get("/predict").status_code == 405

@@ -1,0 +1,141 @@
+"""A report says what it judged, what needs attention, and what it could not judge."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from feature_repo.errors import InvalidRequest, NoChampion
+from inference.batch import batch
+from inference.events import known_events
+from inference.log import PredictionLog
+from inference.monitoring.drift import LEAST_ROWS
+from inference.monitoring.freshness import freshness
+from inference.monitoring.report import monitor
+from inference.request import checked_rows
+
+NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def log_predictions(predictor, domain, use_case):
+    """Logs predictions for the last requests, as if each had been asked for at its moment."""
+
+    def log(count, change=lambda row: row):
+        requests = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-count:]
+        names = list(predictor.row_model.model_fields)
+        rows = checked_rows(predictor.row_model, [change({name: request[name] for name in names}) for request in requests[:1_000]])
+        fresh = predictor.freshness()
+        made = predictor.predict(rows, at=NOW, received=NOW, fresh=fresh)
+        times = [request["event_timestamp"] for request in requests]
+        PredictionLog(use_case.name).append(
+            [msgspec.structs.replace(each, at=at, received=at) for each, at in zip(made, times, strict=True)]
+        )
+
+    return log
+
+
+def test_with_nothing_to_judge_the_report_says_so_and_raises_no_alarm(domain, use_case):
+    report = monitor(domain, use_case, as_of=NOW)
+
+    assert (report.source, report.rows, report.reasons) == ("nothing", 0, [])
+    assert report.notes[0] == (
+        "version 1 has 0 logged predictions in (2024-02-13T12:00:00Z, 2024-02-20T12:00:00Z] and no batch; "
+        "run: punctual batch parcel_lateness, or predict"
+    )
+    assert [path.name for path in report.files] == ["report.json"]
+
+
+def test_too_few_predictions_are_no_drift(domain, use_case, log_predictions):
+    log_predictions(20, lambda row: {**row, "weight_grams": 1_000_000})
+
+    report = monitor(domain, use_case, as_of=NOW)
+
+    assert (report.source, report.rows, report.prediction_drift, report.data_drift, report.reasons) == ("log", 20, None, [], [])
+    assert f"drift needs {LEAST_ROWS}" in report.notes[0]
+
+
+def test_where_too_few_were_logged_the_last_batch_is_judged(domain, use_case, log_predictions):
+    log_predictions(20)
+    batch(domain, use_case, NOW, since=NOW - timedelta(days=8))
+
+    report = monitor(domain, use_case, as_of=NOW)
+
+    assert report.source == "batch" and report.rows > LEAST_ROWS
+    assert len(report.data_drift) == 12
+    assert report.live.rows > 300 and report.live.score is not None
+    assert report.live.left_out["waiting for the label"] > 100
+    assert "judged is its last batch instead" in report.notes[0]
+
+
+def test_what_the_model_was_trained_on_needs_no_attention_and_is_drawn(domain, use_case):
+    batch(domain, use_case, NOW, since=NOW - timedelta(days=20))
+
+    report = monitor(domain, use_case, as_of=NOW)
+
+    assert report.reasons == []
+    assert [path.name for path in report.files] == ["report.json", "predictions.png", "data_drift.png", "features.png", "live.png"]
+    assert all(path.read_bytes().startswith(PNG) for path in report.files[1:])
+    written = json.loads(report.files[0].read_text())
+    assert (written["as_of"], written["reasons"], written["files"][1]) == ("2024-02-20T12:00:00Z", [], "predictions.png")
+    assert len(written["data_drift"]) == 12 and written["freshness"][0]["built_until"] == "2024-02-20T12:00:00Z"
+
+
+def test_drifted_inputs_and_predictions_need_attention(domain, use_case, log_predictions):
+    log_predictions(900, lambda row: {**row, "weight_grams": 60_000})
+
+    report = monitor(domain, use_case, as_of=NOW, since=NOW - timedelta(days=30))
+
+    assert (report.source, report.rows) == ("log", 900)
+    assert any(reason.startswith("predictions have drifted: PSI ") for reason in report.reasons)
+    assert any("features have drifted, most of all parcel_request_features__" in reason for reason in report.reasons)
+    assert report.data_drift[0].verdict == "large"
+
+
+def test_another_versions_predictions_are_not_this_ones(domain, use_case, log_predictions, models):
+    log_predictions(30)
+    models.promote(use_case.name, models.register_again(use_case.name))
+
+    report = monitor(domain, use_case, as_of=NOW)
+
+    assert (report.model_version, report.rows) == ("2", 0)
+    assert "version 2 has 0 logged predictions (30 by other versions)" in report.notes[0]
+
+
+def test_stale_views_need_attention_from_the_moment_on_that_newer_values_were_due(domain, use_case):
+    due = NOW + timedelta(minutes=65)
+
+    assert monitor(domain, use_case, as_of=due - timedelta(microseconds=1)).reasons == []
+    (reason,) = monitor(domain, use_case, as_of=due + timedelta(hours=2)).reasons
+    assert reason.startswith("4 of 4 views are stale, ") and reason.endswith(" by 2h")
+
+
+def test_freshness_knows_what_was_never_built(home, domain, predictor, tmp_path, monkeypatch):
+    views = [view.online for view in predictor.features.views]
+    monkeypatch.setenv("PUNCTUAL_HOME", str(tmp_path / "nowhere"))
+
+    found = freshness(domain, predictor.features.database, views)
+
+    assert all((each.built_until, each.materialized_until, each.is_stale(NOW)) == (None, None, True) for each in found.values())
+    assert all(each.behind(NOW) == timedelta(0) for each in found.values())
+
+
+def test_a_report_on_no_time_and_one_without_a_champion_are_refused(domain, use_case, models):
+    with pytest.raises(InvalidRequest, match="holds no moment; choose an earlier --since"):
+        monitor(domain, use_case, as_of=NOW, since=NOW)
+    models.dethrone(use_case.name)
+    with pytest.raises(NoChampion):
+        monitor(domain, use_case, as_of=NOW)
+
+
+def test_a_report_is_replaced_by_the_next_of_its_moment(domain, use_case, log_predictions):
+    batch(domain, use_case, NOW, since=NOW - timedelta(days=20))
+    first = monitor(domain, use_case, as_of=NOW)
+    for path in (first.files[0].parent.parent.parent.parent / "predictions" / "batch").rglob("*.parquet"):
+        path.unlink()
+
+    second = monitor(domain, use_case, as_of=NOW)
+
+    assert sorted(first.files[0].parent.iterdir()) == second.files
