@@ -37,12 +37,18 @@ def known_events(
     """
     built_until(domain, events)
     table = event_table(domain, events)
+    low, high = (None if moment is None else micros(aware(moment)) for moment in (since, until))
     files = [file for file in table.files() if file.min_created <= micros(aware(as_of))]
+    inside = [file for file in files if (low is None or file.max_event > low) and (high is None or file.min_event <= high)]
+    # A version that takes an event out of the period became known after the one that is in it.
+    first = min((file.min_created for file in inside), default=2**62)
+    files = [file for file in files if file.max_created >= first]
     if not files:
         return _nothing(events)
     ids = ", ".join(map(quoted, events.id))
     columns = ", ".join(map(quoted, events.columns))
-    bounds = [f"{EVENT} {sign} make_timestamp({micros(aware(moment))})" for sign, moment in ((">", since), ("<=", until)) if moment]
+    bounds = [f"{EVENT} > make_timestamp({low})"] if low is not None else []
+    bounds += [f"{EVENT} <= make_timestamp({high})"] if high is not None else []
     times = ", ".join(f"timezone('UTC', {name}) AS {name}" for name in (EVENT, CREATED))
     with connect() as connection:
         # A newer version may have moved the event's time, so it is chosen before the bounds are asked.

@@ -17,6 +17,7 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore, OnDemandFeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.type_map import feast_value_type_to_pa
 from feast.types import FeastType
 
@@ -106,7 +107,7 @@ class OnlineFeatures:
         renamed = projection.join_key_map
         types = {column.name: str(column.dtype) for column in view.entity_columns}
         keys = tuple(renamed.get(key, key) for key in online.join_keys)
-        self.keys.update({renamed.get(key, key): types[key] for key in online.join_keys})
+        self.keys.update({renamed.get(key, key): types[key] for key in online.join_keys if key != DUMMY_ENTITY_ID})
         columns = tuple((f"{called}__{name}", place) for place, name in enumerate(online.features))
         return ReadView(called, online, keys, columns)
 
@@ -116,14 +117,18 @@ class OnlineFeatures:
         return list(self.types)
 
     def check_store(self) -> None:
-        """Raise `NotBuilt` unless every view is online as it is defined now."""
+        """Raise `NotBuilt` unless every view is online, to some moment, as it is defined now."""
         there = set(self.database.tables()) if self.database.path.exists() else set()
-        missing = sorted({view.online.name for view in self.views if view.online.table not in there})
+        views = {view.online.name: view.online for view in self.views}
+        missing = [name for name, view in views.items() if view.table not in there or materialized_until(self.database, view) is None]
         if missing:
-            raise NotBuilt(
-                f"{len(missing)} of {len(self.views)} views are not in the online store as they are defined now: {', '.join(missing)}; "
-                f"run: punctual features build {self.domain.name}, then: punctual features materialize {self.domain.name}."
-            )
+            raise self._not_online(missing)
+
+    def _not_online(self, missing: Sequence[str]) -> NotBuilt:
+        return NotBuilt(
+            f"{len(missing)} of {len(self.views)} views are not in the online store as they are defined now, or not yet whole: "
+            f"{', '.join(missing)}; run: punctual features build {self.domain.name} and punctual features materialize {self.domain.name}."
+        )
 
     def read(self, rows: pd.DataFrame | pa.Table | Sequence[Row], at: datetime | Sequence[datetime]) -> pa.Table:
         """The service's features of each row, typed as declared; `at` is one aware moment, or one per row.
@@ -167,11 +172,11 @@ class OnlineFeatures:
         found: list[Any] = [None] * len(rows)
         try:
             for at, here in places.items():
-                keys = [encode_key([rows[place].get(key) for key in view.keys]) for place in here]
+                keys = [_record_key(view, rows[place]) for place in here]
                 # Rows of one request share airports and carriers; each record is read once.
                 unique = dict.fromkeys(keys)
                 records = dict(zip(unique, self.database.read(view.online, list(unique), at), strict=True))
-                self._refuse_overwritten(view, at, [key for key, row in records.items() if key is not None and row.status == "NOT_FOUND"])
+                self._refuse_false_absence(view, at, [key for key, row in records.items() if key is not None and row.status == "NOT_FOUND"])
                 for place, key in zip(here, keys, strict=True):
                     found[place] = records[key]
         except (sqlite3.Error, msgspec.DecodeError) as error:
@@ -181,12 +186,17 @@ class OnlineFeatures:
             ) from error
         return found
 
-    def _refuse_overwritten(self, view: ReadView, at: int, missing: list[bytes]) -> None:
-        """Raise `PastNotKept` where a record has later rows only and the store has gone on since: the earlier ones are gone."""
-        if not missing or not any(row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)):
+    def _refuse_false_absence(self, view: ReadView, at: int, missing: list[bytes]) -> None:
+        """Raise where records are missing or have later rows only for another reason than that nothing was known.
+
+        A first or repeated materialization is under way, or the store has gone on since and dropped the earlier rows.
+        """
+        if not missing:
             return
         until = materialized_until(self.database, view.online)
-        if until is not None and at < micros(until):
+        if until is None:
+            raise self._not_online([view.online.name])
+        if at < micros(until) and any(row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)):
             then = iso(from_micros(at))
             raise PastNotKept(
                 f"the online store is materialized to {iso(until)} and no longer holds what view '{view.name}' showed at {then}; "
@@ -218,3 +228,8 @@ class OnlineFeatures:
                 inputs[name] = [from_micros(moment) for moment in at] if name == AT else [row[name] for row in rows]
         arrays = on_demand.run(each.view, inputs, len(rows))
         return {full_name: arrays[name].to_pylist() for name, full_name in each.features}
+
+
+def _record_key(view: ReadView, row: Row) -> bytes | None:
+    # A view without entities has one record, under the key that Feast gives it.
+    return encode_key([DUMMY_ENTITY_VAL if key == DUMMY_ENTITY_ID else row.get(key) for key in view.keys])

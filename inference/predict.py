@@ -19,7 +19,7 @@ from inference.champion import Champion, load_champion
 from inference.features import OnlineFeatures, PastNotKept
 from inference.log import LoggedPrediction, PredictionLog, ViewShown, exact
 from inference.monitoring.freshness import Freshness, freshness
-from inference.request import checked_rows, row_columns, row_model
+from inference.request import MAX_ROWS, checked_rows, row_columns, row_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,11 +220,14 @@ def predict_frame(use_case: str, rows: pd.DataFrame | pa.Table | Sequence[Mappin
 
     domain, declared = find_use_case(use_case)
     predictor = Predictor.load(domain, declared)
-    known = list(predictor.row_model.model_fields)
-    listed = predictor.features.typed(rows, known)
-    checked = checked_rows(predictor.row_model, listed)
-    answer = predict_rows(predictor, checked, clock=lambda: at, at=at, log=PredictionLog(declared.name))
-    return pd.DataFrame([flat(each, row) for each, row in zip(answer.predictions, checked, strict=True)])
+    listed = predictor.features.typed(rows, list(predictor.row_model.model_fields))
+    log, records = PredictionLog(declared.name), []
+    for start in range(0, len(listed), MAX_ROWS):
+        checked = checked_rows(predictor.row_model, listed[start : start + MAX_ROWS])
+        answer = predict_rows(predictor, checked, clock=lambda: at, at=at, log=log)
+        records += [flat(each, row) for each, row in zip(answer.predictions, checked, strict=True)]
+    log.close()
+    return pd.DataFrame(records)
 
 
 def flat(prediction: Prediction, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,14 +40,14 @@ class Drift:
     """One feature's drift, or the prediction's.
 
     `usual` is the PSI that 95 % of the windows as long as the current one stayed below within the reference itself:
-    a week differs from a year by its season, and a day by its weekday, and nothing is wrong. The verdict is on what
-    `psi` exceeds it by. `ks` is the Kolmogorov-Smirnov statistic, the greatest distance of the two distributions.
+    a week differs from a year by its season, and a day by its weekday, and nothing is wrong. It is None where the
+    reference has too few rows or windows to tell. The verdict is on what `psi` exceeds it by. `ks` is the Kolmogorov-Smirnov statistic, the greatest distance of the two distributions.
     """
 
     name: str
     kind: Literal["number", "category"]
     psi: float
-    usual: float
+    usual: float | None
     ks: float | None
     missing_reference: float
     missing_current: float
@@ -85,12 +85,18 @@ def ks(reference: np.ndarray, current: np.ndarray) -> float | None:
     return float(np.abs(below[0] - below[1]).max())
 
 
+def in_words(found: Drift) -> str:
+    """The PSI, and what was usual in training if that is known."""
+    usual = "what is usual of so short a time is not known" if found.usual is None else f"up to {found.usual:.2f} was usual in training"
+    return f"PSI {found.psi:.2f}; {usual}"
+
+
 def _drift(feature: ModelFeature, reference: pa.ChunkedArray, current: pa.ChunkedArray, windows: np.ndarray | None) -> Drift:
     sides = [_values(column, feature.kind) for column in (reference, current)]
     codes = _number_codes(*sides) if feature.kind == "number" else _category_codes(*sides)
     bins = int(max(side.max(initial=0) for side in codes)) + 1
     counts = [np.bincount(side, minlength=bins).astype(float) for side in codes]
-    usual = 0.0
+    usual: float | None = None
     if windows is not None:
         size = int(windows.max()) + 1
         table = np.bincount(windows * bins + codes[0], minlength=size * bins).reshape(size, bins).astype(float)
@@ -98,7 +104,7 @@ def _drift(feature: ModelFeature, reference: pa.ChunkedArray, current: pa.Chunke
     found = psi(counts[0], counts[1])
     missing = [float(np.mean(side == 0)) for side in codes]
     distance = ks(*(side[~np.isnan(side)] for side in sides)) if feature.kind == "number" else None
-    return Drift(feature.name, feature.kind, found, usual, distance, missing[0], missing[1], verdict_of(found - usual))
+    return Drift(feature.name, feature.kind, found, usual, distance, missing[0], missing[1], verdict_of(found - (usual or 0.0)))
 
 
 def _values(column: pa.ChunkedArray, kind: str) -> np.ndarray:

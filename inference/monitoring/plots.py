@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo.model_card import PREDICTION_COLUMN, ModelCard
-from inference.monitoring.drift import PSI_LARGE, PSI_MODERATE, Drift
+from inference.monitoring.drift import PSI_LARGE, PSI_MODERATE, Drift, in_words
 from inference.monitoring.live import LEAST_LABELLED, Outcomes
 
 REFERENCE_COLOUR, CURRENT_COLOUR, USUAL_COLOUR = "#8a8f98", "#1f4e8c", "#c9ccd1"
@@ -78,7 +78,7 @@ def _predictions(path: Path, card: ModelCard, reference: pa.Table, current: pa.T
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2))
-    title = f"Predictions of version {card.version}: PSI {found.psi:.2f}, up to {found.usual:.2f} is usual"
+    title = f"Predictions of version {card.version}: {in_words(found)}"
     axis = _axes(figure, (1, 1, 1), title, "Predicted probability" if card.task == "binary" else "Prediction", "Share of rows")
     sides = [_numbers(table[PREDICTION_COLUMN]) for table in (reference, current)]
     together = np.concatenate(sides)
@@ -101,9 +101,10 @@ def _data_drift(path: Path, data: Sequence[Drift]) -> Path:
     places = np.arange(len(shown))
     axis.barh(places, [each.psi for each in shown], color=[VERDICT_COLOURS[each.verdict] for each in shown], height=0.62)
     mark: dict[str, Any] = {"color": "black", "marker": "|", "s": 110, "linewidths": 1.6}
-    axis.scatter([each.usual for each in shown], places, zorder=3, **mark)
+    known = [(each.usual, place) for each, place in zip(shown, places, strict=True) if each.usual is not None]
+    axis.scatter([usual for usual, _ in known], [place for _, place in known], zorder=3, **mark)
     axis.set_xscale("function", functions=(_root, np.square))
-    longest = max(max(each.psi, each.usual) for each in shown)
+    longest = max(max(each.psi, each.usual or 0.0) for each in shown)
     axis.set_xlim(0, 1.05 * max(longest, PSI_LARGE))
     axis.set_xticks([tick for tick in (0, 0.02, PSI_MODERATE, PSI_LARGE, 0.5, 1, 2, 4, 8) if tick <= 1.05 * max(longest, PSI_LARGE)])
     axis.set_yticks(places, [each.name for each in shown], fontsize=8)
@@ -111,7 +112,8 @@ def _data_drift(path: Path, data: Sequence[Drift]) -> Path:
     axis.grid(axis="y", visible=False)
     axis.set_ylim(-0.7, len(shown) - 0.3)
     keys: list[Any] = [Patch(color=colour, label=_MEANING[name]) for name, colour in VERDICT_COLOURS.items()]
-    keys.append(axis.scatter([], [], label="usual: 95 % of windows as long in training were below", **mark))
+    if known:
+        keys.append(axis.scatter([], [], label="usual: 95 % of windows as long in training were below", **mark))
     axis.legend(handles=keys, frameon=False, loc="lower right", fontsize=8)
     return _save(figure, path)
 

@@ -22,7 +22,7 @@ from inference.champion import champion_card, reference
 from inference.features import OnlineFeatures
 from inference.log import logged_predictions
 from inference.monitoring import plots
-from inference.monitoring.drift import LEAST_ROWS, Drift, drift, span_of
+from inference.monitoring.drift import LEAST_ROWS, Drift, drift, in_words, span_of
 from inference.monitoring.freshness import Freshness, freshness
 from inference.monitoring.live import LiveScore, Outcomes, live_score, outcomes
 from stores.table import EVENT
@@ -120,10 +120,10 @@ def _drifts(card: ModelCard, trained: pa.Table, current: Current) -> tuple[Drift
 def _reasons(as_of: datetime, prediction: Drift | None, data: list[Drift], live: LiveScore, fresh: list[Freshness]) -> list[str]:
     reasons = []
     if prediction and prediction.verdict == "large":
-        reasons.append(f"predictions have drifted: PSI {prediction.psi:.2f}, {prediction.usual:.2f} was usual in training")
+        reasons.append(f"predictions have drifted: {in_words(prediction)}")
     far = [each for each in data if each.verdict == "large"]
     if far:
-        most = f"{far[0].name} (PSI {far[0].psi:.2f}, {far[0].usual:.2f} was usual in training)"
+        most = f"{far[0].name} ({in_words(far[0])})"
         reasons.append(f"{len(far)} of {len(data)} features have drifted, most of all {most}")
     if live.is_worse and live.score is not None and live.test_score is not None:
         reasons.append(

@@ -107,8 +107,8 @@ def test_what_windows_as_long_showed_in_training_is_usual():
     assert moved.psi > moved.usual - 0.25
 
 
-def test_a_reference_too_small_to_know_what_is_usual_takes_nothing_for_it():
-    assert one([1.0, 2.0] * 300, [2.0] * 600, span=timedelta(hours=24)).usual == 0.0
+def test_a_reference_too_small_to_know_what_is_usual_says_that_it_does_not_know():
+    assert one([1.0, 2.0] * 300, [2.0] * 600, span=timedelta(hours=24)).usual is None
 
 
 def test_the_worst_verdict_comes_first():

@@ -130,6 +130,17 @@ def test_a_notebook_gets_its_rows_back_with_predictions_and_they_are_logged(home
     assert predicted["probability"].tolist() == logged_predictions("parcel_lateness").sort_by("parcel")["prediction"].to_pylist()
 
 
+def test_a_frame_may_have_more_rows_than_a_request(home, row):
+    frame = pd.DataFrame([row(parcel=number, weight_grams=100 + number % 9) for number in range(1_203)])
+    frame["promised"] = pd.to_datetime(frame["promised"])
+
+    predicted = predict_frame("parcel_lateness", frame, NOW)
+
+    assert predicted["parcel"].tolist() == list(range(1_203))
+    assert len(list(read_log("parcel_lateness"))) == 1_203
+    assert predict_frame("parcel_lateness", frame.head(0), NOW).empty
+
+
 def test_a_champion_of_an_earlier_service_reads_that_service(domain, use_case, models):
     from feature_repo.contract import UseCase
     from feature_repo.domains import LoadedDomain
