@@ -29,7 +29,8 @@ from training.progress import Progress
 from training.split import Part, shuffled, split
 from training.training_set import LABEL, LABEL_TIMESTAMP, TrainingSet, training_set, view_fingerprints
 
-REFERENCE_ROWS = 20_000
+# Enough for some hundred rows a day of a year: what is usual of a day is asked of the reference too.
+REFERENCE_ROWS = 60_000
 PARITY_ROWS = 20
 
 

@@ -41,7 +41,8 @@ class Drift:
 
     `usual` is the PSI that 95 % of the windows as long as the current one stayed below within the reference itself:
     a week differs from a year by its season, and a day by its weekday, and nothing is wrong. It is None where the
-    reference has too few rows or windows to tell. The verdict is on what `psi` exceeds it by. `ks` is the Kolmogorov-Smirnov statistic, the greatest distance of the two distributions.
+    reference has too few rows or windows to tell. The verdict is on what `psi` exceeds it by. `ks` is the
+    Kolmogorov-Smirnov statistic, the greatest distance of the two distributions.
     """
 
     name: str
