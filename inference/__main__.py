@@ -89,7 +89,8 @@ def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime
 
 
 @cli.command(
-    epilog="Example: python -m inference predict arrival_delay --rows flights.json --url http://127.0.0.1:8400",
+    epilog="Example: python -m inference predict arrival_delay --key carrier=UA --key flight_number=1545 --key origin=EWR --key dest=SFO"
+    " --key scheduled_departure=2013-12-05T22:00Z --key scheduled_arrival=2013-12-06T04:00Z --key distance_miles=2565"
 )
 @click.argument("use_case")
 @click.option("--key", "keys", metavar="NAME=VALUE", multiple=True, help="A column of the row; repeatable. No value is null.")
@@ -165,7 +166,7 @@ def _from_server(url: str, use_case: str, rows: list[dict[str, Any]], as_of: str
 @json_option
 @quiet_option
 @common_options
-def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, quiet: bool) -> None:
+def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, quiet: bool) -> None:  # noqa: ARG001 -- it has no progress
     """Predict for every request of USE_CASE in a period, with the features that were known at each one's moment."""
     from feature_repo.domains import find_use_case
     from inference.batch import batch as predict_batch
@@ -175,7 +176,7 @@ def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, qu
     done = predict_batch(domain, declared, at, None if since is None else moment(since))
     if as_json:
         show_json(done)
-    elif not quiet:
+    else:
         decided = "" if done.decided is None else f", {done.decided:,} of them over the threshold"
         mean = "" if done.mean is None else f"; the mean prediction is {done.mean:.3f}{decided}"
         click.echo(f"{done.rows:,} requests of {use_case} in ({iso(done.since)}, {iso(done.until)}] by version {done.model_version}{mean}.")

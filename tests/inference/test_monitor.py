@@ -130,12 +130,9 @@ def test_a_report_on_no_time_and_one_without_a_champion_are_refused(domain, use_
         monitor(domain, use_case, as_of=NOW)
 
 
-def test_a_report_is_replaced_by_the_next_of_its_moment(domain, use_case, log_predictions):
-    batch(domain, use_case, NOW, since=NOW - timedelta(days=20))
-    first = monitor(domain, use_case, as_of=NOW)
-    for path in (first.files[0].parent.parent.parent.parent / "predictions" / "batch").rglob("*.parquet"):
-        path.unlink()
+def test_a_report_replaces_the_one_of_its_moment_with_its_plots(home, domain, use_case):
+    folder = home / "reports" / "parcel_lateness" / "20240220T120000Z"
+    folder.mkdir(parents=True)
+    (folder / "live.png").write_bytes(b"of an earlier report")
 
-    second = monitor(domain, use_case, as_of=NOW)
-
-    assert sorted(first.files[0].parent.iterdir()) == second.files
+    assert monitor(domain, use_case, as_of=NOW).files == list(folder.iterdir()) == [folder / "report.json"]
