@@ -71,7 +71,7 @@ def read_report(domain: str, source: str) -> SourceReport | None:
 
 
 def quarantined_rows(domain: str, source: str, limit: int) -> list[dict[str, object]]:
-    """Rows in quarantine with the number of their line in the file, the rule, the reason and what they were."""
+    """Rows in quarantine with their number (a line that is no row has none), the rule, the reason and what they were."""
     path = quarantine_path(domain, source)
     if not path.exists():
         return []
@@ -221,7 +221,7 @@ def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
         f"CREATE TABLE __quarantine AS SELECT {ROW_NUMBER}, 'type' AS rule, __reason AS reason, {raw} AS raw FROM __checked"
         " WHERE __reason IS NOT NULL"
     )
-    connection.execute("INSERT INTO __quarantine SELECT -line, 'not a row', reason, to_json(raw) FROM __rejected")
+    connection.execute("INSERT INTO __quarantine SELECT NULL, 'not a row', 'line ' || line || ': ' || reason, to_json(raw) FROM __rejected")
     columns = ", ".join(f"{cast} AS {quoted(name)}" for name, cast in casts.items())
     connection.execute(f"CREATE TABLE __typed AS SELECT {ROW_NUMBER}, {columns} FROM __checked WHERE __reason IS NULL")
 

@@ -1,0 +1,123 @@
+"""The feature pipeline as a whole: run again, in steps, killed on the way; what is late, corrected or changed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from feature_repo.contract import data_path
+from feature_repo.domains import load_domain
+from feature_repo.errors import AlreadyRunning
+from feature_repo.times import moment
+from pipelines.build import build, only_one
+from pipelines.progress import Progress
+from stores.table import Table, canonical_hash
+
+QUIET = Progress(quiet=True)
+END = moment("2019-04-01T06:00Z")
+
+
+def hashes(home):
+    """The canonical hash of every table."""
+    root = home / "tables"
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    return {name: canonical_hash(Table.current(root, name).read()) for name in names}
+
+
+def rows(name):
+    """A table's rows as (shop, day, cents, created_timestamp)."""
+    table = Table.current(Path(data_path("tables")), name).read()
+    return list(zip(*(table[column].to_pylist() for column in ("shop_id", "day", "cents", "created_timestamp")), strict=True))
+
+
+def built_at_once(home, tmp_path, monkeypatch):
+    """What a build of the same files in one go gives."""
+    other = tmp_path / "at_once"
+    (other / "raw").mkdir(parents=True)
+    (other / "raw" / "sales.csv").write_bytes((home / "raw" / "sales.csv").read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setenv("PUNCTUAL_HOME", str(other))
+        build(load_domain("shop"), END, QUIET)
+    return hashes(other)
+
+
+def test_building_again_changes_nothing(shop):
+    domain = load_domain("shop")
+    build(domain, END, QUIET)
+    before = hashes(shop)
+    again = build(domain, END, QUIET)
+    assert hashes(shop) == before
+    assert [view.new_rows for view in again.views] == [0, 0]
+    assert [events.new for events in again.events] == [0, 0, 0]
+
+
+def test_building_week_by_week_gives_the_rows_of_building_at_once(shop, tmp_path, monkeypatch):
+    domain = load_domain("shop")
+    at = moment("2019-01-03T06:00Z")
+    while at < END:
+        build(domain, at, QUIET)
+        at += timedelta(days=7)
+    build(domain, END, QUIET)
+    assert hashes(shop) == built_at_once(shop, tmp_path, monkeypatch)
+
+
+def test_what_is_late_or_corrected_is_known_from_the_run_that_found_it(shop):
+    domain, path = load_domain("shop"), shop / "raw" / "sales.csv"
+    lines = path.read_text().splitlines()
+    held_back, path_lines = lines[30], lines[:30] + lines[31:]
+    path.write_text("\n".join(path_lines) + "\n")
+    build(domain, END, QUIET)
+    closed = set(rows("shop.closed_days"))
+
+    shop_id, day, cents, promotion = path_lines[40].split(",")
+    path_lines[40] = f"{shop_id},{day},{int(cents) + 1},{promotion}"
+    path.write_text("\n".join([*path_lines, held_back]) + "\n")
+    later = END + timedelta(hours=1)
+    built = build(domain, later, QUIET)
+    assert {(e.events, e.new, e.late, e.corrected) for e in built.events} == {
+        ("closed_days", 1, 1, 1), ("mornings", 1, 1, 0), ("takings", 1, 1, 1),
+    }  # fmt: skip
+    now = set(rows("shop.closed_days"))
+    assert now > closed
+    assert {(row[2], row[3]) for row in now - closed} == {
+        (cents_now, later.replace(tzinfo=None)) for cents_now in (int(cents) + 1, int(held_back.split(",")[2]))
+    }
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.7, 1.0])
+def test_a_build_that_is_killed_is_repaired_by_building_again(shop, tmp_path, monkeypatch, delay):
+    command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2019-04-01T06:00Z", "--quiet"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    # The clock of the kill starts with the first thing written.
+    patience = time.monotonic() + 60
+    while not (shop / "locks" / "build").exists() and time.monotonic() < patience:
+        time.sleep(0.01)
+    time.sleep(delay)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    build(load_domain("shop"), END, QUIET)
+    assert hashes(shop) == built_at_once(shop, tmp_path, monkeypatch)
+
+
+def test_two_builds_at_once_are_refused(shop):
+    with only_one("build"), pytest.raises(AlreadyRunning, match="another process runs 'build'"):
+        build(load_domain("shop"), END, QUIET)
+
+
+def test_a_changed_definition_is_a_new_version_of_its_table_only(shop, tmp_path):
+    build(load_domain("shop"), END, QUIET)
+    before = hashes(shop)
+    changed = tmp_path / "changed"
+    (tmp_path / "repository").rename(changed)
+    path = changed / "shop" / "shop.py"
+    path.write_text(path.read_text().replace('over=("7d", "28d")', 'over=("7d", "14d")'))
+    build(load_domain("shop", changed), END, QUIET)
+    after = hashes(shop)
+    assert {name for name in before if before[name] != after[name]} == {"shop_sales"}
+    versions = {name: Table.current(shop / "tables", name).version.version for name in before}
+    assert versions == {"shop_sales": 2, "last_day": 1, "shop.closed_days": 1, "shop.mornings": 1, "shop.takings": 1}
