@@ -57,8 +57,8 @@ class CsvSource:
             self.name,
             dict(self.columns),
             self.key,
-            [(rule.name, rule.holds) for rule in self.rules],
-            self.clean,
+            [(rule.name, folded(rule.holds)) for rule in self.rules],
+            folded(self.clean or ""),
             self.supplement,
             self.null_values,
             [source.fingerprint for source in self.reads],
@@ -87,7 +87,7 @@ class Events:
     @property
     def fingerprint(self) -> str:
         """Changes whenever the events of an unchanged file might."""
-        said = (self.name, self.sql, self.id, dict(self.columns), [source.fingerprint for source in self.sources])
+        said = (self.name, folded(self.sql), self.id, dict(self.columns), [source.fingerprint for source in self.sources])
         return digest(repr(said))
 
     @property
@@ -117,6 +117,11 @@ def with_dependencies(sources: Sequence[CsvSource]) -> tuple[CsvSource, ...]:
         for needed in (*with_dependencies(source.reads), source):
             ordered.setdefault(needed.name, needed)
     return tuple(ordered.values())
+
+
+def folded(sql: str) -> str:
+    """The statement on one line: how it is broken into lines changes no row."""
+    return " ".join(sql.split())
 
 
 def digest(text: str) -> str:

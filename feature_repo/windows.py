@@ -15,6 +15,7 @@ from feast.data_format import ParquetFormat
 from feast.types import Bool, FeastType, Float64, Int64, String
 
 from feature_repo.contract import data_path
+from feature_repo.errors import InvalidDeclaration
 from feature_repo.raw import Events, digest
 from feature_repo.times import duration, duration_text
 
@@ -23,7 +24,12 @@ CREATED_TIMESTAMP = "created_timestamp"
 
 Function = Literal["count", "sum", "mean", "share", "std"]
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT"}
-_FEAST_TYPES: Mapping[str, FeastType] = {"BOOLEAN": Bool, "VARCHAR": String, "DOUBLE": Float64}
+_FEAST_TYPES: Mapping[str, FeastType] = {
+    "BOOLEAN": Bool,
+    "VARCHAR": String,
+    "DOUBLE": Float64,
+    **dict.fromkeys(_INTEGERS, Int64),
+}
 
 
 @dataclass(frozen=True)
@@ -149,11 +155,19 @@ def latest_feature_view(
 ) -> FeatureView:
     """A feature view of the newest event itself; `fields` maps its columns to their descriptions."""
     declared = Declaration(name, _join_keys(entities), events, every, available_after, fields=tuple(fields))
-    schema = [
-        Field(name=column, dtype=_FEAST_TYPES.get(events.columns.get(column, ""), Int64), description=text)
-        for column, text in fields.items()
-    ]
+    schema = [Field(name=column, dtype=_feast_type(name, events, column), description=text) for column, text in fields.items()]
     return _feature_view(declared, entities, schema, description, ttl)
+
+
+def _feast_type(view: str, events: Events, column: str) -> FeastType:
+    """The Feast type of a column as it is. A column that the events do not have is found when the domain is loaded."""
+    kind = events.columns.get(column, "BIGINT")
+    if kind not in _FEAST_TYPES:
+        raise InvalidDeclaration(
+            f"view '{view}'",
+            [f"column '{column}' is {kind}; keys and fields may be {', '.join(sorted(_FEAST_TYPES))}: cast it in the events' SQL."],
+        )
+    return _FEAST_TYPES[kind]
 
 
 def _join_keys(entities: Sequence[Entity]) -> tuple[str, ...]:
@@ -161,7 +175,7 @@ def _join_keys(entities: Sequence[Entity]) -> tuple[str, ...]:
 
 
 def _feature_view(declared: Declaration, entities: list[Entity], features: list[Field], description: str, ttl: timedelta) -> FeatureView:
-    keys = [Field(name=key, dtype=_FEAST_TYPES.get(declared.events.columns.get(key, ""), Int64)) for key in declared.join_keys]
+    keys = [Field(name=key, dtype=_feast_type(declared.name, declared.events, key)) for key in declared.join_keys]
     view = FeatureView(
         name=declared.name,
         entities=entities,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from feature_repo.commands import (
+    NOW,
     as_of_option,
     common_options,
     json_option,
@@ -42,7 +43,8 @@ def build(domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
     loaded = load_domain(domain)
     moment = starting_moment(as_of, loaded.domain.demo_at)
     built = build_domain(loaded, moment, Progress(quiet=quiet or as_json))
-    remember_moment(moment)
+    if as_of != NOW:
+        remember_moment(moment)
     if as_json:
         show_json(built)
         return
@@ -132,7 +134,8 @@ def materialize(domain: str, as_of: str | None, rebuild: bool, as_json: bool, qu
     store = feature_store()
     apply_if_changed(store)
     done = materialize_domain(store, loaded, moment, Progress(quiet=quiet or as_json), rebuild=rebuild)
-    remember_moment(moment)
+    if as_of != NOW:
+        remember_moment(moment)
     if as_json:
         show_json(done)
         return
