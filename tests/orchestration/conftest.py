@@ -13,7 +13,7 @@ from orchestration.schedule import Scheduler
 from orchestration.steps import Step, Stopped, run_step
 
 # Notes each call; does what the next line of `<its first argument>.plan` says: an exit code and a text, or `sleep`.
-TINY_STAGE = '''
+TINY_STAGE = """
 import json, os, pathlib, sys, time
 
 folder = pathlib.Path(os.environ["TINY"])
@@ -33,7 +33,7 @@ if code == "sleep":
 print(text, file=sys.stderr, end="\\n" if text else "")
 note("ends")
 sys.exit(int(code))
-'''
+"""
 
 
 class Tiny:
@@ -128,5 +128,3 @@ def is_alive(pid):
 @pytest.fixture
 def alive():
     return is_alive
-
-
