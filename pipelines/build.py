@@ -51,7 +51,8 @@ def view_table(declared: Declaration) -> Table:
 def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
     """Bring every table of the domain to `as_of` (aware UTC); a moment that is already built is left alone.
 
-    Raises `BrokenSource` and `InvalidDeclaration` before any table changes, `AlreadyRunning` beside another build.
+    Raises `BrokenSource` before any table changes, `InvalidDeclaration` before any feature table does, `AlreadyRunning`
+    beside another build.
     """
     as_of = aware(as_of)
     with only_one("build"):

@@ -6,9 +6,11 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +24,9 @@ from feature_repo.raw import CsvSource, digest
 from stores.table import connect, literal, quoted
 
 ROW_NUMBER = "row_number"
-_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
-# More unreadable values than this, and it is the column that is wrong, not its rows.
-_WRONG_TYPE_SHARE = 0.5
+_INTEGERS = {f"{sign}{kind}" for sign in ("", "U") for kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")} | {"INT", "LONG"}
+# More unreadable values or lines than this, and it is the column or the file that is wrong, not its rows.
+_WRONG_SHARE = 0.5
 
 
 class SourceReport(msgspec.Struct):
@@ -111,10 +113,19 @@ def _clean(domain: str, source: CsvSource, stamp: str) -> SourceReport:
         _apply_cleaning(connection, source)
         _apply_rules(connection, source)
         report = _report(connection, source, stamp, unused)
+        # A report stands only beside the rows that it tells of, wherever a run dies.
+        target.with_suffix(".json").unlink(missing_ok=True)
         for table, place in (("__clean", target), ("__quarantine", quarantine)):
             _write(connection, table, place)
-    target.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    write_whole(target.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(report)))
     return report
+
+
+def write_whole(place: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    aside = place.with_suffix(f"{place.suffix}.aside")
+    aside.write_bytes(content)
+    aside.replace(place)
 
 
 def _write(connection: duckdb.DuckDBPyConnection, table: str, place: Path) -> None:
@@ -140,7 +151,8 @@ def _as_plain_file(source: CsvSource) -> Iterator[Path]:
         try:
             with _opened(path) as compressed, plain.open("wb") as file:
                 shutil.copyfileobj(compressed, file)
-        except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, OSError) as error:
+        # Damage shows as any of these, and an encrypted or unknown kind of archive as the last two.
+        except (zipfile.BadZipFile, EOFError, OSError, zlib.error, RuntimeError, NotImplementedError) as error:
             raise BrokenSource(f"source '{source.name}': {path} is damaged and cannot be unpacked ({error}).") from error
         yield plain
 
@@ -162,14 +174,7 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
 def _read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Path) -> list[str]:
     """`__raw`: every value as text, numbered; `__rejected`: lines that are no rows. Returns columns nobody declared."""
     expected = ", ".join(f"{name} {kind}" for name, kind in source.columns.items())
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        header = next(csv.reader(file), [])
-    missing = [name for name in source.columns if name not in header]
-    if missing:
-        found = ", ".join(header) or "nothing at all"
-        raise BrokenSource(
-            f"source '{source.name}': {source.path} lacks column {', '.join(missing)}; it has {found}. Expected: {expected}."
-        )
+    header = _header(source, path, expected)
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     nulls = ", ".join(literal(value) for value in source.null_values)
     try:
@@ -183,18 +188,49 @@ def _read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Pa
             f"source '{source.name}': {source.path} cannot be read as CSV: {str(error).splitlines()[0]} Expected: {expected}."
         ) from error
     connection.execute(
-        "CREATE TABLE __rejected AS SELECT line, any_value(csv_line) AS raw, string_agg(DISTINCT error_message, '; ') AS reason"
-        " FROM __rejects GROUP BY line"
+        # A quote that nothing closes makes one value of all the lines that follow; each is a line of its own in quarantine.
+        "CREATE TABLE __rejected AS SELECT line + generate_subscripts(lines, 1) - 1 AS line, unnest(lines) AS raw, reason"
+        " FROM (SELECT line, CASE WHEN bool_or(error_type = 'UNQUOTED VALUE')"
+        " THEN string_split(rtrim(any_value(csv_line), chr(13) || chr(10)), chr(10))"
+        " ELSE [any_value(csv_line)] END AS lines, string_agg(DISTINCT error_message, '; ' ORDER BY error_message) AS reason"
+        " FROM __rejects GROUP BY line)"
     )
-    rows = _count(connection, "__raw")
-    if rows == 0:
+    rows, rejected = _count(connection, "__raw"), _count(connection, "__rejected")
+    if rows + rejected == 0:
         raise BrokenSource(f"source '{source.name}': {source.path} has a header and no rows. Expected rows of: {expected}.")
+    if rejected > _WRONG_SHARE * (rows + rejected):
+        first = connection.execute("SELECT line, reason FROM __rejected ORDER BY line LIMIT 1").fetchone()
+        raise BrokenSource(
+            f"source '{source.name}': {rejected} of {rows + rejected} lines of {source.path} are no rows,"
+            f" such as line {first[0] if first else ''}: {first[1] if first else ''} Expected rows of: {expected}."
+        )
     for row in source.supplement:
         values = ", ".join("NULL" if value is None else literal(str(value)) for value in row)
         names = ", ".join(map(quoted, source.columns))
         rows += 1
         connection.execute(f"INSERT INTO __raw ({ROW_NUMBER}, {names}) VALUES ({rows}, {values})")
     return [name for name in header if name not in source.columns]
+
+
+def _header(source: CsvSource, path: Path, expected: str) -> list[str]:
+    """The names in the first line; raises where one is missing, or is there twice."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            header = next(csv.reader(file), [])
+    except csv.Error:
+        header = ["\ufffd"]
+    missing = [name for name in source.columns if name not in header]
+    if missing:
+        found = ", ".join(header) or "nothing at all"
+        found = found if found.isprintable() and "\ufffd" not in found and len(found) < 2_000 else "no readable text"
+        raise BrokenSource(
+            f"source '{source.name}': {source.path} lacks column {', '.join(missing)}; it has {found}. Expected: {expected}."
+        )
+    twice = sorted({name for name in header if [other.lower() for other in header].count(name.lower()) > 1})
+    if twice or "" in header:
+        what = f"column {', '.join(twice)} more than once" if twice else "a column without a name"
+        raise BrokenSource(f"source '{source.name}': {source.path} has {what}. Expected: {expected}.")
+    return header
 
 
 def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
@@ -205,7 +241,7 @@ def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
         bad, filled, first = connection.execute(
             f"SELECT count(*) FILTER ({condition}), count({quoted(name)}), min({quoted(name)}) FILTER ({condition}) FROM __raw"
         ).fetchone() or (0, 0, None)
-        if filled and bad > _WRONG_TYPE_SHARE * filled:
+        if filled and bad > _WRONG_SHARE * filled:
             raise BrokenSource(
                 f"source '{source.name}': column '{name}' is not {source.columns[name]}: {bad} of {filled} values cannot be read"
                 f" as that, such as '{first}'. Expected {source.columns[name]}; correct the file or the source's contract."
@@ -227,10 +263,20 @@ def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
 
 
 def _cast(name: str, kind: str) -> str:
-    if kind in _INTEGERS:
-        # DuckDB would round '1.5' to 2.
-        return f"CASE WHEN regexp_full_match(trim({quoted(name)}), '[+-]?[0-9]+') THEN TRY_CAST({quoted(name)} AS {kind}) END"
-    return f"TRY_CAST({quoted(name)} AS {kind})"
+    # DuckDB would round '1.5' to the INTEGER 2, and '1.555' to the DECIMAL(9, 2) 1.56.
+    digits = _decimals(kind)
+    if digits is None:
+        return f"TRY_CAST({quoted(name)} AS {kind})"
+    form = rf"[+-]?[0-9]*(\.[0-9]{{0,{digits}}}0*)?" if digits else "[+-]?[0-9]+"
+    return f"CASE WHEN regexp_full_match(trim({quoted(name)}), '{form}') THEN TRY_CAST({quoted(name)} AS {kind}) END"
+
+
+def _decimals(kind: str) -> int | None:
+    """How many digits behind the point the type holds; None where it is no exact number."""
+    if kind.upper() in _INTEGERS:
+        return 0
+    match = re.fullmatch(r"(?:DECIMAL|NUMERIC)(?:\( *\d+ *(?:, *(\d+) *)?\))?", kind.upper())
+    return None if match is None else int(match[1] or 0) if "(" in kind else 3
 
 
 def _deduplicate(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
@@ -268,6 +314,9 @@ def _apply_cleaning(connection: duckdb.DuckDBPyConnection, source: CsvSource) ->
         connection.execute(f"CREATE TABLE __cleaned AS {source.clean or f'FROM {quoted(source.name)}'}")
     except duckdb.Error as error:
         raise InvalidDeclaration(f"source '{source.name}'", [f"its cleaning does not run: {error}"]) from error
+    columns = [name for name, *_ in connection.execute("DESCRIBE __cleaned").fetchall()]
+    if ROW_NUMBER not in columns:
+        raise InvalidDeclaration(f"source '{source.name}'", [f"its cleaning gives no column {ROW_NUMBER}; it has to hand it on."])
     before, after = _count(connection, quoted(source.name)), _count(connection, "__cleaned")
     distinct = connection.execute(f"SELECT count(DISTINCT {ROW_NUMBER}) FROM __cleaned").fetchone()
     if before != after or distinct != (after,):
@@ -298,7 +347,8 @@ def _apply_rules(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> No
 def _report(connection: duckdb.DuckDBPyConnection, source: CsvSource, stamp: str, unused: list[str]) -> SourceReport:
     raw, rejected = _count(connection, "__raw"), _count(connection, "__rejected")
     clean, quarantined = _count(connection, "__clean"), _count(connection, "__quarantine")
-    first = connection.execute(f"SELECT count(*) FROM __keyed WHERE {ROW_NUMBER} <> __first AND __same").fetchone()
+    has_key = " AND ".join(f"{quoted(key)} IS NOT NULL" for key in source.key)
+    first = connection.execute(f"SELECT count(*) FROM __keyed WHERE {ROW_NUMBER} <> __first AND __same AND {has_key}").fetchone()
     rules = {rule.name: 0 for rule in source.rules}
     for names, count in connection.execute("SELECT rule, count(*) FROM __quarantine GROUP BY rule").fetchall():
         for name in str(names).split(", "):

@@ -14,7 +14,7 @@ from feature_repo.contract import data_path
 from feature_repo.errors import InvalidDeclaration
 from feature_repo.raw import Events
 from feature_repo.times import micros
-from pipelines.clean import SourceReport, register_clean
+from pipelines.clean import SourceReport, register_clean, write_whole
 from stores.table import CREATED, EVENT, Table, connect, quoted
 
 
@@ -60,8 +60,11 @@ def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: date
             "SELECT count(*) FILTER (NOT __corrected), count(*) FILTER (__late AND NOT __corrected),"
             " count(*) FILTER (__corrected) FROM __new"
         ).fetchone() or (0, 0, 0)
+        # The marker stands only for what is in the table, wherever a run dies.
+        marker.unlink(missing_ok=True)
         table.publish(connection, "SELECT * EXCLUDE (__late, __corrected) FROM __new", as_of)
-    marker.write_bytes(msgspec.json.encode([table.version.version, used]))
+    write_whole(marker, msgspec.json.encode([table.version.version, used]))
+    table.compact(as_of)
     return Ingested(events.name, new, late, corrected, first_load=closed is None)
 
 
@@ -91,6 +94,13 @@ def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, since: 
     if timeless and timeless[0]:
         problems.append(f"{timeless[0]} events have no {EVENT} or no {CREATED}; leave them out or say when they are known.")
     ids = ", ".join(map(quoted, events.id))
+    nameless = connection.execute(
+        f"SELECT count(*) FROM __all WHERE {' OR '.join(f'{quoted(name)} IS NULL' for name in events.id)}"
+    ).fetchone()
+    if nameless and nameless[0]:
+        problems.append(
+            f"{nameless[0]} events have no {' or no '.join(events.id)}, so that a correction would not find them; leave them out."
+        )
     repeated = connection.execute(f"SELECT {ids}, count(*) FROM __all GROUP BY {ids} HAVING count(*) > 1 LIMIT 1").fetchone()
     if repeated:
         problems.append(f"id {', '.join(events.id)} = {repeated[:-1]} stands for {repeated[-1]} events; expected one.")
