@@ -22,7 +22,7 @@ demo: install  ## Run the whole job on the flights (ARGS=--once exits after the 
 	@$(BIN)/punctual demo $(ARGS)
 
 test: install  ## Run the tests (ARGS are pytest's).
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 check: install  ## Run ruff, mypy and the architecture test.
 	$(BIN)/ruff check .
