@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn import metrics as skm
 
-from feature_repo.contract import UseCase
+from feature_repo.contract import UseCase, data_path
 
 Metrics = dict[str, Any]
 
@@ -66,6 +67,8 @@ def draw(
     folder: Path, use_case: UseCase, labels: np.ndarray, predictions: dict[str, np.ndarray], important: list[tuple[str, float]]
 ) -> list[Path]:
     """Draw the plots of the test part into a folder; `predictions` maps a model's name to its own, the model first."""
+    # Its font cache belongs in the data folder, as all that is written.
+    os.environ.setdefault("MPLCONFIGDIR", data_path("cache", "matplotlib"))
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)

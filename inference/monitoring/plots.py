@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from feature_repo.contract import data_path
 from feature_repo.model_card import PREDICTION_COLUMN, ModelCard
 from inference.monitoring.drift import PSI_LARGE, PSI_MODERATE, Drift, in_words
 from inference.monitoring.live import LEAST_LABELLED, Outcomes
@@ -31,6 +33,8 @@ def draw(
     found: Outcomes,
 ) -> list[Path]:
     """Draw what there is enough to draw of into the folder; returns the files."""
+    # Matplotlib's font cache belongs in the data folder, as all that is written.
+    os.environ.setdefault("MPLCONFIGDIR", data_path("cache", "matplotlib"))
     paths: list[Path] = []
     if prediction is not None:
         paths.append(_predictions(folder / "predictions.png", card, reference, current, prediction))
