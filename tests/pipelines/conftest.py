@@ -1,4 +1,4 @@
-"""How many examples Hypothesis tries; `PUNCTUAL_EXAMPLES=100000 pytest tests/pipelines` is the long form."""
+"""How many examples Hypothesis tries; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests/pipelines` is the long form."""
 
 import os
 

@@ -95,8 +95,9 @@ def test_rows_without_a_key_are_quarantined_each_and_are_no_duplicates(file):
 
 def test_a_number_is_never_rounded_to_fit_its_type(file):
     types = {"id": "BIGINT", "small": "TINYINT", "positive": "UINTEGER", "price": "DECIMAL(6, 2)", "ratio": "DOUBLE"}
-    text = b"id,small,positive,price,ratio\n1,1,1,1.50,1e-3\n2,128,1,1,1\n3,1,-1,1,1\n4,1,1.5,1,1\n5,1,1,1.555,1\n6,1,1,12345,1\n7,1,1,.5,1\n8,1,1,1.5000,1\n"
-    report = clean(file, text, columns=types)
+    lines = ["1,1,1.50,1e-3", "128,1,1,1", "1,-1,1,1", "1,1.5,1,1", "1,1,1.555,1", "1,1,12345,1", "1,1,.5,1", "1,1,1.5000,1"]
+    text = "id,small,positive,price,ratio\n" + "".join(f"{number},{line}\n" for number, line in enumerate(lines, start=1))
+    report = clean(file, text.encode(), columns=types)
     assert rows("id, price, ratio") == [(1, Decimal("1.50"), 0.001), (7, Decimal("0.50"), 1.0), (8, Decimal("1.50"), 1.0)]
     assert report.rules == {"type": 5}
     assert {reason for _, reason in quarantine()} == {

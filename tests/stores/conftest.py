@@ -1,6 +1,6 @@
 """Shared by the tests of the stores: how many examples Hypothesis tries, and tables of literal rows.
 
-The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest tests/stores` is the long form.
+The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests/stores` is the long form.
 """
 
 import os

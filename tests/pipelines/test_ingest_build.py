@@ -1,0 +1,468 @@
+"""Ingest, build and materialize of a throw-away domain: in steps, again, killed on the way, late, corrected, redefined."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_repo.contract import data_path
+from feature_repo.domains import feature_store, load_domain
+from feature_repo.errors import AlreadyRunning, BrokenSource, InvalidDeclaration, NaiveTimestamp, NotBuilt, StoreOutdated
+from feature_repo.times import micros
+from pipelines.build import build, event_table, only_one, view_table
+from pipelines.materialize import apply_definitions, materialize, online_database
+from pipelines.progress import Progress
+from stores.offline import historical_features
+from stores.packed import OnlineView, encode_key
+from stores.table import Table, canonical_hash
+
+QUIET = Progress(quiet=True)
+DAY = timedelta(days=1)
+
+# Taxi trips: their fares are known at their end, their labels (a tip) an hour later.
+DOMAIN = """
+from datetime import timedelta
+
+from feast import Entity, FeatureService, ValueType
+
+from feature_repo.contract import Gate, Label, TimeSplit, UseCase, data_path
+from feature_repo.raw import CsvSource, Domain, Events
+from feature_repo.windows import count, latest_feature_view, mean, sum_of, windowed_feature_view
+
+taxis_domain = Domain(name="taxis", description="Trips of taxis")
+trips = CsvSource(
+    name="trips",
+    location=lambda: data_path("raw", "trips.csv"),
+    columns={"trip": "BIGINT", "driver": "BIGINT", "begun": "TIMESTAMP", "ended": "TIMESTAMP", "cents": "BIGINT", "tip": "BOOLEAN"},
+    key=("trip",),
+)
+fares = Events(
+    name="fares",
+    sources=(trips,),
+    id=("trip",),
+    columns={"trip": "BIGINT", "driver": "BIGINT", "cents": "BIGINT"},
+    sql="SELECT trip, driver, cents, ended AS event_timestamp, ended AS created_timestamp FROM trips",
+)
+calls = Events(
+    name="calls",
+    sources=(trips,),
+    id=("trip",),
+    columns={"trip": "BIGINT", "driver": "BIGINT"},
+    sql="SELECT trip, driver, begun AS event_timestamp, begun AS created_timestamp FROM trips",
+)
+tips = Events(
+    name="tips",
+    sources=(trips,),
+    id=("trip",),
+    columns={"trip": "BIGINT", "tip": "BOOLEAN"},
+    sql="SELECT trip, tip, begun AS event_timestamp, ended + INTERVAL 1 HOUR AS created_timestamp FROM trips",
+)
+driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
+driver_fares = windowed_feature_view(
+    name="driver_fares",
+    entities=[driver],
+    events=fares,
+    every=timedelta(hours=1),
+    available_after=timedelta(minutes=5),
+    features=[
+        sum_of("cents", over=("1h", "3h"), description="Cents earned"),
+        mean("cents", over=("3h",), description="Mean fare"),
+        count(over=("3h",), description="Trips"),
+    ],
+    description="What a driver earned",
+)
+driver_last_fare = latest_feature_view(
+    name="driver_last_fare",
+    entities=[driver],
+    events=fares,
+    every=timedelta(hours=1),
+    available_after=timedelta(minutes=5),
+    fields={"cents": "Cents of the last trip", "trip": "The last trip"},
+    description="A driver's last trip",
+)
+tips_v1 = FeatureService(name="tips_v1", features=[driver_fares, driver_last_fare])
+"""
+USE_CASE = """
+from datetime import timedelta
+
+from feature_repo.contract import Label, TimeSplit, UseCase
+
+from .taxis import calls, tips
+
+tipped = UseCase(
+    name="tipped",
+    description="Will there be a tip?",
+    task="binary",
+    feature_service="tips_v1",
+    requests=calls,
+    label=Label("tip", of=tips, horizon=timedelta(hours=6)),
+    split=TimeSplit(train="10d", validation="2d", test="2d"),
+    metric="roc_auc",
+)
+"""
+
+
+def at(day, hour=0, minute=0):
+    """A moment of June 2013."""
+    return datetime(2013, 6, day, hour, minute, tzinfo=UTC)
+
+
+def utc(day, hour=0, minute=0):
+    """The same as tables hold it."""
+    return at(day, hour, minute).replace(tzinfo=None)
+
+
+def a_trip(trip, begun, *, minutes=30, driver=1, cents=1000, tip=True):
+    return (trip, driver, begun.replace(tzinfo=None), (begun + timedelta(minutes=minutes)).replace(tzinfo=None), cents, tip)
+
+
+def many_trips(count=120, seed=5):
+    """Trips of five days, always the same ones for a seed."""
+    chance = random.Random(seed)
+    return [
+        a_trip(
+            number,
+            at(1) + timedelta(minutes=chance.randrange(5 * 24 * 60)),
+            minutes=chance.randrange(5, 200),
+            driver=chance.randrange(1, 6),
+            cents=chance.randrange(300, 9000),
+            tip=chance.random() < 0.5,
+        )
+        for number in range(count)
+    ]
+
+
+class Taxis:
+    """A repository with the domain, and a data folder with its one raw file."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.home = home
+        self.repository = folder / "repository"
+        (self.repository / "taxis").mkdir(parents=True)
+        (self.repository / "taxis" / "__init__.py").write_text("")
+        (self.repository / "taxis" / "taxis.py").write_text(DOMAIN)
+        (self.repository / "taxis" / "use_case.py").write_text(USE_CASE)
+        (self.repository / "feature_store.yaml").write_text((Path(__file__).parents[2] / "feature_repo" / "feature_store.yaml").read_text())
+        self.domain = load_domain("taxis", self.repository)
+
+    def write(self, trips):
+        place = Path(data_path("raw", "trips.csv"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("trip,driver,begun,ended,cents,tip\n" + "".join(",".join(map(str, trip)) + "\n" for trip in trips))
+
+    def build(self, moment):
+        return build(self.domain, moment, QUIET)
+
+    def redefined(self, old, new):
+        """The domain as another repository defines it."""
+        other = Taxis.__new__(Taxis)
+        other.home, other.repository = self.home, self.repository.with_name(f"repository{random.random()}")
+        self.repository.rename(other.repository)
+        path = other.repository / "taxis" / "taxis.py"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        other.domain = load_domain("taxis", other.repository)
+        return other
+
+    def events(self, name, *columns):
+        stream = next(stream for stream in self.domain.events if stream.name == name)
+        rows = event_table("taxis", stream).read()
+        return sorted(zip(*(rows[column].to_pylist() for column in columns), strict=True), key=repr) if rows.num_columns else []
+
+    def hashes(self):
+        """The canonical hash of every table of the data folder."""
+        root = Path(data_path("tables"))
+        return {path.name: canonical_hash(Table.current(root, path.name).read()) for path in sorted(root.iterdir()) if path.is_dir()}
+
+
+@pytest.fixture
+def taxis(tmp_path, home):
+    return Taxis(tmp_path, home)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Runs a function with a data folder of its own and gives what it returns."""
+
+    def elsewhere(function):
+        with monkeypatch.context() as patch:
+            patch.setenv("PUNCTUAL_HOME", str(tmp_path / f"home{random.random()}"))
+            return function()
+
+    return elsewhere
+
+
+def at_once(taxis, trips, moment):
+    """The hashes of one build of these trips in an empty data folder."""
+    taxis.write(trips)
+    taxis.build(moment)
+    return taxis.hashes()
+
+
+def test_a_first_load_uses_the_rule_alone_and_says_so(taxis):
+    taxis.write([a_trip(1, at(1, 10)), a_trip(2, at(1, 12))])
+    built = taxis.build(at(1, 11))
+    assert [(events.events, events.new, events.first_load) for events in built.events] == [
+        ("fares", 1, True), ("calls", 1, True), ("tips", 0, True),
+    ]  # fmt: skip
+    assert taxis.events("fares", "trip", "event_timestamp", "created_timestamp") == [(1, utc(1, 10, 30), utc(1, 10, 30))]
+    # What is in the file and not yet known comes when it is.
+    assert [(events.new, events.first_load) for events in taxis.build(at(1, 13)).events] == [(1, False), (1, False), (1, False)]
+    assert taxis.events("tips", "trip", "created_timestamp") == [(1, utc(1, 11, 30))]
+
+
+def test_a_late_row_is_known_from_the_run_that_found_it(taxis):
+    taxis.write([a_trip(1, at(1, 10))])
+    taxis.build(at(1, 12))
+    taxis.write([a_trip(1, at(1, 10)), a_trip(2, at(1, 9)), a_trip(3, at(1, 12))])
+    (fares, *_) = taxis.build(at(1, 13)).events
+    assert (fares.new, fares.late, fares.corrected) == (2, 1, 0)
+    assert taxis.events("fares", "trip", "event_timestamp", "created_timestamp") == [
+        (1, utc(1, 10, 30), utc(1, 10, 30)), (2, utc(1, 9, 30), utc(1, 13)), (3, utc(1, 12, 30), utc(1, 12, 30)),
+    ]  # fmt: skip
+
+
+def test_what_became_known_at_the_very_moment_of_the_last_run_is_not_late(taxis):
+    taxis.write([a_trip(1, at(1, 11, 30))])
+    taxis.build(at(1, 12))
+    assert taxis.events("fares", "created_timestamp") == [(utc(1, 12),)]
+    assert [events.new for events in taxis.build(at(1, 13)).events] == [0, 0, 1]
+
+
+def test_a_correction_is_a_newer_version_known_from_the_run_that_found_it(taxis):
+    taxis.write([a_trip(1, at(1, 10), cents=1000), a_trip(2, at(1, 10), cents=500)])
+    taxis.build(at(1, 12))
+    taxis.write([a_trip(1, at(1, 10), cents=1200), a_trip(2, at(1, 10), cents=500)])
+    (fares, calls, tips) = taxis.build(at(1, 13)).events
+    assert [(each.new, each.late, each.corrected) for each in (fares, calls, tips)] == [(0, 0, 1), (0, 0, 0), (0, 0, 0)]
+    assert taxis.events("fares", "trip", "cents", "created_timestamp") == [
+        (1, 1000, utc(1, 10, 30)), (1, 1200, utc(1, 13)), (2, 500, utc(1, 10, 30)),
+    ]  # fmt: skip
+    # What was corrected once is compared with what it is now.
+    assert [each.corrected for each in taxis.build(at(1, 14)).events] == [0, 0, 0]
+    taxis.write([a_trip(1, at(1, 10), cents=1000), a_trip(2, at(1, 10), cents=500)])
+    assert [each.corrected for each in taxis.build(at(1, 15)).events] == [1, 0, 0]
+
+
+def test_a_value_that_comes_to_be_missing_is_a_correction(taxis):
+    taxis.write([a_trip(1, at(1, 10))])
+    taxis.build(at(1, 12))
+    taxis.write([a_trip(1, at(1, 10), cents="NA")])
+    assert [each.corrected for each in taxis.build(at(1, 13)).events] == [1, 0, 0]
+    assert [each.corrected for each in taxis.build(at(1, 14)).events] == [0, 0, 0]
+
+
+def test_a_correction_reaches_the_features_from_its_grid_time_on_and_not_before(taxis):
+    taxis.write([a_trip(1, at(1, 10), cents=1000)])
+    taxis.build(at(1, 11, 30))
+    taxis.write([a_trip(1, at(1, 10), cents=1200)])
+    taxis.build(at(1, 12, 30))
+    store = feature_store(taxis.repository)
+    apply_definitions(store, [taxis.domain])
+    asked = [at(1, 11, 4), at(1, 11, 5), at(1, 13, 4), at(1, 13, 5)]
+    frame = pa.table({"driver": [1] * 4, "event_timestamp": pa.array(asked, pa.timestamp("us", "UTC"))})
+    taxis.build(at(1, 13))
+    result = historical_features(store, frame, ["driver_fares:cents_sum_3h", "driver_last_fare:cents"])
+    assert result["driver_fares__cents_sum_3h"].to_pylist() == [None, 1000, 1000, 1200]
+    assert result["driver_last_fare__cents"].to_pylist() == [None, 1000, 1000, 1200]
+
+
+def test_building_again_changes_nothing(taxis):
+    taxis.write(many_trips())
+    taxis.build(at(5))
+    before = taxis.hashes()
+    for moment in (at(5), at(4)):
+        again = taxis.build(moment)
+        assert [view.new_rows for view in again.views] + [events.new for events in again.events] == [0] * 5
+    assert taxis.hashes() == before
+
+
+@settings(max_examples=max(4, settings.get_profile("punctual").max_examples // 10))
+@given(st.lists(st.integers(1, 6 * 24 * 60 - 1), max_size=6, unique=True))
+def test_building_in_steps_gives_the_rows_of_building_at_once(taxis, elsewhere, steps):
+    trips = many_trips()
+
+    def in_steps():
+        taxis.write(trips)
+        for minutes in sorted(steps):
+            taxis.build(at(1) + timedelta(minutes=minutes))
+        taxis.build(at(7))
+        return taxis.hashes()
+
+    assert elsewhere(in_steps) == elsewhere(lambda: at_once(taxis, trips, at(7)))
+
+
+def test_files_of_past_days_are_few_and_their_rows_the_same(taxis, elsewhere):
+    trips = many_trips()
+    taxis.write(trips)
+    for hours in range(8, 4 * 24, 16):
+        taxis.build(at(1) + timedelta(hours=hours))
+    for stream in taxis.domain.events:
+        per_day = [Path(file.path).parent.name for file in event_table("taxis", stream).files()]
+        assert all(per_day.count(day) == 1 for day in per_day if day < "2013-06-04")
+    taxis.build(at(7))
+    assert taxis.hashes() == elsewhere(lambda: at_once(taxis, trips, at(7)))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "clean/taxis/trips.json",
+        "tables/taxis.calls/v1/*/*.parquet",
+        "clean/taxis/tips.ingested.json",
+        "tables/driver_fares/v1/.aside-*/*/*.parquet",
+    ],
+)
+def test_a_build_that_is_killed_when_a_file_appears_is_repaired_by_building_again(taxis, elsewhere, place):
+    trips = many_trips()
+    taxis.write(trips)
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "build",
+        "taxis",
+        "--as-of",
+        "2013-06-07T00:00Z",
+        "--quiet",
+        "--repository",
+        str(taxis.repository),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(taxis.home.glob(place)):
+        time.sleep(0.0005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    taxis.build(at(7))
+    assert taxis.hashes() == elsewhere(lambda: at_once(taxis, trips, at(7)))
+    assert not list(taxis.home.rglob(".aside-*"))
+
+
+def test_a_run_that_died_before_it_noted_what_it_took_in_compares_again(taxis):
+    taxis.write([a_trip(1, at(1, 10), cents=1000)])
+    taxis.build(at(1, 12))
+    note = taxis.home / "clean" / "taxis" / "fares.ingested.json"
+    of_before = note.read_bytes()
+    taxis.write([a_trip(1, at(1, 10), cents=1200)])
+    taxis.build(at(1, 13))
+    assert note.read_bytes() != of_before
+    note.unlink()
+    taxis.write([a_trip(1, at(1, 10), cents=1000)])
+    assert [each.corrected for each in taxis.build(at(1, 14)).events] == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("trip", "problem"),
+    [
+        ("trip // 2 AS trip", r"id trip = \(1,\) stands for 2 events; expected one"),
+        ("nullif(trip, 2) AS trip", "1 events have no trip, so that a correction would not find them"),
+        ("tripp AS trip", "their SQL does not give the declared columns"),
+    ],
+)
+def test_events_that_cannot_be_told_apart_are_refused(taxis, trip, problem):
+    taxis.write([a_trip(2, at(1, 10)), a_trip(3, at(1, 10))])
+    with pytest.raises(InvalidDeclaration, match=problem):
+        taxis.redefined('sql="SELECT trip,', f'sql="SELECT {trip},').build(at(2))
+
+
+def test_events_without_a_time_are_counted_and_refused(taxis):
+    taxis.write([a_trip(1, at(1, 10))])
+    other = taxis.redefined("ended AS created_timestamp", "nullif(ended, ended) AS created_timestamp")
+    with pytest.raises(InvalidDeclaration, match="1 events have no event_timestamp or no created_timestamp"):
+        other.build(at(2))
+
+
+def test_a_changed_definition_is_a_new_table_and_the_old_one_is_not_materialized(taxis):
+    taxis.write(many_trips())
+    taxis.build(at(5))
+    store = feature_store(taxis.repository)
+    apply_definitions(store, [taxis.domain])
+    done = materialize(store, taxis.domain, at(5), QUIET)
+    before = taxis.hashes()
+    changed = taxis.redefined('over=("1h", "3h")', 'over=("1h", "2h")')
+    with pytest.raises(StoreOutdated, match="table 'driver_fares' was built from another definition; run: punctual features build"):
+        materialize(store, changed.domain, at(5), QUIET)
+    changed.build(at(5))
+    after = changed.hashes()
+    assert {name for name in before if before[name] != after[name]} == {"driver_fares"}
+    assert view_table(changed.domain.declarations[0]).version.version == 2
+    again = materialize(store, changed.domain, at(5), QUIET)
+    assert [view.records > 0 for view in done] == [True, True]
+    assert [view.records > 0 for view in again] == [True, False]
+
+
+def test_online_at_the_moment_of_a_run_is_what_the_tables_show_then(taxis):
+    taxis.write(many_trips())
+    store = feature_store(taxis.repository)
+    apply_definitions(store, [taxis.domain])
+    database = online_database(store)
+    for moment in (at(2, 7), at(2, 8), at(3, 8, 20), at(5)):
+        taxis.build(moment)
+        materialize(store, taxis.domain, moment, QUIET)
+        assert [view.records for view in materialize(store, taxis.domain, moment, QUIET)] == [0, 0]
+        for asked in (moment, moment + timedelta(minutes=4, seconds=59), moment + timedelta(minutes=5)):
+            frame = pa.table({"driver": [1, 2, 3, 9], "event_timestamp": pa.array([asked] * 4, pa.timestamp("us", "UTC"))})
+            for name, view in taxis.domain.views.items():
+                offline = historical_features(store, frame, [f"{name}:{field.name}" for field in view.features])
+                online = OnlineView.of(store.project, view)
+                shown = database.read(online, [encode_key([driver]) for driver in (1, 2, 3, 9)], micros(asked))
+                for number, feature in enumerate(online.features):
+                    assert [row.values[number] for row in shown] == offline[f"{name}__{feature}"].to_pylist()
+    database.close()
+
+
+def test_what_was_never_built_is_not_materialized(taxis):
+    store = feature_store(taxis.repository)
+    with pytest.raises(NotBuilt, match="view 'driver_fares' has no table at"):
+        materialize(store, taxis.domain, at(5), QUIET)
+    online_database(store).close()
+
+
+def test_a_horizon_that_is_too_short_is_refused_with_the_one_that_is_not(taxis):
+    taxis.write([a_trip(number, at(1, 10), minutes=60 if number else 24 * 60 + 30) for number in range(100)])
+    with pytest.raises(InvalidDeclaration) as error:
+        taxis.build(at(5))
+    assert str(error.value) == (
+        "InvalidDeclaration: use case 'tipped' has 1 problem:\n"
+        "  - label horizon 6h covers 99% of label delays, coverage asks for 99.5%: use 26h or more."
+    )
+    assert not (taxis.home / "tables" / "driver_fares").exists()
+
+
+def test_a_corrected_label_is_no_late_label(taxis):
+    trips = [a_trip(number, at(1, 10)) for number in range(20)]
+    taxis.write(trips)
+    taxis.build(at(3))
+    taxis.write([a_trip(number, at(1, 10), tip=False) for number in range(20)])
+    assert [each.corrected for each in taxis.build(at(4)).events] == [0, 0, 20]
+
+
+def test_a_broken_file_changes_no_table(taxis):
+    taxis.write(many_trips())
+    taxis.build(at(3))
+    before = taxis.hashes()
+    Path(data_path("raw", "trips.csv")).write_text("trip,driver\n1,2\n")
+    with pytest.raises(BrokenSource, match="lacks column begun, ended, cents, tip"):
+        taxis.build(at(4))
+    assert taxis.hashes() == before
+
+
+def test_two_builds_at_once_are_refused(taxis):
+    taxis.write(many_trips())
+    with only_one("build"), pytest.raises(AlreadyRunning, match="another process runs 'build' in .*; wait for it to end"):
+        taxis.build(at(3))
+    taxis.build(at(3))
+
+
+def test_a_naive_moment_is_refused(taxis):
+    with pytest.raises(NaiveTimestamp):
+        taxis.build(utc(3))
