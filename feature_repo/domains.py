@@ -103,6 +103,8 @@ def feature_store(repository: Path | None = None) -> FeatureStore:
         raise DataFolderError(f"cannot make {data_path()}: {error.strerror}. Mend its rights or choose another --home.") from error
     # Feast puts environment variables into its configuration as it reads it.
     os.environ[HOME_VARIABLE] = data_path()
+    # Feast imports MLflow where it is installed, which would write an installation id into the person's home.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     return FeatureStore(config=load_repo_config(repository, repository / "feature_store.yaml"))
 
 
