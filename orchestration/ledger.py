@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from feature_repo.contract import data_path
-from feature_repo.errors import AlreadyRunning, DataFolderError
+from feature_repo.errors import DataFolderError
 from feature_repo.times import from_micros, micros
 from orchestration.steps import Step
 
+# The data folder's lock that a scheduler holds, and each step it started as long as that lives.
+SCHEDULE = "schedule"
 Status = Literal["running", "succeeded", "refused", "failed", "retrying", "interrupted", "skipped"]
 # With one of these a step is done with a moment; after the others it comes to it again.
 _DONE = ("succeeded", "refused", "failed", "skipped")
@@ -60,7 +59,7 @@ class Run:
 
 
 class Ledger:
-    """Reads and writes `schedule.db` in the data folder; each call is a transaction. Only who holds `only_scheduler` writes."""
+    """Reads and writes `schedule.db` in the data folder; each call is a transaction. Only who holds the lock `SCHEDULE` writes."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or Path(data_path("schedule.db"))
@@ -147,52 +146,3 @@ def _run(row: Sequence[Any]) -> Run:
     times = {4, 7, 8, 9, 10}
     values: list[Any] = [from_micros(value) if at in times and value is not None else value for at, value in enumerate(row)]
     return Run(*values)
-
-
-def _lock_path() -> Path:
-    return Path(data_path("locks", "schedule"))
-
-
-@contextmanager
-def only_scheduler(patience: float = 3.0) -> Iterator[int]:
-    """Hold the data folder's schedule; the descriptor that is given, handed to child processes, holds it as long as they live.
-
-    So a step that outlives a killed scheduler never runs beside its own repetition. Raises `AlreadyRunning` after
-    `patience` seconds, in which the last children of a scheduler just killed can die.
-    """
-    path = _lock_path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise DataFolderError(f"cannot write {path.parent}: {error.strerror}. Mend its rights or choose another --home.") from error
-    with file:
-        until = time.monotonic() + patience
-        while not _locked(file):
-            if time.monotonic() > until:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise AlreadyRunning(
-                    f"a schedule runs in {data_path()} already (process {holder}, or a step it left); stop it or choose another --home."
-                )
-            time.sleep(0.05)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield file.fileno()
-
-
-def schedule_runs() -> bool:
-    """Whether a scheduler, or a step that one left, is at work in the data folder."""
-    if not _lock_path().exists():
-        return False
-    with _lock_path().open() as file:
-        return not _locked(file, fcntl.LOCK_SH)
-
-
-def _locked(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

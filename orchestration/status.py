@@ -43,7 +43,8 @@ def status(as_of: str | None = None) -> dict[str, Any]:
     should be online: its `every` and its `available_after` behind the moment at most.
     """
     from feature_repo.domains import feature_store, load_all
-    from orchestration.ledger import Ledger, schedule_runs
+    from orchestration.ledger import SCHEDULE, Ledger
+    from stores.locks import is_running
 
     domains = load_all()
     moments = {domain.name: starting_moment(as_of, domain.domain.demo_at) for domain in domains}
@@ -52,7 +53,7 @@ def status(as_of: str | None = None) -> dict[str, Any]:
     store = feature_store()
     views = {each.name: _view(store, domain, each, moments[domain.name]) for domain in domains for each in domain.declarations}
     events = {each.name: _events(domain, each) for domain in domains for each in domain.events}
-    scheduler = "running" if schedule_runs() else "stopped"
+    scheduler = "running" if is_running(SCHEDULE) else "stopped"
     runs = [_run(run, scheduler) for run in Ledger().recent(RUNS_SHOWN)]
     if not runs:
         missing.append("Nothing has run on schedule; run: punctual up.")

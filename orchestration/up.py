@@ -20,6 +20,9 @@ from feature_repo.times import iso
 if TYPE_CHECKING:
     from feature_repo.domains import LoadedDomain
 
+# In which the last children of a scheduler just killed can die; a step that outlives it never runs beside its own repetition.
+_PATIENCE_SECONDS = 3.0
+
 
 @click.command("up", epilog="Example: punctual up --speed 60")
 @click.option("--port", type=click.IntRange(1, 65_535), default=8400, show_default=True, help="Where the server listens on this machine.")
@@ -58,10 +61,11 @@ def up(
     Each run reads the definitions anew; a changed schedule or a new use case takes effect with the next start.
     Raises `AlreadyRunning` where another schedule has the data folder, and `PortInUse`, before anything runs.
     """
-    from orchestration.ledger import Ledger, Run, only_scheduler
+    from orchestration.ledger import SCHEDULE, Ledger, Run
     from orchestration.schedule import Scheduler, told
     from orchestration.server import Server, refuse_taken
     from orchestration.steps import Stopped, run_step, steps_of
+    from stores.locks import only_one
 
     steps = [step for domain in domains for step in steps_of(domain)]
     use_cases = [name for domain in domains for name in domain.use_cases]
@@ -87,7 +91,7 @@ def up(
     def show_run(run: Run) -> None:
         show(f"{clock():%Y-%m-%d %H:%M:%S}  {told(run)}")
 
-    with only_scheduler() as lock, _caught_signals() as stop_signals:
+    with only_one(SCHEDULE, _PATIENCE_SECONDS) as lock, _caught_signals() as stop_signals:
         refuse_taken(port)
         server = Server(serve, port, Path(data_path("logs", "server.log")), show)
         run = partial(run_step, sleep=sleep, keeps=(lock,))

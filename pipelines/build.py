@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from feature_repo.contract import check_horizon, data_path
 from feature_repo.domains import LoadedDomain
-from feature_repo.errors import AlreadyRunning, DataFolderError
 from feature_repo.raw import CsvSource, Events
 from feature_repo.times import aware
 from feature_repo.windows import Declaration
@@ -19,6 +15,7 @@ from pipelines.clean import SourceReport, clean_source
 from pipelines.ingest import Ingested, event_table, ingest
 from pipelines.progress import Progress
 from pipelines.windows import feature_rows
+from stores.locks import only_one
 from stores.table import CREATED, EVENT, Table, connect
 
 
@@ -100,23 +97,3 @@ def _label_delays(domain: LoadedDomain, name: str) -> list[int]:
             f" JOIN (SELECT {ids}, max({EVENT}) AS {EVENT} FROM ({requests.scan()}) GROUP BY {ids}) AS r USING ({ids}) ORDER BY delay"
         ).fetchnumpy()
     return [int(delay) for delay in rows["delay"]]
-
-
-@contextmanager
-def only_one(work: str) -> Iterator[None]:
-    """Hold the data folder's lock for a kind of work; a process that dies lets it go.
-
-    Raises `AlreadyRunning`, or `DataFolderError` where the folder cannot be written.
-    """
-    path = Path(data_path("locks", work))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise DataFolderError(f"cannot write {path.parent}: {error.strerror}. Mend its rights or choose another --home.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(f"another process runs '{work}' in {data_path()}; wait for it to end.") from None
-        yield

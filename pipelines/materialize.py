@@ -11,9 +11,9 @@ from feast.repo_operations import extract_objects_for_apply_delete
 
 from feature_repo.domains import LoadedDomain, load_all
 from feature_repo.times import aware
-from pipelines.build import only_one
 from pipelines.progress import Progress
 from stores.engine import Materialized, materialize_view
+from stores.locks import only_one
 from stores.online import PackedOnlineStore
 from stores.packed import PackedDatabase
 

@@ -60,7 +60,7 @@ def materialize_view(
     """
     table = _table_of(view)
     online = OnlineView.of(config.project, view)
-    kind = f"online:{database.identity}:{online.schema}"
+    kind = database.watermark(online)
     built = table.built_until
     if built is None:
         raise NotBuilt(f"table '{view.name}' has no finished build; run: punctual features build.")

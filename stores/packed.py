@@ -135,6 +135,10 @@ class PackedDatabase:
         """Made with the file; a watermark belongs to the file it was reached on."""
         return str(self._connect().execute("SELECT id FROM identity").fetchone()[0])
 
+    def watermark(self, view: OnlineView) -> str:
+        """The manifest's name for how far a view, as it is defined now, is online in this file."""
+        return f"online:{self.identity}:{view.schema}"
+
     def tables(self) -> list[str]:
         """The tables of all views and schemas."""
         names = self._connect().execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%.%'")

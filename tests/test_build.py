@@ -14,8 +14,9 @@ from feature_repo.contract import data_path
 from feature_repo.domains import load_domain
 from feature_repo.errors import AlreadyRunning
 from feature_repo.times import moment
-from pipelines.build import build, only_one
+from pipelines.build import build
 from pipelines.progress import Progress
+from stores.locks import only_one
 from stores.table import Table, canonical_hash
 
 QUIET = Progress(quiet=True)
@@ -105,7 +106,7 @@ def test_a_build_that_is_killed_is_repaired_by_building_again(shop, tmp_path, mo
 
 
 def test_two_builds_at_once_are_refused(shop):
-    with only_one("build"), pytest.raises(AlreadyRunning, match="another process runs 'build'"):
+    with only_one("build"), pytest.raises(AlreadyRunning, match="'build' runs in .* already"):
         build(load_domain("shop"), END, QUIET)
 
 

@@ -42,8 +42,7 @@ class Freshness:
 def materialized_until(database: PackedDatabase, view: OnlineView) -> datetime | None:
     """How far the view is online as it is defined now; None before the first run."""
     table = Table.current(Path(data_path("tables")), view.name)
-    # The watermark's name is the materialization engine's: it belongs to this file and this schema.
-    return table.manifest.watermark(table.version, f"online:{database.identity}:{view.schema}") if table else None
+    return table.manifest.watermark(table.version, database.watermark(view)) if table else None
 
 
 def freshness(domain: LoadedDomain, database: PackedDatabase, views: Iterable[OnlineView]) -> dict[str, Freshness]:

@@ -185,7 +185,7 @@ def test_a_materialization_under_way_makes_nobody_unknown(online):
     view = next(view.online for view in online.views if view.name == "courier_deliveries")
     table = Table.current(Path(data_path("tables")), view.name)
     # What a rebuild does first: it forgets how far it was, and empties the table.
-    table.manifest.reset_watermark(table.version, f"online:{online.database.identity}:{view.schema}")
+    table.manifest.reset_watermark(table.version, online.database.watermark(view))
     with sqlite3.connect(online.database.path) as connection:
         connection.execute(f'DELETE FROM "{view.table}"')
 

@@ -18,13 +18,14 @@ from orchestration.server import HOST
 SCHEDULER = """
 import datetime, time
 from functools import partial
-from orchestration.ledger import Ledger, only_scheduler
+from orchestration.ledger import SCHEDULE, Ledger
 from orchestration.schedule import Scheduler
 from orchestration.steps import Step, run_step
+from stores.locks import only_one
 step = Step("materialize", "shop", "shop", "0 * * * *", (("tiny", "materialize"),))
 now = datetime.datetime(2013, 12, 5, 20, tzinfo=datetime.UTC)
 wall = lambda: datetime.datetime.now(datetime.UTC)
-with only_scheduler() as lock:
+with only_one(SCHEDULE, 3.0) as lock:
     run = partial(run_step, sleep=lambda seconds: time.sleep(min(seconds, 0.05)), keeps=(lock,))
     scheduler = Scheduler([step], Ledger(), lambda: now, run, time.sleep, wall=wall, has_champion=lambda _: True)
     scheduler.recover()

@@ -18,9 +18,10 @@ from feature_repo.contract import data_path
 from feature_repo.domains import feature_store, load_domain
 from feature_repo.errors import AlreadyRunning, BrokenSource, InvalidDeclaration, NaiveTimestamp, NotBuilt, StoreOutdated
 from feature_repo.times import micros
-from pipelines.build import build, event_table, only_one, view_table
+from pipelines.build import build, event_table, view_table
 from pipelines.materialize import apply_definitions, materialize, online_database
 from pipelines.progress import Progress
+from stores.locks import only_one
 from stores.offline import historical_features
 from stores.packed import OnlineView, encode_key
 from stores.table import Table, canonical_hash
@@ -458,7 +459,7 @@ def test_a_broken_file_changes_no_table(taxis):
 
 def test_two_builds_at_once_are_refused(taxis):
     taxis.write(many_trips())
-    with only_one("build"), pytest.raises(AlreadyRunning, match="another process runs 'build' in .*; wait for it to end"):
+    with only_one("build"), pytest.raises(AlreadyRunning, match="'build' runs in .* already"):
         taxis.build(at(3))
     taxis.build(at(3))
 

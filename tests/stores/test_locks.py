@@ -1,0 +1,77 @@
+"""The data folder's locks: one at a time, and the dead let go."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from feature_repo.errors import AlreadyRunning, DataFolderError
+from stores.locks import is_running, only_one
+
+# Takes the lock, hands it to a child that sleeps, and says so; a scheduler but for the schedule.
+HOLDER = """
+import subprocess, sys, time
+from stores.locks import only_one
+with only_one("schedule") as lock:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(lock,))
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_asking_for_a_lock_that_nobody_ever_took_makes_none(home):
+    assert not is_running("schedule")
+    assert not home.exists()
+
+
+def test_a_lock_that_cannot_be_written_is_said_to_be_so(home):
+    home.write_text("")
+    with pytest.raises(DataFolderError, match="choose another --home"), only_one("build"):
+        pass
+
+
+def test_two_kinds_of_work_do_not_wait_for_each_other(home):
+    with only_one("build"), only_one("materialize"), pytest.raises(AlreadyRunning), only_one("build"):
+        pass
+
+
+def test_one_process_at_a_time_does_a_kind_of_work(home):
+    with only_one("schedule"):
+        assert is_running("schedule")
+        with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"), only_one("schedule", patience=0.1):
+            pass
+    assert not is_running("schedule")
+    with only_one("schedule", patience=0.1):
+        pass
+
+
+def test_a_child_that_outlives_its_process_holds_the_lock_until_it_ends(home):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    child = int(holder.stdout.readline())
+    try:
+        holder.kill()
+        holder.wait()
+        with pytest.raises(AlreadyRunning, match="or a child it left"), only_one("schedule", patience=0.2):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.stdout.close()
+    with only_one("schedule", patience=5):
+        pass
+
+
+def test_the_wait_for_the_lock_bridges_the_death_of_a_child(home):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    child = int(holder.stdout.readline())
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({child}, 9)"]).wait()
+    started = time.monotonic()
+    with only_one("schedule", patience=10):
+        assert time.monotonic() - started < 3
