@@ -1,0 +1,189 @@
+"""Made data: histories that our publisher writes in order of arrival, and a Parquet file of entity rows; always the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stores.table import CREATED, EVENT, Table, connect
+
+ROW = "row"
+DAY = 86_400_000_000
+START = 1_577_836_800_000_000  # 2020-01-01 in microseconds
+MONTH = 30 * DAY
+_COMPLETE = "dataset.json"
+
+
+@dataclass(frozen=True)
+class View:
+    """One feature view's history: every entity has a row in every step, steps are `days / steps` long.
+
+    `features` are names with Arrow types. Rows are published in about `commits` commits, one file a day each.
+    With `jitter` a row's event is anywhere in its step; `scattered`: anywhere in all the days. A share `late` of the
+    rows becomes known up to a month after its event, the others at it.
+    """
+
+    name: str
+    key: str
+    features: tuple[tuple[str, str], ...]
+    entities: int
+    steps: int
+    days: int
+    commits: int
+    jitter: bool = True
+    scattered: bool = False
+    late: float = 0.0
+    text_keys: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many rows the history has."""
+        return self.entities * self.steps
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Histories and entity rows of a case.
+
+    `asked`: `anytime` (random entities, one in a hundred unknown, random moments), `each` (every entity once) or
+    `shifted` (every event of the first view's grid half a minute earlier, for twice the key, so that half is unknown).
+    """
+
+    views: tuple[View, ...]
+    rows: int
+    asked: Literal["anytime", "each", "shifted"] = "anytime"
+
+    def make(self, folder: Path, progress: Progress) -> None:
+        """Write everything into the folder, unless it is there complete."""
+        if _is(self, folder):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        needed = self.bytes_at_most()
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise OSError(f"{folder} has {free / 1e9:.0f} GB left; expected {needed / 1e9:.0f} GB for {self.views[0].name}.")
+        for number, view in enumerate(self.views):
+            _publish(view, folder / "tables", np.random.default_rng([3, number]), progress)
+        pq.write_table(_entity_rows(self, np.random.default_rng(7)), folder / "entities.parquet")
+        (folder / _COMPLETE).write_text(json.dumps(asdict(self)))
+
+    def bytes_at_most(self) -> int:
+        """Roughly what the files take on disk, spilling not counted."""
+        return sum(view.rows * (16 + 4 * len(view.features)) for view in self.views)
+
+
+class Progress:
+    """Says on standard error how far making the data is, at every tenth."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def show(self, name: str, rows: int, of: int) -> None:
+        """So many rows of so many are made."""
+        said = f"{name}: {rows * 10 // of * 10}% of {of:,} rows made"
+        if said != self._said:
+            self._said = said
+            print(said, file=sys.stderr, flush=True)
+
+
+def read(folder: Path) -> DataSet:
+    """What a complete folder holds."""
+    fields = json.loads((folder / _COMPLETE).read_text())
+    views = tuple(View(**{**view, "features": tuple(map(tuple, view["features"]))}) for view in fields.pop("views"))
+    return DataSet(views, **fields)
+
+
+def _is(data: DataSet, folder: Path) -> bool:
+    return (folder / _COMPLETE).exists() and read(folder) == data
+
+
+def files(folder: Path, view: View) -> list[str]:
+    """The view's Parquet files in order of arrival, for those who read plain files."""
+    table = Table.current(folder / "tables", view.name)
+    assert table is not None
+    return [str(table.root / file.path) for file in table.files()]
+
+
+def _publish(view: View, root: Path, random: np.random.Generator, progress: Progress) -> None:
+    table = Table.for_definition(root, view.name, "made", (view.key,))
+    done = 0
+    with connect(memory_limit="4GB") as connection:
+        for rows in _in_order_of_arrival(view, random):
+            connection.register("__rows", rows)
+            done += table.publish(connection, "FROM __rows")
+            progress.show(view.name, done, view.rows)
+
+
+def _in_order_of_arrival(view: View, random: np.random.Generator) -> Iterator[pa.Table]:
+    waiting: pa.Table | None = None
+    for rows, end in _scattered(view, random) if view.scattered else _stepwise(view, random):
+        if view.late:
+            created = rows[EVENT].cast(pa.int64()).to_numpy().copy()
+            late = random.random(len(created)) < view.late
+            created[late] += random.integers(1, MONTH, int(late.sum()))
+            rows = rows.set_column(rows.schema.get_field_index(CREATED), CREATED, pa.array(created, pa.timestamp("us")))
+            rows = pa.concat_tables([waiting, rows]) if waiting is not None else rows
+            known = rows[CREATED].cast(pa.int64()).to_numpy() < end
+            rows, waiting = rows.filter(pa.array(known)), rows.filter(pa.array(~known))
+        yield rows
+    if waiting is not None:
+        yield waiting
+
+
+def _stepwise(view: View, random: np.random.Generator) -> Iterator[tuple[pa.Table, int]]:
+    step = view.days * DAY // view.steps
+    at_once = max(view.steps // view.commits, 1)
+    for first in range(0, view.steps, at_once):
+        steps = np.arange(first, min(first + at_once, view.steps))
+        events = START + np.repeat(steps * step, view.entities)
+        if view.jitter:
+            events += random.integers(0, step, len(events))
+        yield _rows(view, np.tile(np.arange(view.entities), len(steps)), events, random), START + (first + len(steps)) * step
+
+
+def _scattered(view: View, random: np.random.Generator) -> Iterator[tuple[pa.Table, int]]:
+    events = START + random.integers(0, view.days * DAY, view.rows)
+    order = np.argsort(events, kind="stable")
+    for part in np.array_split(order, view.commits):
+        yield _rows(view, part % view.entities, events[part], random), int(events[part[-1]]) + 1
+
+
+def _rows(view: View, keys: np.ndarray, events: np.ndarray, random: np.random.Generator) -> pa.Table:
+    columns = {view.key: _keys(keys, text=view.text_keys)}
+    for number, (name, kind) in enumerate(view.features):
+        # Few distinct values, as prices and counts have; one in fifty of the first feature is missing.
+        values = random.integers(0, 4096, len(keys), np.int16)
+        missing = random.random(len(keys)) < 0.02 if number == 0 else None
+        columns[name] = pa.array(values / np.float32(16) if kind == "float" else values, kind, mask=missing)
+    times = pa.array(events, pa.timestamp("us"))
+    return pa.table({**columns, EVENT: times, CREATED: times})
+
+
+def _keys(numbers: np.ndarray, *, text: bool) -> pa.Array:
+    return pa.array([f"customer_{number:06d}" for number in numbers.tolist()]) if text else pa.array(numbers, pa.int64())
+
+
+def _entity_rows(data: DataSet, random: np.random.Generator) -> pa.Table:
+    first, rows = data.views[0], data.rows
+    keys = {view.key: view for view in data.views}
+    if data.asked == "shifted":
+        step = first.days * DAY // first.steps
+        numbers = np.arange(rows)
+        columns = {first.key: _keys(numbers % first.entities * 2, text=False)}
+        moments = START + numbers // first.entities * step - 30_000_000
+    else:
+        anyone = {key: random.integers(0, max(view.entities * 101 // 100, view.entities + 1), rows) for key, view in keys.items()}
+        chosen = {key: np.arange(rows) for key in keys} if data.asked == "each" else anyone
+        columns = {key: _keys(chosen[key], text=view.text_keys) for key, view in keys.items()}
+        moments = START + random.integers(0, first.days * DAY, rows)
+    return pa.table({ROW: np.arange(rows), **columns, EVENT: pa.array(moments, pa.timestamp("us", "UTC"))})

@@ -1,0 +1,230 @@
+"""Measures contenders, each in a process of its own, and shows what came out; every benchmark of the project uses it.
+
+A contender is a function `module:name` that gets its arguments as JSON values and returns a `Work`. What the function
+does before (imports, opening a registry) is not timed; what `Work.run` does is. The peak is the resident memory of the
+whole process, imports included, after its first repetition; what checks the result runs after it is read.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+MB = 1_000_000
+
+
+class UnequalResults(Exception):
+    """Contenders that must agree do not; their times say nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a repetition gave: how many rows, a hash that is equal where results are, and figures of its own by name."""
+
+    rows: int
+    hash: str
+    more: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed, and how its result is checked afterwards, off the clock."""
+
+    run: Callable[[], Any]
+    outcome: Callable[[Any], Outcome]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a contender took: seconds (median) over so many repetitions, peak in MB of 10^6 bytes; or why it has none."""
+
+    contender: str
+    seconds: float = 0.0
+    fastest: float = 0.0
+    repetitions: int = 0
+    peak_mb: float = 0.0
+    rows: int = 0
+    hash: str = ""
+    more: dict[str, float] = field(default_factory=dict)
+    failed: str = ""
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows of the result by median second."""
+        return self.rows / self.seconds if self.seconds else 0.0
+
+
+def measure(
+    contender: str,
+    target: str,
+    arguments: dict[str, Any],
+    *,
+    repetitions: int = 5,
+    patience: float = 60.0,
+    timeout: float = 1800.0,
+    spare_mb: float = 1500.0,
+) -> Measurement:
+    """Run a contender's repetitions in a child process.
+
+    No repetition begins after `patience` seconds of work. A child is ended, and counts as failed, after `timeout`
+    seconds or when the machine has less than `spare_mb` of memory left.
+    """
+    request = json.dumps({"target": target, "arguments": arguments, "repetitions": repetitions, "patience": patience})
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaints:
+        child = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=answer, stderr=complaints, cwd=ROOT)
+        assert child.stdin is not None
+        with child.stdin as pipe:
+            pipe.write(request.encode())
+        why, peak = _wait(child, timeout, spare_mb)
+        answer.seek(0)
+        complaints.seek(0)
+        if why or child.returncode:
+            said = complaints.read().decode(errors="replace").strip().splitlines()
+            why = why or (said[-1] if said else f"ended with {child.returncode}")
+            return Measurement(contender, peak_mb=peak, failed=why[:200])
+        return Measurement(contender, **json.loads(answer.read().splitlines()[-1]))
+
+
+def _wait(child: subprocess.Popen[bytes], timeout: float, spare_mb: float) -> tuple[str, float]:
+    """Why the child had to be ended, if so, and the most memory it was seen with (MB)."""
+    end, most = time.monotonic() + timeout, 0.0
+    while True:
+        try:
+            child.wait(0.2)
+            return "", most
+        except subprocess.TimeoutExpired:
+            most = max(most, _kilobytes(f"/proc/{child.pid}/status", "VmHWM") / 1000)
+        left = _kilobytes("/proc/meminfo", "MemAvailable") / 1000
+        why = f"took more than {timeout:.0f} s" if time.monotonic() > end else ""
+        if 0 < left < spare_mb:
+            why = f"ended at {most:.0f} MB: the machine had {left:.0f} MB left"
+        if why:
+            child.kill()
+            child.wait()
+            return why, most
+
+
+def _kilobytes(path: str, name: str) -> float:
+    """A figure of /proc in units of 1000 bytes; 0 where there is none."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((float(line.split()[1]) * 1.024 for line in lines if line.startswith(f"{name}:")), 0.0)
+
+
+def peak_mb() -> float:
+    """The most resident memory this process has had, in MB; its parent's is not counted, as it is in `ru_maxrss` on Linux."""
+    here = _kilobytes("/proc/self/status", "VmHWM") / 1000
+    unit = 1 if sys.platform == "darwin" else 1024
+    return here or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
+
+
+def repeat(work: Work, repetitions: int, patience: float) -> dict[str, Any]:
+    """A measurement's fields but its name; raises `UnequalResults` where two repetitions differ."""
+    seconds: list[float] = []
+    outcomes: list[Outcome] = []
+    peak = 0.0
+    while len(seconds) < max(repetitions, 1) and (not seconds or sum(seconds) < patience):
+        gc.collect()
+        start = time.perf_counter()
+        result = work.run()
+        seconds.append(time.perf_counter() - start)
+        peak = peak or peak_mb()
+        outcomes.append(work.outcome(result))
+        del result
+    if len({outcome.hash for outcome in outcomes}) > 1:
+        raise UnequalResults(f"repetitions gave {', '.join(outcome.hash for outcome in outcomes)}")
+    first = outcomes[0]
+    more = {name: median(outcome.more[name] for outcome in outcomes) for name in first.more}
+    return {
+        "seconds": median(seconds),
+        "fastest": min(seconds),
+        "repetitions": len(seconds),
+        "peak_mb": peak,
+        "rows": first.rows,
+        "hash": first.hash,
+        "more": more,
+    }
+
+
+def _child() -> None:
+    request = json.load(sys.stdin)
+    module, name = request["target"].split(":")
+    with redirect_stdout(sys.stderr):
+        work: Work = getattr(importlib.import_module(module), name)(**request["arguments"])
+        result = repeat(work, request["repetitions"], request["patience"])
+    print(json.dumps(result))
+
+
+def refuse_unequal(case: str, groups: Iterable[Iterable[Measurement]]) -> None:
+    """Raise `UnequalResults` where those of one group that came to an end gave different rows."""
+    for group in groups:
+        ended = [one for one in group if not one.failed]
+        if len({one.hash for one in ended}) > 1:
+            said = ", ".join(f"{one.contender} {one.hash}" for one in ended)
+            raise UnequalResults(f"case '{case}': results that must be equal are not: {said}.")
+
+
+def cores() -> int:
+    """How many cores a contender may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def table(case: str, measurements: list[Measurement], note: str = "") -> str:
+    """The measurements of a case as Markdown; `times` is the median beside the first contender's that came to an end."""
+    ended = [one for one in measurements if not one.failed]
+    base = ended[0].seconds if ended else 0.0
+    more = sorted({name for one in ended for name in one.more})
+    head = ["contender", "seconds", "fastest", "runs", "times", "peak MB", "rows/s", "rows/s/core", *more, "hash"]
+    rows = [_row(one, base, more) for one in measurements]
+    widths = [max(len(row[number]) for row in [head, *rows]) for number in range(len(head))]
+    ruler = ["-" * width for width in widths]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in (head, ruler, *rows)]
+    return "\n".join([f"### {case}", *([note] if note else []), "", *lines, ""])
+
+
+def _row(one: Measurement, base: float, more: list[str]) -> list[str]:
+    if one.failed:
+        return [one.contender, "–", "–", "0", "–", f"{one.peak_mb:,.0f}", "–", "–", *["–"] * len(more), one.failed]
+    figures = [f"{one.seconds:.3f}", f"{one.fastest:.3f}", str(one.repetitions), f"{one.seconds / base:.2f}", f"{one.peak_mb:,.0f}"]
+    figures += [f"{one.rows_per_s:,.0f}", f"{one.rows_per_s / cores():,.0f}"]
+    return [one.contender, *figures, *[f"{one.more[name]:,.0f}" if name in one.more else "" for name in more], one.hash]
+
+
+def as_json(cases: dict[str, list[Measurement]]) -> str:
+    """The last line of every benchmark: `{"cases": {case: {contender: {"seconds": …, "peak_mb": …, "rows_per_s": …, "hash": …}}}}`."""
+    return json.dumps({"cases": {case: {one.contender: _json(one) for one in measurements} for case, measurements in cases.items()}})
+
+
+def _json(one: Measurement) -> dict[str, Any]:
+    if one.failed:
+        return {"seconds": None, "peak_mb": round(one.peak_mb, 1), "rows_per_s": None, "hash": None, "failed": one.failed}
+    fields = asdict(one)
+    rounded = {name: round(fields[name], 6) for name in ("seconds", "fastest")}
+    return {
+        **rounded,
+        "peak_mb": round(one.peak_mb, 1),
+        "rows_per_s": round(one.rows_per_s, 1),
+        "hash": one.hash,
+        "repetitions": one.repetitions,
+        **one.more,
+    }
+
+
+if __name__ == "__main__":
+    _child()
