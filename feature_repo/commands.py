@@ -27,12 +27,15 @@ NOW = "now"
 
 
 class Clock:
-    """A clock that starts at a moment and goes on, `speed` times as fast as the wall's."""
+    """A clock that starts at a moment and goes on, `speed` times as fast as the wall's.
 
-    def __init__(self, start: datetime, speed: float = 1.0) -> None:
+    Where it was set before it could be made, `started` is what `time.monotonic()` said then.
+    """
+
+    def __init__(self, start: datetime, speed: float = 1.0, started: float | None = None) -> None:
         self.start = aware(start)
         self.speed = speed
-        self._started = time.monotonic()
+        self._started = time.monotonic() if started is None else started
 
     def __call__(self) -> datetime:
         """The moment it shows, aware UTC."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feature_repo.commands import (
+    NOW,
     Clock,
     as_of_option,
     common_options,
@@ -53,12 +55,13 @@ def serve(use_cases: tuple[str, ...], port: int, host: str, speed: float, as_of:
     """
     from inference.server import address, ended_by_sigterm, serve_forever, take_port
 
+    started = time.monotonic()  # what is imported takes seconds, and on a fast clock those are minutes
     with ended_by_sigterm(), take_port(host, port) as taken:
         from inference.online import create_app
 
         chosen = _chosen(use_cases)
         demo_at = _demo_at({domain.name: domain for domain, _ in chosen}, as_of)
-        clock = Clock(starting_moment(as_of, demo_at), speed)
+        clock = Clock(starting_moment(as_of, demo_at), speed, None if as_of in (None, NOW) else started)
         # A clock that was set by hand is this server's own; one that goes on from the data folder's takes that along.
         goes_on = as_of is None and demo_at is not None
         app = create_app(chosen, clock, then=(lambda: remember_moment(clock())) if goes_on else None)

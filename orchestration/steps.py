@@ -46,6 +46,10 @@ class Step:
         """What to run with `python -m` for a moment."""
         return [[*stage, "--as-of", str(iso(as_of))] for stage in self.stages]
 
+    def takes_clock(self, number: int) -> bool:
+        """Whether a stage counts what it brings later than promised, and is to be told what time it is when it starts."""
+        return self.done_within is not None and number == len(self.stages) - 1
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -92,12 +96,22 @@ def _cron_problem(name: str, cron: str) -> str | None:
     return None
 
 
-def run_step(step: Step, as_of: datetime, log: Path, *, sleep: Callable[[float], None], keeps: Sequence[int] = ()) -> Outcome:
+def run_step(
+    step: Step,
+    as_of: datetime,
+    log: Path,
+    *,
+    sleep: Callable[[float], None],
+    keeps: Sequence[int] = (),
+    clock: Callable[[], Sequence[str]] = tuple,
+) -> Outcome:
     """Run the step's command lines as child processes, their output in the log, until one fails.
 
-    `sleep` is called while they run; where it raises `Stopped`, or anything else, the running one is ended.
+    `sleep` is called while they run; where it raises `Stopped`, or anything else, the running one is ended. `clock` gives the options
+    that tell a command line what time it is.
     """
-    for argv in step.commands(as_of):
+    for number, argv in enumerate(step.commands(as_of)):
+        argv += clock() if step.takes_clock(number) else ()
         child = processes.start(argv, log, keeps=keeps)
         try:
             while child.code is None:

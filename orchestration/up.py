@@ -72,9 +72,11 @@ def up(
     clock, live = clock_of(domains, as_of, speed)
     remember: Callable[[datetime], None] = (lambda _: None) if live else Remembered(speed)
 
+    def standing() -> list[str]:
+        return [NOW if live else str(iso(clock())), "--speed", str(speed)]
+
     def serve() -> list[str]:
-        at = NOW if live else str(iso(clock()))
-        return ["inference", "serve", *use_cases, "--port", str(port), "--as-of", at, "--speed", str(speed)]
+        return ["inference", "serve", *use_cases, "--port", str(port), "--as-of", *standing()]
 
     def sleep(seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -94,7 +96,7 @@ def up(
     with only_one(SCHEDULE, _PATIENCE_SECONDS) as lock, _caught_signals() as stop_signals:
         refuse_taken(port)
         server = Server(serve, port, Path(data_path("logs", "server.log")), show)
-        run = partial(run_step, sleep=sleep, keeps=(lock,))
+        run = partial(run_step, sleep=sleep, keeps=(lock,), clock=lambda: ["--clock", *standing()])
         scheduler = Scheduler(steps, Ledger(), clock, run, sleep, wall=_wall, has_champion=ChampionSeen(), show=show_run)
         show(f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast as the wall's; data in {data_path()}.")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from datetime import datetime
 
 from feast import FeatureStore
@@ -59,9 +60,18 @@ def online_database(store: FeatureStore) -> PackedDatabase:
 
 
 def materialize(
-    store: FeatureStore, domain: LoadedDomain, now: datetime, progress: Progress, *, rebuild: bool = False
+    store: FeatureStore,
+    domain: LoadedDomain,
+    now: datetime,
+    progress: Progress,
+    *,
+    clock: Callable[[], datetime] | None = None,
+    rebuild: bool = False,
 ) -> list[Materialized]:
-    """Bring every view of the domain online to `min(now, built)`; run again, it changes nothing."""
+    """Bring every view of the domain online to `min(now, built)`; run again, it changes nothing.
+
+    `clock` says what time it is meanwhile, so that what comes online after its moment is counted; without one no time goes by.
+    """
     database = online_database(store)
     views = [domain.views[declared.name] for declared in domain.declarations]
     with only_one("materialize"):
@@ -69,5 +79,5 @@ def materialize(
             "online",
             views,
             lambda view: view.name,
-            lambda view: materialize_view(store.config, database, view, now=aware(now), rebuild=rebuild),
+            lambda view: materialize_view(store.config, database, view, now=aware(now), clock=clock, rebuild=rebuild),
         )

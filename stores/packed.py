@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,7 @@ class OnlineRow:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many records a write changed, and in how many of them the row to show had been due before the write."""
+    """How many records a write changed, and in how many of them the row to show had been due before it was there."""
 
     records: int
     missed: int
@@ -168,29 +168,31 @@ class PackedDatabase:
             connection.execute("ROLLBACK") if connection.in_transaction else None
             raise
 
-    def write(self, view: OnlineView, rows: Iterable[tuple[bytes, Row]], now: int) -> Written:
+    def write(self, view: OnlineView, rows: Iterable[tuple[bytes, Row]], now: int, shown_at: Callable[[], int] | None = None) -> Written:
         """Merge rows into their records in one transaction.
 
         What is effective at `now` and older than another effective row goes; an older row never replaces a newer.
+        `shown_at` says what time it is when the rows come online, where that is known to be later than `now`.
         """
         offered: dict[bytes, list[Row]] = {}
         for key, row in rows:
             offered.setdefault(key, []).append(row)
         changed: list[tuple[bytes, bytes]] = []
-        missed = 0
+        due: list[int] = []
         with self._writing() as connection:
             select = f"SELECT record FROM {quoted(view.table)} WHERE key = ?"
             for key in sorted(offered):
                 found = connection.execute(select, (key,)).fetchone()
                 before = _decode(found[0])[1:] if found else []
                 kept = merged([*before, *offered[key]], now)
-                shown = kept[0][:2]
-                missed += effective(kept[0]) < now and all(row[:2] != shown for row in before)
+                there = {tuple(row[:2]) for row in before}
+                due += [effective(row) for row in kept if tuple(row[:2]) not in there][:1]
                 record = _encode([FORMAT, *kept])
                 if not found or record != found[0]:
                     changed.append((key, record))
             connection.executemany(f"INSERT OR REPLACE INTO {quoted(view.table)} VALUES (?, ?)", changed)
-        return Written(len(changed), missed)
+            then = now if shown_at is None else max(now, shown_at())
+        return Written(len(changed), sum(moment < then for moment in due))
 
     def read(self, view: OnlineView, keys: Sequence[bytes | None], at: int) -> list[OnlineRow]:
         """What the view shows for each key at a moment (microseconds); a null key is not found.

@@ -51,6 +51,16 @@ def test_a_domain_of_one_small_csv_runs_through_all_stages(shop, capsys):
     assert status["views"]["shop_sales"]["online_rows"] == 12
 
 
+def test_a_run_that_is_late_by_the_clock_says_what_it_missed(built_shop, capsys):
+    # Each view is promised an hour after midnight; the second run stands for midnight too, and starts at nine.
+    answer(capsys, "features", "materialize", "shop")
+    missed = []
+    for day, clock in (("2020-12-02", []), ("2020-12-03", ["--clock", "2020-12-03T09:00Z"])):
+        answer(capsys, "features", "build", "shop", "--as-of", day)
+        missed.append({view["view"]: view["missed"] for view in answer(capsys, "features", "materialize", "shop", "--as-of", day, *clock)})
+    assert missed == [{"shop_sales": 0, "last_day": 0}, {"shop_sales": 12, "last_day": 12}]
+
+
 def test_without_the_flights_the_platform_still_stands(shop, tmp_path):
     project = tmp_path / "project"
     for package in ("feature_repo", "stores", "pipelines", "training", "inference", "orchestration"):

@@ -1,5 +1,6 @@
 """What a domain's schedule becomes: command lines of the stages."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from feature_repo.domains import LoadedDomain, load_domain
 from feature_repo.errors import InvalidDeclaration
 from feature_repo.raw import Domain
-from orchestration.steps import steps_of
+from orchestration.steps import run_step, steps_of
 
 MOMENT = datetime(2013, 12, 5, 21, tzinfo=UTC)
 
@@ -47,3 +48,11 @@ def test_all_problems_of_a_schedule_are_said_at_once():
         f"  - '0 0 30 2 *' for train is no cron expression (Bad day-of-month); {expected}\n"
         f"  - '0 0 * * * *' for materialize is no cron expression (Wrong number of fields); {expected}"
     )
+
+
+def test_what_is_promised_is_told_the_time_when_it_starts_and_nothing_else_is(tiny, tmp_path):
+    step = tiny.step(stages=("build", "publish"), done_within=timedelta(minutes=5))
+    clock = lambda: ["--clock", f"after {len(tiny.calls('ends'))}"]  # noqa: E731
+    for each in (step, tiny.step()):
+        assert run_step(each, MOMENT, tmp_path / "log", sleep=time.sleep, clock=clock).status == "succeeded"
+    assert [call["argv"][3:] for call in tiny.calls()] == [[], ["--clock", "after 1"], []]

@@ -214,6 +214,24 @@ def test_a_row_that_was_ahead_is_not_missed(world, publish):
     assert world.materialize(at(13)).missed == 0
 
 
+def test_rows_that_come_online_after_their_moment_by_the_clock_are_missed_though_the_run_stands_before_it(world, publish):
+    publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
+    world.materialize(at(11))
+    publish(world.table, TRIPS, [(7, 2, utc(12), utc(12, 5)), (8, 2, utc(12), utc(12, 5))], at(12))
+    assert world.materialize(at(12), clock=lambda: at(12, 5)).missed == 0
+    publish(world.table, TRIPS, [(7, 3, utc(13), utc(13, 5)), (8, 3, utc(13), utc(13, 20))], at(13))
+    assert world.materialize(at(13), clock=lambda: at(13, 5, 1)).missed == 1
+    assert world.materialize(at(13), clock=lambda: at(13, 30)).missed == 0
+
+
+def test_a_run_that_stands_later_than_the_table_is_built_has_missed_what_was_due_between(world, publish):
+    publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
+    world.materialize(at(11))
+    publish(world.table, TRIPS, [(7, 2, utc(12), utc(12, 5))], at(12))
+    done = world.materialize(at(12, 6))
+    assert (done.until, done.missed) == (at(12), 1)
+
+
 def test_a_table_that_was_never_built_is_not_materialized(tmp_path, world, publish):
     with pytest.raises(NotBuilt, match="view 'driver_trips' has no table at"):
         world.materialize(NOON)
