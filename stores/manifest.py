@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS commits (
 CREATE TABLE IF NOT EXISTS files (
     name TEXT NOT NULL, version INTEGER NOT NULL, path TEXT NOT NULL, added INTEGER NOT NULL, removed INTEGER,
     rows INTEGER NOT NULL, min_event INTEGER NOT NULL, max_event INTEGER NOT NULL,
-    min_created INTEGER NOT NULL, max_created INTEGER NOT NULL, in_order INTEGER NOT NULL,
+    min_created INTEGER NOT NULL, max_created INTEGER NOT NULL, min_lag INTEGER NOT NULL, max_lag INTEGER NOT NULL,
+    in_order INTEGER NOT NULL, bytes INTEGER NOT NULL,
     PRIMARY KEY (name, version, path)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS watermarks (
     name TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL, moment INTEGER NOT NULL,
@@ -37,7 +38,11 @@ CREATE TABLE IF NOT EXISTS watermarks (
 
 @dataclass(frozen=True)
 class DataFile:
-    """One immutable Parquet file of a table; times are microseconds since 1970 in UTC, both ends inclusive."""
+    """One immutable Parquet file of a table; times are microseconds since 1970 in UTC, both ends inclusive.
+
+    The lag of a row is `created_timestamp - event_timestamp` in microseconds. `in_order` says that the file's rows, one after the
+    other and after all earlier ones, were created in the order of their events.
+    """
 
     path: str
     rows: int
@@ -45,7 +50,10 @@ class DataFile:
     max_event: int
     min_created: int
     max_created: int
+    min_lag: int
+    max_lag: int
     in_order: bool
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -122,14 +130,11 @@ class Manifest:
         """The files of the table at a commit (the newest by default), in order of arrival."""
         at = self.head(table) if commit is None else commit
         rows = self._rows(
-            "SELECT path, rows, min_event, max_event, min_created, max_created, in_order FROM files"
+            "SELECT path, rows, min_event, max_event, min_created, max_created, min_lag, max_lag, in_order, bytes FROM files"
             " WHERE name = ? AND version = ? AND added <= ? AND (removed IS NULL OR removed > ?) ORDER BY min_created, path",
             (table.name, table.version, at, at),
         )
-        return [
-            DataFile(path, rows, min_event, max_event, min_created, max_created, bool(in_order))
-            for path, rows, min_event, max_event, min_created, max_created, in_order in rows
-        ]
+        return [DataFile(*row[:-2], in_order=bool(row[-2]), bytes=row[-1]) for row in rows]
 
     def commit(
         self, table: TableVersion, added: list[DataFile], built_until: datetime | None, removed: list[DataFile] | None = None
@@ -144,8 +149,12 @@ class Manifest:
             until = until if built_until is None else max(until, micros(built_until))
             connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?)", (*key, last + 1, until, sum(file.rows for file in added)))
             connection.executemany(
-                "INSERT INTO files VALUES (?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?)",
-                [(*key, f.path, last + 1, f.rows, f.min_event, f.max_event, f.min_created, f.max_created, int(f.in_order)) for f in added],
+                f"INSERT INTO files VALUES (?, ?, ?, ?, NULL{', ?' * 9})",
+                [
+                    (*key, f.path, last + 1, f.rows, f.min_event, f.max_event, f.min_created, f.max_created, f.min_lag, f.max_lag)
+                    + (int(f.in_order), f.bytes)
+                    for f in added
+                ],
             )
             connection.executemany(
                 "UPDATE files SET removed = ? WHERE name = ? AND version = ? AND path = ?",

@@ -177,10 +177,11 @@ class Table:
             # A name is used once: a run that died before its commit may have left the file of the same number.
             name = f"{np.datetime64(day, 'D')}/{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
             (aside / name).parent.mkdir(exist_ok=True)
-            pq.write_table(rows, aside / name, compression="zstd", compression_level=1)
+            write_parquet(rows, aside / name)
             path = str((self.folder / name).relative_to(self.root))
             ends = (int(event.min()), int(event.max()), int(created[0]), int(created[-1]))
-            written.append(DataFile(path, rows.num_rows, *ends, in_order))
+            lags = (int((created - event).min()), int((created - event).max()))
+            written.append(DataFile(path, rows.num_rows, *ends, *lags, in_order, (aside / name).stat().st_size))
         return written
 
     def _refuse_other_times(self, columns: dict[str, str]) -> None:
@@ -297,7 +298,8 @@ class Table:
             rows = rows.sort_by([(column, "ascending") for column in (CREATED, EVENT, *self.version.keys)])
             final = self.folder / day / f"{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
             aside = final.with_suffix(".aside")
-            pq.write_table(rows, aside, compression="zstd", compression_level=1)
+            write_parquet(rows, aside)
+            size = aside.stat().st_size
             aside.replace(final)
             merged.append(
                 DataFile(
@@ -307,13 +309,41 @@ class Table:
                     max(file.max_event for file in files),
                     min(file.min_created for file in files),
                     max(file.max_created for file in files),
+                    min(file.min_lag for file in files),
+                    max(file.max_lag for file in files),
                     all(file.in_order for file in files),
+                    size,
                 )
             )
             replaced += files
         if merged:
             self.manifest.commit(self.version, merged, None, replaced)
         return len(replaced)
+
+
+def write_parquet(rows: pa.Table, path: Path) -> None:
+    """Write rows so that reading a few columns of many files is fast.
+
+    Integers and times are stored as differences (a tenth of the bytes where they are sorted), floats as they are unless few
+    values repeat, all else through a dictionary; LZ4 unpacks at several times the speed of others.
+    """
+    whole = {field.name for field in rows.schema if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type)}
+    whole = {name for name in whole if rows.schema.field(name).type.bit_width >= 32}
+    plain = {field.name for field in rows.schema if pa.types.is_floating(field.type) and not _few_values(rows[field.name])}
+    nested = any(pa.types.is_nested(field.type) for field in rows.schema)
+    pq.write_table(
+        rows,
+        path,
+        compression="lz4",
+        # Of nested columns the leaves are named, so that a list of all others would leave them out.
+        use_dictionary=[name for name in rows.column_names if name not in whole | plain] if not nested else False,
+        column_encoding={name: "DELTA_BINARY_PACKED" for name in whole},
+    )
+
+
+def _few_values(values: pa.ChunkedArray) -> bool:
+    sample = values.slice(0, 10_000)
+    return bool(pc.count_distinct(sample).as_py() * 4 < len(sample))
 
 
 def canonical_hash(rows: pa.Table) -> str:
