@@ -105,15 +105,22 @@ def quarantine(domain: str, source: str, limit: int, as_json: bool) -> None:
 
 
 @cli.command(epilog="Example: python -m pipelines apply")
+@json_option
 @common_options
-def apply() -> None:
+def apply(as_json: bool) -> None:
     """Register the definitions of all domains, as `feast -c feature_repo apply` does."""
     from feature_repo.domains import feature_store, load_all
     from pipelines.materialize import apply_definitions
 
-    domains = load_all()
-    apply_definitions(feature_store(), domains)
-    click.echo(f"Registered {', '.join(domain.name for domain in domains)}.")
+    applied = apply_definitions(feature_store(), load_all())
+    if as_json:
+        show_json(applied)
+        return
+    click.echo(
+        f"Registered {', '.join(applied.domains)}: {len(applied.feature_views)} feature views, {len(applied.on_demand_feature_views)} on"
+        f" demand, {len(applied.feature_services)} feature services."
+        + (f" No longer declared, and removed: {', '.join(applied.removed)}." if applied.removed else "")
+    )
 
 
 @cli.command(epilog="Example: python -m pipelines materialize flights --as-of 2013-12-05T20:00Z")

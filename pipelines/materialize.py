@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from feast import FeatureStore
+from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
 
@@ -19,7 +21,19 @@ from stores.online import PackedOnlineStore
 from stores.packed import PackedDatabase
 
 
-def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> None:
+@dataclass(frozen=True)
+class Applied:
+    """What the Feast registry holds after a run, by name, and what it no longer holds."""
+
+    domains: list[str]
+    entities: list[str]
+    feature_views: list[str]
+    on_demand_feature_views: list[str]
+    feature_services: list[str]
+    removed: list[str]
+
+
+def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Applied:
     """What `feast apply` does, for the objects of all domains; what is no longer declared is removed."""
     views = [view for domain in domains for view in domain.views.values()]
     contents = RepoContents(
@@ -38,7 +52,16 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> None:
     with warnings.catch_warnings():
         # Feast says that on-demand views do not scale offline; ours run in the as-of store, on their inputs alone.
         warnings.filterwarnings("ignore", message="On demand feature view is an experimental feature")
-        store.apply(everything, objects_to_delete=[thing for thing in gone if thing.name != "__dummy"], partial=False)
+        gone = [thing for thing in gone if thing.name != "__dummy"]
+        store.apply(everything, objects_to_delete=gone, partial=False)
+    return Applied(
+        [domain.name for domain in domains],
+        [entity.name for entity in contents.entities],
+        [view.name for view in contents.feature_views],
+        [view.name for view in contents.on_demand_feature_views],
+        [service.name for service in contents.feature_services],
+        sorted({thing.name for thing in gone if not isinstance(thing, DataSource)}),
+    )
 
 
 def apply_if_changed(store: FeatureStore) -> None:

@@ -21,10 +21,15 @@ def answer(capsys, *arguments, code=0):
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_domain_of_one_small_csv_runs_through_all_stages(shop, capsys):
+def test_a_domain_of_one_small_csv_runs_through_all_stages_and_each_answers_in_json(shop, capsys):
     built = answer(capsys, "features", "build", "shop")
     assert built["sources"][0]["rows_in"] == 730 * 12
     assert {view["view"]: view["rows"] for view in built["views"]}["shop_sales"] == 700 * 12
+
+    assert answer(capsys, "features", "quarantine", "shop", "sales") == []
+
+    applied = answer(capsys, "features", "apply")
+    assert (applied["domains"], applied["feature_services"], applied["removed"]) == (["shop"], ["next_sales_v1"], [])
 
     online = answer(capsys, "features", "materialize", "shop")
     assert {view["view"]: view["records"] for view in online} == {"shop_sales": 12, "last_day": 12}
@@ -35,6 +40,10 @@ def test_a_domain_of_one_small_csv_runs_through_all_stages(shop, capsys):
     assert card["metrics"]["test"]["r2"] > 0.8
     assert card["metrics"]["test"]["rmse"] < card["baselines"]["mean"]["test"]["rmse"]
     assert card["training_set"]["tables"].keys() == {"shop.mornings", "shop.takings", "shop_sales", "last_day"}
+
+    assert answer(capsys, "card", "next_sales") == card
+    assert answer(capsys, "training-set", "next_sales").keys() == card["training_set"].keys()
+    assert answer(capsys, "rollback", "next_sales", "--to", "1") == {"use_case": "next_sales", "from": "1", "to": "1"}
 
     row = json.dumps({"shop_id": 3, "opens": "2020-12-01T08:00:00Z"})
     predicted = answer(capsys, "predict", "next_sales", "--row", row)

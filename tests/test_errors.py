@@ -157,6 +157,16 @@ def test_every_command_has_help_with_an_example(words, capsys):
     assert "--home" in said
 
 
+# They run until somebody stops them, or are Feast's.
+REPORT_NOTHING = {("serve",), ("up",), ("feast",)}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_that_reports_takes_json(words, capsys):
+    assert main([*words, "--help"]) == 0
+    assert ("--json" in capsys.readouterr().out) is (words not in REPORT_NOTHING)
+
+
 def test_the_front_door_says_what_people_have_reviewed(capsys):
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == (Path(__file__).parent / "golden" / "punctual_help.txt").read_text()
