@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import stores.manifest
+import stores.table
 from stores.table import CREATED, EVENT, Table, connect
 
 ROW = "row"
@@ -64,7 +67,8 @@ class DataSet:
 
     def make(self, folder: Path, progress: Progress) -> None:
         """Write everything into the folder, unless it is there complete."""
-        if _is(self, folder):
+        description, complete = _description(self), folder / _COMPLETE
+        if complete.exists() and json.loads(complete.read_text()) == description:
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -75,7 +79,7 @@ class DataSet:
         for number, view in enumerate(self.views):
             _publish(view, folder / "tables", np.random.default_rng([3, number]), progress)
         pq.write_table(_entity_rows(self, np.random.default_rng(7)), folder / "entities.parquet")
-        (folder / _COMPLETE).write_text(json.dumps(asdict(self)))
+        complete.write_text(json.dumps(description))
 
     def bytes_at_most(self) -> int:
         """Roughly what the files take on disk, spilling not counted."""
@@ -98,20 +102,25 @@ class Progress:
 
 def read(folder: Path) -> DataSet:
     """What a complete folder holds."""
-    fields = json.loads((folder / _COMPLETE).read_text())
+    fields = json.loads((folder / _COMPLETE).read_text())["data"]
     views = tuple(View(**{**view, "features": tuple(map(tuple, view["features"]))}) for view in fields.pop("views"))
     return DataSet(views, **fields)
 
 
-def _is(data: DataSet, folder: Path) -> bool:
-    return (folder / _COMPLETE).exists() and read(folder) == data
+def _written_by() -> str:
+    """What made the files, as a hash; data that another publisher made are made anew."""
+    sources = [Path(__file__), *(Path(str(module.__file__)) for module in (stores.table, stores.manifest))]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def _description(data: DataSet) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(json.dumps({"data": asdict(data), "written_by": _written_by()}))
+    return described
 
 
 def files(folder: Path, view: View) -> list[str]:
-    """The view's Parquet files in order of arrival, for those who read plain files."""
-    table = Table.current(folder / "tables", view.name)
-    assert table is not None
-    return [str(table.root / file.path) for file in table.files()]
+    """The view's Parquet files in order of arrival, for those who read plain files and no manifest."""
+    return sorted(map(str, (folder / "tables" / view.name).rglob("*.parquet")))
 
 
 def _publish(view: View, root: Path, random: np.random.Generator, progress: Progress) -> None:

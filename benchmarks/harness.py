@@ -73,30 +73,33 @@ def measure(
     target: str,
     arguments: dict[str, Any],
     *,
+    folder: Path,
     repetitions: int = 5,
     patience: float = 60.0,
     timeout: float = 1800.0,
     spare_mb: float = 1500.0,
 ) -> Measurement:
-    """Run a contender's repetitions in a child process.
+    """Run a contender's repetitions in a child process, whose current directory is `folder`, where some libraries spill.
 
     No repetition begins after `patience` seconds of work. A child is ended, and counts as failed, after `timeout`
     seconds or when the machine has less than `spare_mb` of memory left.
     """
     request = json.dumps({"target": target, "arguments": arguments, "repetitions": repetitions, "patience": patience})
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaints:
-        child = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=answer, stderr=complaints, cwd=ROOT)
+        command = [sys.executable, "-m", "benchmarks.harness"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=answer, stderr=complaints, cwd=folder, env=environment)
         assert child.stdin is not None
         with child.stdin as pipe:
             pipe.write(request.encode())
         why, peak = _wait(child, timeout, spare_mb)
         answer.seek(0)
+        said = answer.read().splitlines()
+        if not why and said:
+            return Measurement(contender, **json.loads(said[-1]))
         complaints.seek(0)
-        if why or child.returncode:
-            said = complaints.read().decode(errors="replace").strip().splitlines()
-            why = why or (said[-1] if said else f"ended with {child.returncode}")
-            return Measurement(contender, peak_mb=peak, failed=why[:200])
-        return Measurement(contender, **json.loads(answer.read().splitlines()[-1]))
+        sys.stderr.write(complaints.read().decode(errors="replace"))
+        return Measurement(contender, peak_mb=peak, failed=why or f"ended with {child.returncode}")
 
 
 def _wait(child: subprocess.Popen[bytes], timeout: float, spare_mb: float) -> tuple[str, float]:
@@ -166,8 +169,12 @@ def _child() -> None:
     request = json.load(sys.stdin)
     module, name = request["target"].split(":")
     with redirect_stdout(sys.stderr):
-        work: Work = getattr(importlib.import_module(module), name)(**request["arguments"])
-        result = repeat(work, request["repetitions"], request["patience"])
+        try:
+            work: Work = getattr(importlib.import_module(module), name)(**request["arguments"])
+            result = repeat(work, request["repetitions"], request["patience"])
+        except Exception as error:
+            first = str(error).strip().splitlines() or [""]
+            result = {"peak_mb": peak_mb(), "failed": f"{type(error).__name__}: {first[0]}"[:200]}
     print(json.dumps(result))
 
 
@@ -200,7 +207,7 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
 
 def _row(one: Measurement, base: float, more: list[str]) -> list[str]:
     if one.failed:
-        return [one.contender, "–", "–", "0", "–", f"{one.peak_mb:,.0f}", "–", "–", *["–"] * len(more), one.failed]
+        return [one.contender, "-", "-", "0", "-", f"{one.peak_mb:,.0f}", "-", "-", *["-"] * len(more), one.failed]
     figures = [f"{one.seconds:.3f}", f"{one.fastest:.3f}", str(one.repetitions), f"{one.seconds / base:.2f}", f"{one.peak_mb:,.0f}"]
     figures += [f"{one.rows_per_s:,.0f}", f"{one.rows_per_s / cores():,.0f}"]
     return [one.contender, *figures, *[f"{one.more[name]:,.0f}" if name in one.more else "" for name in more], one.hash]

@@ -14,11 +14,12 @@ from pathlib import Path
 from benchmarks.data import DataSet, Progress, View, files
 from benchmarks.harness import Measurement, UnequalResults, as_json, cores, measure, refuse_unequal, table
 
-EVENT_TIME = ("ours_event_time", "duckdb_asof", "feast_duckdb", "polars", "pandas")
+EVENT_TIME = ("ours_event_time", "duckdb_asof", "feast_duckdb", "polars", "polars_presorted", "pandas")
 TWO_TIME = ("ours", "duckdb_asof_two_time", "polars_two_time", "pandas_two_time")
 ALL = ("ours", "ours_event_time", "duckdb_asof", "polars", "pandas", "feast_duckdb")
+AND_PRESORTED = ("ours", "ours_event_time", "duckdb_asof", "polars", "polars_presorted", "pandas", "feast_duckdb")
 NOT_STOCK = tuple(name for name in ALL if name != "feast_duckdb")
-EVERYONE = (*ALL, *TWO_TIME[1:], "ours_4gb")
+EVERYONE = (*AND_PRESORTED, *TWO_TIME[1:], "ours_4gb")
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,22 @@ MINUTES = View("minutes", "k", (("v", "int32"),), entities=50, steps=100_000, da
 SCATTERED = View("scattered", "k", (("v", "int32"),), entities=100_000, steps=10, days=365, commits=73, scattered=True)
 
 CASES = {
-    "deep": Case(DataSet((DEEP,), 500_000), ALL, "20M rows of 10 features, 1,000 per entity; 500k entity rows"),
-    "shallow": Case(DataSet((SHALLOW,), 500_000), ALL, "10M rows of 10 features, 100 per entity; 500k entity rows"),
+    "deep": Case(DataSet((DEEP,), 500_000), AND_PRESORTED, "20M rows of 10 features, 1,000 per entity; 500k entity rows"),
+    "shallow": Case(DataSet((SHALLOW,), 500_000), AND_PRESORTED, "10M rows of 10 features, 100 per entity; 500k entity rows"),
     "wide": Case(
         DataSet(tuple(replace(WIDE, name=f"wide_{number}") for number in range(10)), 17_000),
         ALL,
         "10 views of 100 features, text keys; 17k entity rows (Feast issue 3003)",
     ),
-    "taxi_1m": Case(DataSet((PICKUPS, DROPOFFS), 1_000_000), ALL, "2 views of 2 features on a grid of 15 and 30 minutes, 260 locations"),
+    "taxi_1m": Case(
+        DataSet((PICKUPS, DROPOFFS), 1_000_000), NOT_STOCK, "2 views of 2 features on a grid of 15 and 30 minutes, 260 locations"
+    ),
     "taxi_5m": Case(DataSet((PICKUPS, DROPOFFS), 5_000_000), NOT_STOCK, "the same for 5M entity rows"),
     "duckdb_5m": Case(DataSet((MINUTES,), 5_000_000, "shifted"), NOT_STOCK, "DuckDB's article: 5M rows of 50 keys; 5M entity rows"),
     "duckdb_1m": Case(DataSet((SCATTERED,), 100_000, "each"), ALL, "DuckDB's article: 1M rows of 100k keys; 100k entity rows"),
     "late": Case(
         DataSet((replace(DEEP, name="late", late=0.05),), 500_000),
-        (*TWO_TIME, *(name for name in EVENT_TIME if name != "feast_duckdb")),
+        (*TWO_TIME, *(name for name in EVENT_TIME if name not in {"feast_duckdb", "polars_presorted"})),
         "as deep, with 5% of the rows late by up to a month; the two-time joins and those in event time give different rows",
         late=True,
     ),
@@ -101,9 +104,10 @@ def run(
     for contender in contenders:
         _warm(folder, case.data)
         print(f"{name}: {contender} …", file=sys.stderr, flush=True)
-        arguments = {"folder": str(folder)}
-        target = f"benchmarks.contenders:{contender}"
-        measurements.append(measure(contender, target, arguments, repetitions=repetitions, patience=patience, timeout=timeout))
+        arguments, target = {"folder": str(folder)}, f"benchmarks.contenders:{contender}"
+        measurements.append(
+            measure(contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience, timeout=timeout)
+        )
     print(table(name, measurements, _note(case)), flush=True)
     refuse_unequal(name, case.groups(measurements))
     return measurements
@@ -126,7 +130,7 @@ def _slope(cases: dict[str, list[Measurement]]) -> str:
     """How the time grows when the history doubles, a line for each contender."""
     lines = []
     for half, one, double in zip(*(cases.get(name, []) for name in SETS["slope"]), strict=False):
-        growth = f"{one.seconds / half.seconds:.2f} and {double.seconds / one.seconds:.2f}" if half.seconds and one.seconds else "–"
+        growth = f"{one.seconds / half.seconds:.2f} and {double.seconds / one.seconds:.2f}" if half.seconds and one.seconds else "-"
         lines.append(f"{half.contender}: history doubled twice, time {growth} times")
     return "\n".join(lines)
 
