@@ -32,7 +32,7 @@ class View:
 
     `features` are names with Arrow types. Rows are published in about `commits` commits, one file a day each.
     With `jitter` a row's event is anywhere in its step; `scattered`: anywhere in all the days. A share `late` of the
-    rows becomes known up to a month after its event, the others at it.
+    rows becomes known up to a month after its event, the others at it. Each feature has so many `levels`.
     """
 
     name: str
@@ -46,6 +46,7 @@ class View:
     scattered: bool = False
     late: float = 0.0
     text_keys: bool = False
+    levels: int = 4096
 
     @property
     def rows(self) -> int:
@@ -171,7 +172,7 @@ def _rows(view: View, keys: np.ndarray, events: np.ndarray, random: np.random.Ge
     columns = {view.key: _keys(keys, text=view.text_keys)}
     for number, (name, kind) in enumerate(view.features):
         # Few distinct values, as prices and counts have; one in fifty of the first feature is missing.
-        values = random.integers(0, 4096, len(keys), np.int16)
+        values = random.integers(0, view.levels, len(keys), np.int16)
         missing = random.random(len(keys)) < 0.02 if number == 0 else None
         columns[name] = pa.array(values / np.float32(16) if kind == "float" else values, kind, mask=missing)
     times = pa.array(events, pa.timestamp("us"))

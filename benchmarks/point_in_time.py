@@ -42,7 +42,7 @@ TEN = (*((f"price_{number}", "float") for number in range(8)), ("trips", "int64"
 HUNDRED = tuple((f"spent_{number:02d}", "float") for number in range(100))
 DEEP = View("deep", "driver", TEN, entities=20_000, steps=1_000, days=400, commits=200)
 SHALLOW = View("shallow", "driver", TEN, entities=100_000, steps=100, days=400, commits=100)
-WIDE = View("wide", "customer", HUNDRED, entities=1_700, steps=10, days=10, commits=10, text_keys=True)
+WIDE = View("wide", "customer", HUNDRED, entities=1_700, steps=10, days=10, commits=10, text_keys=True, levels=512)
 PICKUPS = View("pickups", "pickup_location", (("mean_fare", "float"), ("trips", "int32")), 260, 96 * 60, 60, 60, jitter=False)
 DROPOFFS = View("dropoffs", "dropoff_location", (("trips", "int32"), ("is_weekend", "int32")), 260, 48 * 60, 60, 60, jitter=False)
 MINUTES = View("minutes", "k", (("v", "int32"),), entities=50, steps=100_000, days=100_000 // 1440 + 1, commits=70, jitter=False)
