@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import msgspec
@@ -56,12 +57,13 @@ def create_app(
         await run_in_threadpool(serving.stop)
 
     said = "; ".join(f"**{use_case.name}**: {use_case.description}" for _, use_case in use_cases)
-    app = FastAPI(title="Punctual predictions", description=said, version="1", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Punctual predictions", description=said, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(LimitedBody)
     app.state.serving = serving
     add_refusals(app, [column.name for domain, use_case in use_cases for column in row_columns(OnlineFeatures(domain, use_case))])
     _add_predict(app, serving, clock)
     _add_information(app, serving, clock)
+    _add_docs(app)
     return app
 
 
@@ -166,6 +168,16 @@ def _add_information(app: FastAPI, serving: Serving, clock: Callable[[], datetim
         if name not in serving.use_cases:
             raise InvalidRequest(unknown_name("use case", name, serving.use_cases, "this server"))
         return Response(encode_card(serving.served(name).predictor.champion.card), media_type="application/json")
+
+
+def _add_docs(app: FastAPI) -> None:
+    page = (Path(__file__).parent / "docs.html").read_bytes()
+    # The usual page loads its scripts from elsewhere; this one may not, so that it works where only this server is reachable.
+    policy = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
 
 
 def _version(serving: Serving, use_case: str) -> str | None:

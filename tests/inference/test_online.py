@@ -1,6 +1,7 @@
 """The prediction API, as a client meets it."""
 
 import json
+import re
 import sqlite3
 import threading
 from contextlib import contextmanager
@@ -348,7 +349,15 @@ def test_the_documentation_types_a_row_and_its_example_works(client):
     response = client.post("/predict", json=example)
     assert response.status_code == 200
     assert response.json()["predictions"][0]["unknown"] == []
-    assert client.get("/docs").status_code == 200
+
+
+def test_the_page_of_the_documentation_needs_nothing_but_this_server(client):
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'; connect-src 'self'" in page.headers["content-security-policy"]
+    assert "//" not in re.sub(r"^\s*//.*$", "", page.text, flags=re.MULTILINE)
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', page.text)) == {"data:,", "openapi.json"}
 
 
 def test_every_reference_of_the_documentation_leads_somewhere(clients):
