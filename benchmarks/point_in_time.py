@@ -104,13 +104,18 @@ def run(
     for contender in contenders:
         _warm(folder, case.data)
         print(f"{name}: {contender} …", file=sys.stderr, flush=True)
-        arguments, target = {"folder": str(folder)}, f"benchmarks.contenders:{contender}"
+        arguments, target = {"folder": str(folder)}, _target(contender)
         measurements.append(
             measure(contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience, timeout=timeout)
         )
     print(table(name, measurements, _note(case)), flush=True)
     refuse_unequal(name, case.groups(measurements))
     return measurements
+
+
+def _target(contender: str) -> str:
+    module = "feature_stores" if contender.startswith(("ours", "feast")) else "hand_written"
+    return f"benchmarks.{module}:{contender}"
 
 
 def _note(case: Case) -> str:

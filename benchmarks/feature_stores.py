@@ -1,0 +1,148 @@
+"""The point-in-time join through Feast, with our offline store and with Feast's own; files in, Arrow out.
+
+Each function takes a folder of `data.py` and gives the `Work`. `ours` sees a row from the later of its two times on;
+`ours_event_time` and the stock store go by event time alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.data import DataSet, read
+from benchmarks.harness import MB, Outcome, Work
+from benchmarks.results import outcome_of
+from stores.table import CREATED, EVENT
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+OURS = {"type": "stores.offline.AsofOfflineStore"}
+STOCK = {"type": "duckdb"}
+
+
+def ours(folder: str) -> Work:
+    """Our offline store as it is by default, through Feast."""
+    return _ours(Path(folder), {})
+
+
+def ours_event_time(folder: str) -> Work:
+    """Our offline store with Feast's meaning of the join."""
+    return _ours(Path(folder), {"point_in_time": "event_time"})
+
+
+def ours_4gb(folder: str) -> Work:
+    """Our offline store with a memory limit, and how much it spilled at most at a time."""
+    spill = Path(folder) / "spilled"
+    limited = _ours(Path(folder), {"memory_limit": "4GB", "spill_folder": str(spill)})
+    seen = _Spilled(spill)
+
+    def outcome(result: pa.Table) -> Outcome:
+        checked = limited.outcome(result)
+        return Outcome(checked.rows, checked.hash, {"spilled MB": seen.most / MB})
+
+    return Work(lambda: seen.while_doing(limited.run), outcome)
+
+
+def _ours(folder: Path, settings: dict[str, str]) -> Work:
+    data = read(folder)
+    store = _feature_store(folder, data, {**OURS, **settings})
+
+    def run() -> pa.Table:
+        rows = pq.read_table(folder / "entities.parquet")
+        return store.get_historical_features(rows, _references(data), full_feature_names=True).to_arrow()
+
+    return Work(run, outcome_of(data))
+
+
+def feast_duckdb(folder: str) -> Work:
+    """Feast's own DuckDB offline store, on the same Parquet files."""
+    import pandas as pd
+
+    data = read(Path(folder))
+    store = _feature_store(Path(folder), data, STOCK)
+
+    def run() -> pa.Table:
+        rows = pd.read_parquet(Path(folder) / "entities.parquet")  # it takes pandas only
+        return store.get_historical_features(rows, _references(data), full_feature_names=True).to_arrow()
+
+    return Work(run, outcome_of(data))
+
+
+def _references(data: DataSet) -> list[str]:
+    return [f"{view.name}:{feature}" for view in data.views for feature, _ in view.features]
+
+
+def _feature_store(folder: Path, data: DataSet, offline: dict[str, str]) -> FeatureStore:
+    """Feast with one view a history; ours is given the tables' folders, the stock store their files."""
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+    from feast.data_format import ParquetFormat
+    from feast.repo_config import RepoConfig
+    from feast.types import Float32, Int32, Int64, String
+
+    types = {"float": Float32, "int32": Int32, "int64": Int64}
+    kind = "_".join(offline.values()).replace("/", "_")
+    registry = folder / f"registry_{hashlib.sha256(kind.encode()).hexdigest()[:8]}.db"
+    registry.unlink(missing_ok=True)
+    store = FeatureStore(
+        config=RepoConfig(
+            project="benchmark",
+            provider="local",
+            registry={"registry_type": "sql", "path": f"sqlite:///{registry}", "cache_ttl_seconds": 3600},
+            offline_store=offline,
+            online_store={"type": "sqlite", "path": str(folder / "online.db")},
+            entity_key_serialization_version=3,
+        )
+    )
+    keys = {view.key: ValueType.STRING if view.text_keys else ValueType.INT64 for view in data.views}
+    entities = {key: Entity(name=key, join_keys=[key], value_type=type_) for key, type_ in keys.items()}
+    views = []
+    for view in data.views:
+        path = folder / "tables" / view.name
+        source = FileSource(
+            name=f"{view.name}_rows",
+            path=str(path / "v1" / "*" / "*.parquet" if offline is STOCK else path),
+            file_format=ParquetFormat(),
+            timestamp_field=EVENT,
+            created_timestamp_column=CREATED,
+        )
+        schema = [Field(name=view.key, dtype=String if view.text_keys else Int64)]
+        schema += [Field(name=name, dtype=types[type_]) for name, type_ in view.features]
+        views.append(FeatureView(name=view.name, entities=[entities[view.key]], schema=schema, source=source, ttl=None))
+    store.apply([*entities.values(), *views])
+    return store
+
+
+class _Spilled:
+    """Looks now and then how large a folder is; `most` in bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.most = 0
+
+    def while_doing(self, act: Callable[[], Any]) -> Any:
+        """What `act` returns."""
+        done = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(done,), daemon=True)
+        watch.start()
+        try:
+            return act()
+        finally:
+            done.set()
+            watch.join()
+
+    def _watch(self, done: threading.Event) -> None:
+        while not done.wait(0.2):
+            sizes = 0
+            for path in self.folder.rglob("*"):
+                try:
+                    sizes += path.stat().st_size
+                except FileNotFoundError:
+                    continue  # gone since it was listed
+            self.most = max(self.most, sizes)
