@@ -49,19 +49,19 @@ class UnknownEntity(msgspec.Struct, frozen=True):
     views: list[str]
 
 
-class Prediction(msgspec.Struct, frozen=True):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """A row's prediction: `probability` and `decision` for a binary label, else `prediction`."""
 
     prediction_id: str
     id: dict[str, Any]
-    probability: float | UnsetType
-    prediction: float | UnsetType
-    decision: bool | UnsetType
+    probability: float | UnsetType = UNSET
+    prediction: float | UnsetType = UNSET
+    decision: bool | UnsetType = UNSET
     unknown: list[UnknownEntity]
     views: dict[str, ViewAnswer]
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What a request gets: predictions in the order of its rows, and all that they rest on."""
 
     use_case: str
@@ -69,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True):
     feature_service: str
     at: datetime
     received: datetime
-    threshold: float | UnsetType
+    threshold: float | UnsetType = UNSET
     predictions: list[Prediction]
 
 
