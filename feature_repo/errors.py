@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 
 class PunctualError(Exception):
-    """Something a person can answer; a command line prints it without a traceback and exits with 2."""
+    """Something a person can answer; a command line prints it without a traceback and exits with 2.
+
+    `may_pass` says whether doing the same again may end otherwise, without anybody mending anything.
+    """
+
+    may_pass: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return f"{type(self).__name__}: {super().__str__()}"
@@ -37,6 +43,8 @@ class InvalidDeclaration(PunctualError):
 class BrokenSource(PunctualError):
     """A raw source broke its contract as a whole: a missing column, a wrong type, nothing in it, unreadable."""
 
+    may_pass = True
+
 
 class NaiveTimestamp(PunctualError):
     """A time without a zone; the platform does not guess one."""
@@ -52,6 +60,8 @@ class StoreOutdated(PunctualError):
 
 class NotBuilt(PunctualError):
     """A table, an online view or a label is asked for a moment that no run has reached."""
+
+    may_pass = True
 
 
 class NotEnoughData(PunctualError):
@@ -77,13 +87,19 @@ class InvalidRequest(PunctualError):
 class DataFolderError(PunctualError):
     """The data folder cannot be written: missing rights, full disk, not a folder."""
 
+    may_pass = True
+
 
 class PortInUse(PunctualError):
     """Another program listens at the address the server was to use."""
 
+    may_pass = True
+
 
 class AlreadyRunning(PunctualError):
     """Another process does this work in this data folder right now."""
+
+    may_pass = True
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str) -> str:

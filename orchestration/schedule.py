@@ -41,7 +41,8 @@ class Scheduler:
 
     A step without history is due at once, but `train` only where there is no champion, and `batch` is never due
     without one. A failed run is tried `attempts` times in all, with a wait that starts at `backoff` by the wall's
-    clock and doubles; other steps go on meanwhile, and the step's next moment ends it. Interrupted attempts do not count.
+    clock and doubles; other steps go on meanwhile, and the step's next moment ends it. Interrupted attempts do not count,
+    and what trying again cannot mend is tried once.
 
     `clock` is the schedule's clock and `wall` the wall's (aware UTC). `sleep` waits so many seconds or less by the wall's
     clock; where it raises `Stopped`, the scheduler ends.
@@ -134,7 +135,7 @@ class Scheduler:
         now = self.clock()
         status: Status = outcome.status
         message = outcome.message or _lateness(step, moment, now)
-        if outcome.status == "failed" and failures + 1 < self.attempts:
+        if outcome.status == "failed" and outcome.again and failures + 1 < self.attempts:
             status = "retrying"
         run = self.ledger.finish(run, status, message, now=now, wall=self.wall())
         _remove_old_logs(log.parent)

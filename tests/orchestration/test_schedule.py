@@ -137,10 +137,34 @@ def test_a_refused_model_is_a_finished_run_that_nobody_tries_again(tiny, world):
     assert here.shown[-1].message == "GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415."
 
 
-def test_a_refusal_of_something_else_is_a_failure(tiny, world):
-    here = world([tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z")
-    tiny.plan("train", "2 NotEnoughData: 12 rows.")
-    assert here.at("2013-12-05T20:00:00Z") == [("train", "02 07:00", "retrying")]
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("2 NotEnoughData: 12 rows.", "failed"),
+        ("2 StoreOutdated: table 'x' was built from another definition; run: punctual features build.", "failed"),
+        ("2 Error: No such option: --as-off", "failed"),
+        ("2 DataFolderError: no space left.", "retrying"),
+        ("2 AlreadyRunning: 'build' runs already.", "retrying"),
+        ("1 NotEnoughData: said by a process that broke", "retrying"),
+    ],
+)
+def test_what_trying_again_cannot_mend_is_tried_once_and_not_before_its_next_moment(tiny, world, said, status):
+    here = world([tiny.step()], "2013-12-05T20:00:00Z")
+    tiny.plan("materialize", said)
+    assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", status)]
+    here.wait(600)
+    assert bool(here.at("2013-12-05T20:10:00Z")) is (status == "retrying")
+    assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
+
+
+def test_a_run_that_hangs_is_stopped_when_its_time_is_up_and_the_schedule_goes_on(tiny, world, alive):
+    here = world([tiny.step(time_limit=timedelta(seconds=1)), tiny.step("batch")], "2013-12-05T20:00:00Z", champions={"batch-target"})
+    tiny.plan("materialize", "sleep")
+    assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "retrying"), ("batch", "05 20:00", "succeeded")]
+    assert not alive(tiny.calls()[0]["pid"])
+    assert here.shown[0].message == (
+        "TimeLimit: python -m tiny materialize --as-of 2013-12-05T20:00:00Z was stopped: 'materialize' may take 1s."
+    )
 
 
 def test_the_second_stage_of_a_step_waits_for_the_first_and_does_not_follow_a_failed_one(tiny, world):

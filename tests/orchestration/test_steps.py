@@ -36,17 +36,25 @@ def test_a_step_that_the_schedule_leaves_out_does_not_run():
     assert [(step.name, step.cron) for step in steps_of(domain)] == [("materialize", "*/15 * * * *")]
 
 
+def test_a_run_has_a_time_limit_which_a_domain_may_set():
+    domain = LoadedDomain("shop", Domain("shop", "", time_limits={"materialize": timedelta(minutes=20)}))
+    assert [step.time_limit for step in steps_of(domain)] == [timedelta(minutes=20)]
+    assert [step.time_limit for step in steps_of(load_domain("flights"))] == [timedelta(hours=hours) for hours in (2, 2, 12)]
+
+
 def test_all_problems_of_a_schedule_are_said_at_once():
     schedule = {"materialise": "0 * * * *", "batch": "0 25 * * *", "train": "0 0 30 2 *", "materialize": "0 0 * * * *"}
     with pytest.raises(InvalidDeclaration) as error:
-        steps_of(LoadedDomain("shop", Domain("shop", "", schedule=schedule)))
+        steps_of(LoadedDomain("shop", Domain("shop", "", schedule=schedule, time_limits={"bath": timedelta(1), "train": timedelta(0)})))
     expected = "expected five fields in UTC, such as '0 * * * *'."
     assert str(error.value) == (
-        "InvalidDeclaration: the schedule of domain 'shop' has 4 problems:\n"
+        "InvalidDeclaration: the schedule of domain 'shop' has 6 problems:\n"
         "  - no step 'materialise' in the platform. Did you mean 'materialize'? Known: batch, materialize, train.\n"
         f"  - '0 25 * * *' for batch is no cron expression (Bad hour); {expected}\n"
         f"  - '0 0 30 2 *' for train is no cron expression (Bad day-of-month); {expected}\n"
-        f"  - '0 0 * * * *' for materialize is no cron expression (Wrong number of fields); {expected}"
+        f"  - '0 0 * * * *' for materialize is no cron expression (Wrong number of fields); {expected}\n"
+        "  - no step 'bath' in the platform. Did you mean 'batch'? Known: batch, materialize, train.\n"
+        "  - the time limit 0:00:00 for train is no time to run in."
     )
 
 
