@@ -50,11 +50,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a contender took: seconds (median) over so many repetitions, peak in MB of 10^6 bytes; or why it has none."""
+    """What a contender took: seconds and seconds of all cores together (medians), peak in MB of 10^6 bytes; or why it has none."""
 
     contender: str
     seconds: float = 0.0
     fastest: float = 0.0
+    cpu_seconds: float = 0.0
     repetitions: int = 0
     peak_mb: float = 0.0
     rows: int = 0
@@ -140,13 +141,15 @@ def peak_mb() -> float:
 def repeat(work: Work, repetitions: int, patience: float) -> dict[str, Any]:
     """A measurement's fields but its name; raises `UnequalResults` where two repetitions differ."""
     seconds: list[float] = []
+    cpu: list[float] = []
     outcomes: list[Outcome] = []
     peak = 0.0
     while len(seconds) < max(repetitions, 1) and (not seconds or sum(seconds) < patience):
         gc.collect()
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         result = work.run()
         seconds.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - start_cpu)
         peak = peak or peak_mb()
         outcomes.append(work.outcome(result))
         del result
@@ -157,6 +160,7 @@ def repeat(work: Work, repetitions: int, patience: float) -> dict[str, Any]:
     return {
         "seconds": median(seconds),
         "fastest": min(seconds),
+        "cpu_seconds": median(cpu),
         "repetitions": len(seconds),
         "peak_mb": peak,
         "rows": first.rows,
@@ -197,7 +201,7 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
     ended = [one for one in measurements if not one.failed]
     base = ended[0].seconds if ended else 0.0
     more = sorted({name for one in ended for name in one.more})
-    head = ["contender", "seconds", "fastest", "runs", "times", "peak MB", "rows/s", "rows/s/core", *more, "hash"]
+    head = ["contender", "seconds", "fastest", "cpu s", "runs", "times", "peak MB", "rows/s", "rows/s/core", *more, "hash"]
     rows = [_row(one, base, more) for one in measurements]
     widths = [max(len(row[number]) for row in [head, *rows]) for number in range(len(head))]
     ruler = ["-" * width for width in widths]
@@ -207,9 +211,9 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
 
 def _row(one: Measurement, base: float, more: list[str]) -> list[str]:
     if one.failed:
-        return [one.contender, "-", "-", "0", "-", f"{one.peak_mb:,.0f}", "-", "-", *["-"] * len(more), one.failed]
-    figures = [f"{one.seconds:.3f}", f"{one.fastest:.3f}", str(one.repetitions), f"{one.seconds / base:.2f}", f"{one.peak_mb:,.0f}"]
-    figures += [f"{one.rows_per_s:,.0f}", f"{one.rows_per_s / cores():,.0f}"]
+        return [one.contender, "-", "-", "-", "0", "-", f"{one.peak_mb:,.0f}", "-", "-", *["-"] * len(more), one.failed]
+    figures = [f"{one.seconds:.3f}", f"{one.fastest:.3f}", f"{one.cpu_seconds:.2f}", str(one.repetitions), f"{one.seconds / base:.2f}"]
+    figures += [f"{one.peak_mb:,.0f}", f"{one.rows_per_s:,.0f}", f"{one.rows_per_s / cores():,.0f}"]
     return [one.contender, *figures, *[f"{one.more[name]:,.0f}" if name in one.more else "" for name in more], one.hash]
 
 
@@ -222,7 +226,7 @@ def _json(one: Measurement) -> dict[str, Any]:
     if one.failed:
         return {"seconds": None, "peak_mb": round(one.peak_mb, 1), "rows_per_s": None, "hash": None, "failed": one.failed}
     fields = asdict(one)
-    rounded = {name: round(fields[name], 6) for name in ("seconds", "fastest")}
+    rounded = {name: round(fields[name], 6) for name in ("seconds", "fastest", "cpu_seconds")}
     return {
         **rounded,
         "peak_mb": round(one.peak_mb, 1),

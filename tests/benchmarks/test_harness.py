@@ -80,8 +80,19 @@ def test_contenders_that_differ_are_refused_and_named():
 
 
 def test_the_last_line_has_one_form():
-    one = Measurement("ours", seconds=2.0, fastest=1.5, repetitions=5, peak_mb=100.04, rows=1000, hash="a", more={"p50 us": 12.0})
+    one = Measurement(
+        "ours", seconds=2.0, fastest=1.5, cpu_seconds=3.0, repetitions=5, peak_mb=100.04, rows=1000, hash="a", more={"p50 us": 12.0}
+    )
     said = json.loads(as_json({"deep": [one, Measurement("other", peak_mb=9.0, failed="no memory")]}))
-    ours = {"seconds": 2.0, "fastest": 1.5, "peak_mb": 100.0, "rows_per_s": 500.0, "hash": "a", "repetitions": 5, "p50 us": 12.0}
+    ours = {
+        "seconds": 2.0,
+        "fastest": 1.5,
+        "cpu_seconds": 3.0,
+        "peak_mb": 100.0,
+        "rows_per_s": 500.0,
+        "hash": "a",
+        "repetitions": 5,
+        "p50 us": 12.0,
+    }
     other = {"seconds": None, "peak_mb": 9.0, "rows_per_s": None, "hash": None, "failed": "no memory"}
     assert said == {"cases": {"deep": {"ours": ours, "other": other}}}

@@ -116,7 +116,7 @@ def test_the_command_prints_a_table_and_ends_with_json(monkeypatch, capsys):
 def test_the_command_refuses_results_that_differ(monkeypatch, capsys):
     monkeypatch.setitem(CASES, "deep", replace(CASES["deep"], data=tiny(CASES["deep"].data)))
     hashes = iter("ab")
-    monkeypatch.setattr(point_in_time, "measure", lambda name, *_, **__: Measurement(name, 1.0, 1.0, 1, 30.0, 60, next(hashes)))
+    monkeypatch.setattr(point_in_time, "measure", lambda name, *_, **__: Measurement(name, seconds=1.0, rows=60, hash=next(hashes)))
     assert point_in_time.main(COMMAND) == 1
     said = capsys.readouterr()
     assert "UnequalResults: case 'deep'" in said.err
