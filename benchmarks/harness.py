@@ -105,7 +105,7 @@ def measure(
 
 def _wait(child: subprocess.Popen[bytes], timeout: float, spare_mb: float) -> tuple[str, float]:
     """Why the child had to be ended, if so, and the most memory it was seen with (MB)."""
-    end, most = time.monotonic() + timeout, 0.0
+    start, most = time.monotonic(), 0.0
     while True:
         try:
             child.wait(0.2)
@@ -113,9 +113,10 @@ def _wait(child: subprocess.Popen[bytes], timeout: float, spare_mb: float) -> tu
         except subprocess.TimeoutExpired:
             most = max(most, _kilobytes(f"/proc/{child.pid}/status", "VmHWM") / 1000)
         left = _kilobytes("/proc/meminfo", "MemAvailable") / 1000
-        why = f"took more than {timeout:.0f} s" if time.monotonic() > end else ""
+        passed = time.monotonic() - start
+        why = f"took more than {timeout:.0f} s" if passed > timeout else ""
         if 0 < left < spare_mb:
-            why = f"ended at {most:.0f} MB: the machine had {left:.0f} MB left"
+            why = f"ended after {passed:.0f} s at {most:.0f} MB: the machine had {left:.0f} MB left"
         if why:
             child.kill()
             child.wait()
