@@ -93,7 +93,11 @@ def measure(
         assert child.stdin is not None
         with child.stdin as pipe:
             pipe.write(request.encode())
-        why, peak = _wait(child, timeout, spare_mb)
+        try:
+            why, peak = _wait(child, timeout, spare_mb)
+        finally:  # also where somebody interrupts
+            child.kill()
+            child.wait()
         answer.seek(0)
         said = answer.read().splitlines()
         if not why and said:
@@ -118,8 +122,6 @@ def _wait(child: subprocess.Popen[bytes], timeout: float, spare_mb: float) -> tu
         if 0 < left < spare_mb:
             why = f"ended after {passed:.0f} s at {most:.0f} MB: the machine had {left:.0f} MB left"
         if why:
-            child.kill()
-            child.wait()
             return why, most
 
 

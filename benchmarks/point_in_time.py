@@ -141,7 +141,7 @@ def _slope(cases: dict[str, list[Measurement]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 1 where results that must be equal are not."""
+    """The command line; 1 where results that must be equal are not, 2 where the data cannot be made."""
     asked = _arguments().parse_args(arguments)
     names = [name for given in asked.case or (["deep", "shallow"] if asked.quick else ["all"]) for name in SETS.get(given, (given,))]
     scale = asked.scale or (0.1 if asked.quick else 1.0)
@@ -160,6 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
             except UnequalResults as error:
                 print(f"UnequalResults: {error}", file=sys.stderr)
                 return 1
+            except OSError as error:
+                print(f"cannot make the data: {error}", file=sys.stderr)
+                return 2
     if slope := _slope(results):
         print(slope)
     print(as_json(results))
