@@ -81,10 +81,14 @@ class Scheduler:
         return left
 
     def run_due(self) -> list[Run]:
-        """Run what is due now, each step at most once; returns the finished runs. Raises `Stopped` where `sleep` does."""
+        """Run what is due now, each step at most once; returns the finished runs. Raises `Stopped` where `sleep` does.
+
+        What comes due meanwhile waits for the next time: it would read what is not built up to its moment.
+        """
+        now = self.clock()
         finished: dict[Step, Run] = {}
         # A run may make others due: the first champion a batch.
-        while due := next(((step, at) for step in self.steps if step not in finished and (at := self.due(step))), None):
+        while due := next(((step, at) for step in self.steps if step not in finished and (at := self.due(step, now))), None):
             self.sleep(0)
             finished[due[0]] = self._run(*due)
         return list(finished.values())
@@ -96,9 +100,9 @@ class Scheduler:
                 self.run_due()
                 self.sleep(pause)
 
-    def due(self, step: Step) -> datetime | None:
-        """The moment for which the step is to run now, if there is one."""
-        moment, done = last_moment(step.cron, self.clock()), self.ledger.last_done(step)
+    def due(self, step: Step, now: datetime | None = None) -> datetime | None:
+        """The moment for which the step is to run, if there is one; `now` is the clock's time unless given."""
+        moment, done = last_moment(step.cron, now or self.clock()), self.ledger.last_done(step)
         if done is not None and moment <= done:
             return None
         if step.name == BATCH and not self.has_champion(step.target):

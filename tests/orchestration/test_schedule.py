@@ -62,6 +62,22 @@ def test_where_there_is_no_champion_the_first_start_trains_and_then_predicts(tin
     ]
 
 
+def test_what_comes_due_while_others_run_waits_until_what_it_reads_is_built(tiny, world):
+    steps = [tiny.step("materialize"), tiny.step("batch", "0 6 * * *"), tiny.step("train", "0 7 * * 1")]
+    here = world(steps, "2013-12-05T20:00:00Z")
+
+    def trains_for_days(run):
+        if run.step == "train":
+            here.champions.add("batch-target")
+            here.now += timedelta(days=4)
+
+    here.scheduler.show = trains_for_days
+    here.at("2013-12-05T20:00:00Z")
+    assert tiny.ran()[1:] == [("train", "2013-12-02T07:00:00Z"), ("batch", "2013-12-05T06:00:00Z")]
+    here.scheduler.run_due()
+    assert tiny.ran()[3:5] == [("materialize", "2013-12-09T20:00:00Z"), ("batch", "2013-12-09T06:00:00Z")]
+
+
 def test_where_there_is_a_champion_training_waits_for_its_next_moment(tiny, world):
     here = world([tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z", champions={"train-target"})
     assert here.at("2013-12-05T20:00:00Z") == []
