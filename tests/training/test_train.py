@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -9,35 +12,53 @@ import pytest
 
 from feature_repo.domains import feature_store, find_use_case
 from feature_repo.errors import GateRefused, NoChampion, UnknownName
-from feature_repo.model_card import decode_card
+from feature_repo.model_card import decode_card, encode_card
 from feature_repo.times import moment
 from orchestration.cli import main
 from pipelines.materialize import apply_definitions
 from training import publish
+from training.__main__ import show_card
 from training.progress import Progress
 from training.run import raise_if_refused, train
 
 AS_OF = moment("2020-10-01")
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-@pytest.fixture
-def ready(built_shop):
+def fit(as_of=AS_OF, **options):
     domain, use_case = find_use_case("next_sales")
     store = feature_store()
     apply_definitions(store, [domain])
-    return store, domain, use_case
+    return train(store, domain, use_case, as_of=as_of, progress=Progress(5, quiet=True), **options)
 
 
-def fit(ready, as_of=AS_OF, **options):
-    return train(*ready, as_of=as_of, progress=Progress(5, quiet=True), **options)
+@pytest.fixture(scope="module")
+def trained_once(shop_built_once, tmp_path_factory):
+    """A data folder with a first champion, its run, and what was found in the folder where it was trained."""
+    folder, beside = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("beside")
+    shutil.copytree(shop_built_once, folder / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUNCTUAL_HOME", str(folder / "home"))
+        patch.setenv("PUNCTUAL_REPOSITORY", str(Path(__file__).parent.parent / "repository"))
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.chdir(beside)
+        done = fit()
+    return folder / "home", done, os.listdir(beside)
 
 
-def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_what_it_rests_on(ready):
-    done = fit(ready)
-    assert done.promoted
+@pytest.fixture
+def first(trained_once, shop, copy_home):
+    """The run that made the first champion, in a copy of its data folder."""
+    home, done, _ = trained_once
+    copy_home(home, shop)
+    return done
+
+
+def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_what_it_rests_on(first):
+    assert first.promoted
     assert publish.champion_version("next_sales") == "1"
     card = publish.read_card("next_sales", "1")
-    assert card == done.card
+    assert card == first.card
     assert card.training_set["rows"] == sum(part["rows"] for part in card.split.values()) + 2 * 12
     assert card.split["train"]["end"] == "2020-07-01T00:00:00Z"
     assert card.trained_until == "2020-08-01T00:00:00Z"
@@ -52,36 +73,60 @@ def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_
     assert tested.num_rows == card.split["test"]["rows"]
 
 
-def test_a_run_can_be_repeated_to_the_bit(ready):
-    first, second = fit(ready), fit(ready)
+def test_the_card_says_what_people_have_reviewed(first):
+    card = json.loads(encode_card(first.card))
+    # What another run, another release or another processor changes.
+    card["run_id"] = card["parameters"]["best_iteration"] = "…"
+    card["libraries"] = dict.fromkeys(card["libraries"], "…")
+    card["gate"]["message"] = re.sub(r"[\d.]+ rmse", "… rmse", card["gate"]["message"])
+    card["parity_rows"] = card["parity_rows"][:1]
+    assert json.dumps(rounded(card), indent=2, ensure_ascii=False) + "\n" == (GOLDEN / "model_card.json").read_text()
+
+
+def rounded(value):
+    """Numbers to two digits and to a thousandth, since processors differ in the last bits of a sum."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{round(value, 3) + 0.0:.2g}") if isinstance(value, float) else value
+
+
+def test_a_card_is_shown_as_people_have_reviewed_it(capsys):
+    show_card(decode_card((GOLDEN / "model_card.json").read_bytes()))
+    assert capsys.readouterr().out == (GOLDEN / "model_card.txt").read_text()
+
+
+def test_a_run_can_be_repeated_to_the_bit(first):
+    second = fit()
     assert first.card.training_set == second.card.training_set
     assert first.card.metrics == second.card.metrics
     assert first.card.parity_rows == second.card.parity_rows
 
 
-def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_challenger(ready):
-    fit(ready)
-    worse = fit(ready, parameters={"n_estimators": 1})
+def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_challenger(first):
+    worse = fit(parameters={"n_estimators": 1})
     assert not worse.promoted
     assert publish.aliases("next_sales") == {"champion": "1", "challenger": "2"}
     with pytest.raises(GateRefused, match=r"challenger 2 scored .* champion 1 scored .* Champion 1 unchanged\."):
         raise_if_refused(worse)
 
 
-def test_champion_and_challenger_are_judged_on_rows_later_than_both_their_training(ready):
-    fit(ready, as_of=moment("2020-12-01"))
-    early = fit(ready)
+def test_champion_and_challenger_are_judged_on_rows_later_than_both_their_training(built_shop):
+    fit(as_of=moment("2020-12-01"))
+    early = fit()
     # The champion was trained until October 2nd; the earlier challenger has no later rows to show.
     assert early.verdict.rows == 0
     assert not early.promoted
     assert "only 0 rows are later than both models' training" in early.verdict.message
 
 
-def test_a_rollback_makes_the_earlier_champion_champion_again(ready, capsys):
-    fit(ready)
+def test_a_rollback_makes_the_earlier_champion_champion_again(first, capsys):
     with pytest.raises(NoChampion, match="the first; there is no earlier one"):
         publish.rollback("next_sales")
-    publish.promote("next_sales", fit(ready).card.version)
+    # The same model again, as the next version.
+    source = publish.client().get_model_version("next_sales", "1").source
+    publish.promote("next_sales", str(publish.client().create_model_version("next_sales", source, first.card.run_id).version))
     assert main(["rollback", "next_sales", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"use_case": "next_sales", "from": "2", "to": "1"}
     assert publish.champion_version("next_sales") == "1"
@@ -92,10 +137,9 @@ def test_a_rollback_makes_the_earlier_champion_champion_again(ready, capsys):
         publish.rollback("next_sales", "9")
 
 
-def test_the_model_predicts_more_for_a_shop_that_sold_more_and_the_same_whatever_the_order_of_rows(ready):
-    done = fit(ready)
-    pipeline = publish.load_pipeline("next_sales", done.card.version)
-    tested = done.card.parity_rows
+def test_the_model_predicts_more_for_a_shop_that_sold_more_and_the_same_whatever_the_order_of_rows(first):
+    pipeline = publish.load_pipeline("next_sales", first.card.version)
+    tested = first.card.parity_rows
     frame = pd.DataFrame([row["features"] for row in tested]).astype(float)
     predicted = pipeline.predict(frame)
     assert pipeline.predict(frame[::-1])[::-1].tolist() == predicted.tolist()
@@ -103,15 +147,11 @@ def test_the_model_predicts_more_for_a_shop_that_sold_more_and_the_same_whatever
     assert (pipeline.predict(richer) > predicted)[frame["shop_sales__cents_mean_28d"] < 150_000].mean() >= 0.9
 
 
-def test_nothing_is_written_beside_the_data_folder(ready, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = set(os.listdir(tmp_path))
-    fit(ready)
-    assert set(os.listdir(tmp_path)) == before
+def test_nothing_is_written_beside_the_data_folder(trained_once):
+    _, _, left_behind = trained_once
+    assert left_behind == []
 
 
-def test_a_card_that_was_written_is_read_back_the_same(ready):
-    from feature_repo.model_card import encode_card
-
-    card = fit(ready).card
+def test_a_card_that_was_written_is_read_back_the_same(trained_once):
+    card = trained_once[1].card
     assert decode_card(encode_card(card)) == card
