@@ -3,11 +3,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+FEAST_TESTS ?=
+FEAST_VENV := $(VENV)/feast-universal
 
-.PHONY: help install demo test check lock clean
+.PHONY: help install demo test check lock clean feast-universal
 
 help:  ## Show the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 install: $(VENV)/.installed  ## Make .venv with everything a developer needs.
 
@@ -29,6 +31,19 @@ check: install  ## Run ruff, mypy and the architecture test.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
+
+feast-universal:  ## Run Feast's own universal tests (FEAST_TESTS=…/feast/sdk/python/tests).
+	@test -n "$(FEAST_TESTS)" || { echo "Name Feast's tests: make feast-universal FEAST_TESTS=…/feast/sdk/python/tests (docs/feast-universal-tests.md)."; exit 2; }
+	@$(MAKE) --no-print-directory $(FEAST_VENV)/.installed
+	@$(FEAST_VENV)/bin/python tests/feast_universal "$(FEAST_TESTS)" $(ARGS)
+
+# On top of .venv, so that what is in it stays as it is locked.
+$(FEAST_VENV)/.installed: tests/feast_universal/requirements.txt $(VENV)/.installed
+	$(BIN)/python -m venv --without-pip $(FEAST_VENV)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(' + repr(sysconfig.get_path('purelib')) + ')')" \
+		> "$$(echo $(FEAST_VENV)/lib/python*/site-packages)/base.pth"
+	$(BIN)/python -m pip --python $(FEAST_VENV)/bin/python install --disable-pip-version-check --quiet --requirement tests/feast_universal/requirements.txt
+	@touch $@
 
 lock: install  ## Compile requirements.lock from pyproject.toml with uv; no index address goes into it.
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv

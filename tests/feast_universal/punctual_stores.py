@@ -1,0 +1,55 @@
+"""Our stores as Feast's universal tests want to be given them; see docs/feast-universal-tests.md.
+
+Feast imports this module by the name in `FULL_REPO_CONFIGS_MODULE`; `tests` here is Feast's test tree, not ours.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.universal.feature_repos.universal.data_sources.file import FileDataSourceCreator
+from tests.universal.feature_repos.universal.online_store_creator import OnlineStoreCreator
+
+from stores.offline import AsofOfflineStoreConfig
+
+
+class AsofDataSourceCreator(FileDataSourceCreator):
+    """Parquet files joined by our offline store, asked for what Feast's tests ask: one time, and naive times in UTC."""
+
+    def create_offline_store_config(self):
+        return AsofOfflineStoreConfig(point_in_time="event_time", naive_timestamps="utc")
+
+    def create_data_source(self, *arguments, **named):
+        source = super().create_data_source(*arguments, **named)
+        # What SQL calls the source; without it the tests of SQL entity frames are skipped for files.
+        source.table_ref = f"'{source.path}'"
+        return source
+
+
+class PackedOnlineStoreCreator(OnlineStoreCreator):
+    """Our online store on SQLite, with a file of its own for each of Feast's environments."""
+
+    def __init__(self, project_name, **kwargs):
+        super().__init__(project_name)
+        self.folder = tempfile.mkdtemp(prefix=project_name)
+
+    def create_online_store(self):
+        return {"type": "stores.online.PackedOnlineStore", "path": str(Path(self.folder) / "online.db")}
+
+    def teardown(self):
+        shutil.rmtree(self.folder)
+
+
+class OnlineStores(dict):
+    """Stores by the names under which Feast's tests ask for them; those for all stores run once."""
+
+    def values(self):
+        return [self["sqlite"]]
+
+
+PACKED = ({"type": "stores.online.PackedOnlineStore"}, PackedOnlineStoreCreator)
+AVAILABLE_ONLINE_STORES = OnlineStores(sqlite=PACKED, redis=PACKED)
+AVAILABLE_OFFLINE_STORES = [("local", AsofDataSourceCreator)]
+# The tests "only for files" are for a store that reads files, as ours does.
+sys.modules["tests.universal.feature_repos.repo_configuration"].OFFLINE_STORE_TO_PROVIDER_CONFIG["file"] = ("local", AsofDataSourceCreator)
