@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any, Literal
 
 from feast import Entity, FeatureView
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
 
+from feature_repo.errors import NotBuilt
 from feature_repo.times import from_micros, micros
 from stores.packed import OnlineView, PackedDatabase, Row, encode_key
 
@@ -65,21 +68,51 @@ class PackedOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """What is effective now, per entity key; (None, None) where there is nothing."""
+        """What is effective now, per entity key; (None, None) where there is nothing, no values where the row is older than the ttl.
+
+        A view that was never written has nothing: between `feast apply` and the first materialization Feast wants
+        nulls, not an error. The platform's own reader says that it is not built.
+        """
         view = OnlineView.of(config.project, table)
         keys = [encode_key(_key_values(entity, view)) for entity in entity_keys]
-        shown = self.database(config).read(view, keys, micros(datetime.now(UTC)))
+        try:
+            shown = self.database(config).read(view, keys, micros(datetime.now(UTC)))
+        except NotBuilt:
+            return [(None, None)] * len(keys)
         types = {column.name: column.dtype.to_value_type() for column in table.features}
         wanted = requested_features or list(view.features)
         answer: list[tuple[datetime | None, dict[str, Value] | None]] = []
         for row in shown:
-            if row.status != "PRESENT" or row.event is None:
+            if row.event is None:
                 answer.append((None, None))
+                continue
+            if row.status != "PRESENT":
+                answer.append((from_micros(row.event), {}))
                 continue
             values = dict(zip(view.features, row.values, strict=True))
             protos = {name: python_values_to_proto_values([values[name]], types[name])[0] for name in wanted}
             answer.append((from_micros(row.event), protos))
         return answer
+
+    async def online_read_async(self, *arguments: Any, **named: Any) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """`online_read` in a thread."""
+        return await asyncio.to_thread(self.online_read, *arguments, **named)
+
+    async def online_write_batch_async(self, *arguments: Any, **named: Any) -> None:
+        """`online_write_batch` in a thread."""
+        await asyncio.to_thread(self.online_write_batch, *arguments, **named)
+
+    def _read_features_per_fv(
+        self, config: RepoConfig, views: list, keys: dict, names: dict, response: GetOnlineFeaturesResponse, *options: bool
+    ) -> None:
+        super()._read_features_per_fv(config, views, keys, names, response, *options)
+        _tell_what_is_outside_its_age(response)
+
+    async def _read_features_per_fv_async(
+        self, config: RepoConfig, views: list, keys: dict, names: dict, response: GetOnlineFeaturesResponse, *options: bool
+    ) -> None:
+        await super()._read_features_per_fv_async(config, views, keys, names, response, *options)
+        _tell_what_is_outside_its_age(response)
 
     def update(
         self,
@@ -108,6 +141,14 @@ class PackedOnlineStore(OnlineStore):
 def _key_values(entity: EntityKey, view: OnlineView) -> list[Any]:
     values = dict(zip(entity.join_keys, entity.entity_values, strict=True))
     return [feast_value_type_to_python_type(values[key]) if key in values else None for key in view.join_keys]
+
+
+def _tell_what_is_outside_its_age(response: GetOnlineFeaturesResponse) -> None:
+    """Feast calls every missing value `NOT_FOUND`; one whose row has a moment is `OUTSIDE_MAX_AGE`."""
+    for vector in response.results:
+        for number, status in enumerate(vector.statuses):
+            if status == FieldStatus.NOT_FOUND and vector.event_timestamps[number].ByteSize():
+                vector.statuses[number] = FieldStatus.OUTSIDE_MAX_AGE
 
 
 def _micros(moment: datetime) -> int:

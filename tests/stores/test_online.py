@@ -1,0 +1,89 @@
+"""The online store behind Feast's interface: what it answers where there is no value to show."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.data_source import PushMode
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.repo_config import RepoConfig
+from feast.types import Int64
+
+DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
+LONG_AGO = datetime(2013, 6, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Two views of one push source; one of them forgets after an hour."""
+    store = FeatureStore(
+        config=RepoConfig(
+            project="test",
+            provider="local",
+            registry={"registry_type": "sql", "path": f"sqlite:///{tmp_path}/registry.db"},
+            offline_store={"type": "stores.offline.AsofOfflineStore"},
+            online_store={"type": "stores.online.PackedOnlineStore", "path": str(tmp_path / "online.db")},
+            entity_key_serialization_version=3,
+        )
+    )
+    table = FileSource(
+        name="trips_table", path=str(tmp_path / "tables" / "trips"), file_format=ParquetFormat(), timestamp_field="event_timestamp"
+    )
+    source = PushSource(name="trips_pushed", batch_source=table)
+    schema = [Field(name="driver", dtype=Int64), Field(name="trips", dtype=Int64)]
+    views = [
+        FeatureView(name=name, entities=[DRIVER], schema=schema, source=source, ttl=ttl)
+        for name, ttl in (("trips", timedelta(0)), ("trips_of_the_hour", timedelta(hours=1)))
+    ]
+    store.apply([DRIVER, *views])
+    return store
+
+
+def row(driver, trips):
+    return pd.DataFrame({"driver": [driver], "trips": [trips], "event_timestamp": [pd.Timestamp(LONG_AGO)]})
+
+
+FEATURES = ["trips:trips", "trips_of_the_hour:trips"]
+ASKED = {"features": FEATURES, "entity_rows": [{"driver": 7}, {"driver": 8}], "full_feature_names": True}
+
+
+def told(response):
+    """Per feature: its values, their statuses and the seconds of their moments."""
+    values = response.to_dict()
+    return {
+        name: (
+            values[name],
+            [FieldStatus.Name(status) for status in vector.statuses],
+            [moment.seconds for moment in vector.event_timestamps],
+        )
+        for name, vector in zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
+        if name != "driver"
+    }
+
+
+SECONDS = int(LONG_AGO.timestamp())
+OF_ONE_DRIVER = {
+    "trips__trips": ([1, None], ["PRESENT", "NOT_FOUND"], [SECONDS, 0]),
+    "trips_of_the_hour__trips": ([None, None], ["OUTSIDE_MAX_AGE", "NOT_FOUND"], [SECONDS, 0]),
+}
+
+
+def test_a_row_older_than_the_ttl_gives_its_moment_and_no_value(store):
+    store.push("trips_pushed", row(7, 1), to=PushMode.ONLINE)
+    assert told(store.get_online_features(**ASKED)) == OF_ONE_DRIVER
+
+
+def test_asynchronous_calls_do_and_tell_the_same(store):
+    async def push_and_read():
+        await store.push_async("trips_pushed", row(7, 1), to=PushMode.ONLINE)
+        return await store.get_online_features_async(**ASKED)
+
+    assert told(asyncio.run(push_and_read())) == OF_ONE_DRIVER
+
+
+def test_a_view_that_was_never_written_has_nothing(store):
+    nothing = ([None, None], ["NOT_FOUND", "NOT_FOUND"], [0, 0])
+    assert told(store.get_online_features(**ASKED)) == {"trips__trips": nothing, "trips_of_the_hour__trips": nothing}
