@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from subprocess import PIPE
 
 import pytest
 
@@ -156,6 +157,7 @@ from pathlib import Path
 from stores.packed import OnlineView, PackedDatabase, encode_key
 view = OnlineView("driver_trips", ("driver",), ("trips", "note"), 0, "first")
 print("ready", flush=True)
+sys.stdin.readline()
 until, reads, last = time.monotonic() + 1.2, 0, 0
 while time.monotonic() < until:
     database = PackedDatabase(Path(sys.argv[1]))
@@ -173,11 +175,15 @@ def test_readers_in_other_processes_never_fail_while_one_writes(tmp_path, databa
     drivers = [encode_key([driver]) for driver in range(50)]
     database.write(TRIPS, [(driver, row(1, 1, 1, "x" * 100)) for driver in drivers], now=10**9)
     programs = [
-        subprocess.Popen([sys.executable, "-c", READ, str(database.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", READ, str(database.path)], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
         for _ in range(3)
     ]
     for program in programs:
         assert program.stdout.readline() == "ready\n"
+    # All at once, however long each took to start.
+    for program in programs:
+        program.stdin.write("go\n")
+        program.stdin.flush()
     number = 1
     while any(program.poll() is None for program in programs):
         number += 1
