@@ -76,6 +76,12 @@ class BrokenModel(PunctualError):
     """A registered model cannot be loaded, or does not predict what it predicted when it was registered."""
 
 
+class BrokenRegistry(PunctualError):
+    """The model registry cannot be read or written: damaged, locked, or of another release."""
+
+    may_pass = True
+
+
 class GateRefused(PunctualError):
     """The challenger is not good enough; the champion is unchanged."""
 

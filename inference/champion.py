@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +12,9 @@ import pyarrow.parquet as pq
 
 from feature_repo.contract import UseCase
 from feature_repo.domains import LoadedDomain
-from feature_repo.errors import BrokenModel, NoChampion, StoreOutdated, UnknownName, unknown_name
-from feature_repo.model_card import CARD_FILE, CHAMPION, REFERENCE_FILE, ModelCard, decode_card, model_input, tracking_uri
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from feature_repo.errors import BrokenModel, StoreOutdated
+from feature_repo.model_card import REFERENCE_FILE, ModelCard, model_input
+from feature_repo.model_registry import artifact, read_card, registered_version
 
 # Trees sum float32 leaves; another processor may round the last digits of the sum otherwise.
 PARITY_TOLERANCE = 1e-6
@@ -42,7 +36,7 @@ class Champion:
 
 def champion_version(use_case: str) -> str:
     """The version behind the alias `champion`. Raises `NoChampion`."""
-    return str(_found(_registry(use_case), use_case, None).version)
+    return str(registered_version(use_case).version)
 
 
 def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> ModelCard:
@@ -51,8 +45,7 @@ def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None =
     Raises `NoChampion` or `UnknownName`; `StoreOutdated` where the features are defined otherwise than those it was
     trained on; `BrokenModel` where there is no readable card.
     """
-    registry = _registry(use_case.name)
-    card = _card(registry, use_case.name, _found(registry, use_case.name, version))
+    card = read_card(use_case.name, version)
     _refuse_other_definitions(domain, card)
     return card
 
@@ -71,63 +64,10 @@ def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None =
 
 def reference(card: ModelCard) -> pa.Table:
     """A sample of the rows the model was trained on, with its predictions: what drift is measured against."""
-    registry = _registry(card.use_case)
     try:
-        return pq.read_table(pa.BufferReader(_artifact(registry, card.run_id, REFERENCE_FILE)))
+        return pq.read_table(pa.BufferReader(artifact(card.run_id, REFERENCE_FILE)))
     except Exception as error:  # a missing file is an MlflowException or an OSError, a torn one Arrow's
         raise BrokenModel(f"version {card.version} of '{card.use_case}' has no readable {REFERENCE_FILE}: {error}. Train again.") from error
-
-
-def _registry(use_case: str) -> MlflowClient:
-    uri = tracking_uri()
-    # MLflow would make an empty registry where there is none, which takes seconds and is training's to do.
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise _no_champion(use_case)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-
-    # SQLAlchemy 2.1 says so of MLflow's own code; it is no news to whoever predicts.
-    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-    mlflow.set_tracking_uri(uri)
-    return mlflow.MlflowClient(uri)
-
-
-def _no_champion(use_case: str) -> NoChampion:
-    return NoChampion(f"use case '{use_case}' has no champion yet; run: punctual train {use_case}.")
-
-
-def _found(registry: MlflowClient, use_case: str, version: str | None) -> Any:
-    """MLflow's record of the champion, or of a given version."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if version is None:
-            return registry.get_model_version_by_alias(use_case, CHAMPION)
-        return registry.get_model_version(use_case, version)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise BrokenModel(f"the model registry {tracking_uri()} cannot be read: {error.message}.") from error
-        if version is None:
-            raise _no_champion(use_case) from error
-        known = [str(each.version) for each in registry.search_model_versions(f"name = '{use_case}'")]
-        raise UnknownName(unknown_name("version", version, known, f"the model registry of '{use_case}'")) from error
-
-
-def _artifact(registry: MlflowClient, run_id: str, name: str) -> bytes:
-    # Without a folder of ours MLflow would copy the file to one that stays.
-    with TemporaryDirectory() as folder:
-        return Path(registry.download_artifacts(run_id, name, folder)).read_bytes()
-
-
-def _card(registry: MlflowClient, use_case: str, found: Any) -> ModelCard:
-    try:
-        card = decode_card(_artifact(registry, found.run_id, CARD_FILE))
-    except Exception as error:  # a missing file is an MlflowException or an OSError, a torn one msgspec's
-        raise BrokenModel(f"version {found.version} of '{use_case}' has no readable {CARD_FILE}: {error}. Train again.") from error
-    # The registry numbers versions; a card that was copied along says so here.
-    card.version, card.run_id = str(found.version), str(found.run_id)
-    return card
 
 
 def _refuse_other_definitions(domain: LoadedDomain, card: ModelCard) -> None:

@@ -91,10 +91,11 @@ def _step(module: str, *arguments: Any) -> None:
 
 def _train(use_case: UseCase, now: datetime) -> None:
     """Train, unless the champion was trained at this moment already: the gate would refuse the same model."""
-    from training import publish
+    from feature_repo.model_card import CHAMPION
+    from feature_repo.model_registry import aliases, read_card
 
-    version = publish.champion_version(use_case.name)
-    if version and publish.read_card(use_case.name, version).as_of == iso(now):
+    version = aliases(use_case.name).get(CHAMPION)
+    if version and read_card(use_case.name, version).as_of == iso(now):
         click.secho(f"\nVersion {version} of {use_case.name} was trained as of {iso(now)} and is champion.", fg="cyan")
         _step("training", "card", use_case.name)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,19 +83,20 @@ def _run(run: Run, scheduler: str) -> dict[str, Any]:
 
 def _models(use_case: str, missing: list[str]) -> dict[str, Any]:
     """What the model registry has of a use case, behind each alias."""
-    from feature_repo.model_card import CHALLENGER, CHAMPION, tracking_uri
-    from training import publish
+    from feature_repo.model_card import CHALLENGER, CHAMPION
+    from feature_repo.model_registry import aliases, read_card
 
-    # MLflow would make an empty registry where there is none.
-    registry = tracking_uri()
-    there = not registry.startswith("sqlite:///") or Path(registry.removeprefix("sqlite:///")).exists()
-    versions = publish.aliases(use_case) if there else {}
+    models: dict[str, Any] = dict.fromkeys((CHAMPION, CHALLENGER))
+    try:
+        versions = aliases(use_case)
+    except PunctualError as error:
+        missing.append(str(error))
+        return models
     if CHAMPION not in versions:
         missing.append(f"Use case '{use_case}' has no champion; run: punctual train {use_case}.")
-    models: dict[str, Any] = dict.fromkeys((CHAMPION, CHALLENGER))
     for alias in models:
         try:
-            models[alias] = _model(publish.read_card(use_case, str(versions[alias]))) if alias in versions else None
+            models[alias] = _model(read_card(use_case, versions[alias])) if alias in versions else None
         except PunctualError as error:
             missing.append(str(error))
     return models

@@ -115,6 +115,17 @@ def test_without_a_champion_one_is_told_to_train(built_shop, capsys):
         assert "punctual train next_sales" in said
 
 
+def test_a_damaged_model_registry_is_named_with_what_to_do(shop, capsys):
+    shop.joinpath("mlflow.db").write_text("this is no database, " * 100)
+    for command in (["card", "next_sales"], ["rollback", "next_sales"]):
+        said = complaint(capsys, *command)
+        assert said.startswith("BrokenRegistry: the model registry sqlite:///")
+        assert "cannot be read: file is not a database. Restore it, or move it away" in said
+    # What else there is, is shown all the same.
+    assert main(["status"]) == 0
+    assert "BrokenRegistry: the model registry" in capsys.readouterr().out
+
+
 def test_a_store_older_than_the_definitions_is_refused_until_it_is_built_again(built_shop, tmp_path, capsys, monkeypatch):
     assert main(["features", "materialize", "shop"]) == 0
     repository = tmp_path / "changed"

@@ -58,14 +58,10 @@ def fit(use_case: str, as_of: str | None, until: str | None, random_split: bool,
 def card(use_case: str, version: str | None, as_json: bool) -> None:
     """Show the model card of USE_CASE's champion, or of a version."""
     from feature_repo.domains import find_use_case
-    from feature_repo.errors import NoChampion
-    from training import publish
+    from feature_repo.model_registry import read_card
 
     find_use_case(use_case)
-    version = version or publish.champion_version(use_case)
-    if version is None:
-        raise NoChampion(f"use case '{use_case}' has no champion yet; run: punctual train {use_case}.")
-    found = publish.read_card(use_case, version)
+    found = read_card(use_case, version)
     if as_json:
         show_json(found)
     else:

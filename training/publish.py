@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import tempfile
-import warnings
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
-from feature_repo.contract import data_path
-from feature_repo.errors import BrokenModel, NoChampion, UnknownName, unknown_name
-from feature_repo.model_card import (
-    CARD_FILE,
-    CHALLENGER,
-    CHAMPION,
-    ModelCard,
-    artifact_location,
-    decode_card,
-    encode_card,
-    tracking_uri,
-)
+from feature_repo.errors import NoChampion, UnknownName, unknown_name
+from feature_repo.model_card import CARD_FILE, CHALLENGER, CHAMPION, ModelCard, artifact_location, encode_card
+from feature_repo.model_registry import aliases, model_registry
 
 # Versions that were champion, oldest first, as JSON in a tag of the registered model.
 _REIGNS = "champions"
 LIBRARIES = ("feast", "duckdb", "pyarrow", "pandas", "numpy", "scikit-learn", "mlflow-skinny")
-
-
-def client() -> Any:
-    """MLflow's client on the data folder's registry, which is made where it is missing."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-
-    # It says at length what it is doing and that pickles can run code; these come from our own data folder.
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-
-    Path(data_path()).mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(tracking_uri())
-    return mlflow.MlflowClient()
 
 
 @dataclass(frozen=True)
@@ -59,7 +31,7 @@ def publish(card: ModelCard, pipeline: Any, files: list[Path], metrics: dict[str
 
     The card's `version` and `run_id` are filled in here.
     """
-    registry = client()
+    registry = model_registry()
     import mlflow
 
     experiment = registry.get_experiment_by_name(card.use_case)
@@ -88,40 +60,14 @@ def _log_card(card: ModelCard) -> None:
         mlflow.log_artifact(str(path), run_id=card.run_id)
 
 
-def aliases(use_case: str) -> dict[str, str]:
-    """Alias to version; empty where nothing is registered."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return {alias: str(version) for alias, version in client().get_registered_model(use_case).aliases.items()}
-    except MlflowException:
-        return {}
-
-
 def champion_version(use_case: str) -> str | None:
     """The champion's version, if there is one."""
     return aliases(use_case).get(CHAMPION)
 
 
-def read_card(use_case: str, version: str) -> ModelCard:
-    """The model card of a version. Raises `UnknownName` or `BrokenModel`."""
-    registry = client()
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run_id = registry.get_model_version(use_case, version).run_id
-        with tempfile.TemporaryDirectory() as folder:
-            return decode_card(Path(registry.download_artifacts(run_id, CARD_FILE, folder)).read_bytes())
-    except MlflowException as error:
-        known = [str(found.version) for found in registry.search_model_versions(f"name = '{use_case}'")]
-        if version not in known:
-            raise UnknownName(unknown_name("version", version, known, f"the registry of '{use_case}'")) from error
-        raise BrokenModel(f"version {version} of '{use_case}' has no readable model card: {error.message}. Train again.") from error
-
-
 def load_pipeline(use_case: str, version: str) -> Any:
     """The fitted pipeline of a version."""
-    client()
+    model_registry()
     import mlflow
 
     return mlflow.sklearn.load_model(f"models:/{use_case}/{version}")
@@ -133,7 +79,7 @@ def _reigns(registry: Any, use_case: str) -> list[str]:
 
 def promote(use_case: str, version: str) -> None:
     """Make a version champion; the one before stays known for a rollback."""
-    registry = client()
+    registry = model_registry()
     reigns = [past for past in _reigns(registry, use_case) if past != version]
     registry.set_registered_model_tag(use_case, _REIGNS, json.dumps([*reigns, version]))
     registry.set_registered_model_alias(use_case, CHAMPION, version)
@@ -144,10 +90,10 @@ def rollback(use_case: str, to: str | None = None) -> tuple[str, str]:
 
     Raises `NoChampion` where there is none to go back to, `UnknownName` for a version that does not exist.
     """
-    registry = client()
     now = champion_version(use_case)
     if now is None:
         raise NoChampion(f"use case '{use_case}' has no champion to roll back from; run: punctual train {use_case}.")
+    registry = model_registry()
     reigns = _reigns(registry, use_case)
     if to is None:
         earlier = [past for past in reigns if past != now]
@@ -156,7 +102,7 @@ def rollback(use_case: str, to: str | None = None) -> tuple[str, str]:
         to = earlier[-1]
     known = [str(found.version) for found in registry.search_model_versions(f"name = '{use_case}'")]
     if to not in known:
-        raise UnknownName(unknown_name("version", to, known, f"the registry of '{use_case}'"))
+        raise UnknownName(unknown_name("version", to, known, f"the model registry of '{use_case}'"))
     # The version that is rolled back from is not gone back to by the next rollback.
     registry.set_registered_model_tag(use_case, _REIGNS, json.dumps([*(past for past in reigns if past not in (now, to)), to]))
     registry.set_registered_model_alias(use_case, CHAMPION, to)

@@ -18,6 +18,7 @@ from feature_repo.contract import UseCase
 from feature_repo.domains import LoadedDomain
 from feature_repo.errors import GateRefused
 from feature_repo.model_card import PREDICTION_COLUMN, REFERENCE_FILE, TEST_PREDICTIONS_FILE, ModelCard, model_features, model_input
+from feature_repo.model_registry import read_card
 from feature_repo.times import aware, duration_text, iso, micros, moment
 from stores.offline import historical_features
 from stores.table import EVENT
@@ -149,7 +150,7 @@ def _verdict(
 ) -> Verdict:
     """The gate's verdict on the rows of the test part that are later than the challenger's and the champion's training."""
     version = registry.champion_version(use_case.name)
-    champion = registry.read_card(use_case.name, version) if version else None
+    champion = read_card(use_case.name, version) if version else None
     since = max(trained_until, moment(champion.trained_until)) if champion else trained_until
     later = test.rows[EVENT].cast(pa.int64()).to_numpy() >= micros(since)
     labels = test.labels[later]

@@ -13,6 +13,7 @@ import pytest
 from feature_repo.domains import feature_store, find_use_case
 from feature_repo.errors import GateRefused, NoChampion, UnknownName
 from feature_repo.model_card import decode_card, encode_card
+from feature_repo.model_registry import aliases, model_registry, read_card
 from feature_repo.times import moment
 from orchestration.cli import main
 from pipelines.materialize import apply_definitions
@@ -57,7 +58,7 @@ def first(trained_once, shop, copy_home):
 def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_what_it_rests_on(first):
     assert first.promoted
     assert publish.champion_version("next_sales") == "1"
-    card = publish.read_card("next_sales", "1")
+    card = read_card("next_sales", "1")
     assert card == first.card
     assert card.training_set["rows"] == sum(part["rows"] for part in card.split.values()) + 2 * 12
     assert card.split["train"]["end"] == "2020-07-01T00:00:00Z"
@@ -65,7 +66,7 @@ def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_
     assert set(card.view_fingerprints) == {"shop_sales", "last_day"}
     assert {"xgboost", "scikit-learn", "feast"} <= set(card.libraries)
 
-    registry = publish.client()
+    registry = model_registry()
     files = {file.path for file in registry.list_artifacts(card.run_id)}
     assert {"model_card.json", "test_predictions.parquet", "reference.parquet", "feature_importance.png", "predicted_and_true.png"} <= files
     tested = pq.read_table(registry.download_artifacts(card.run_id, "test_predictions.parquet"))
@@ -107,7 +108,7 @@ def test_a_run_can_be_repeated_to_the_bit(first):
 def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_challenger(first):
     worse = fit(parameters={"n_estimators": 1})
     assert not worse.promoted
-    assert publish.aliases("next_sales") == {"champion": "1", "challenger": "2"}
+    assert aliases("next_sales") == {"champion": "1", "challenger": "2"}
     with pytest.raises(GateRefused, match=r"challenger 2 scored .* champion 1 scored .* Champion 1 unchanged\."):
         raise_if_refused(worse)
 
@@ -125,8 +126,8 @@ def test_a_rollback_makes_the_earlier_champion_champion_again(first, capsys):
     with pytest.raises(NoChampion, match="the first; there is no earlier one"):
         publish.rollback("next_sales")
     # The same model again, as the next version.
-    source = publish.client().get_model_version("next_sales", "1").source
-    publish.promote("next_sales", str(publish.client().create_model_version("next_sales", source, first.card.run_id).version))
+    source = model_registry().get_model_version("next_sales", "1").source
+    publish.promote("next_sales", str(model_registry().create_model_version("next_sales", source, first.card.run_id).version))
     assert main(["rollback", "next_sales", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"use_case": "next_sales", "from": "2", "to": "1"}
     assert publish.champion_version("next_sales") == "1"
