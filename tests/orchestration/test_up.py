@@ -154,7 +154,7 @@ def test_up_builds_trains_predicts_and_serves_a_new_domain_and_goes_on_day_after
     running.wait_for(r"materialize shop as of 2020-12-0[2-9] 00:00: done")
 
     code, _, refusal = punctual("up", "--port", str(port))
-    assert (code, refusal.startswith("AlreadyRunning: a schedule runs in ")) == (2, True)
+    assert (code, refusal.startswith("AlreadyRunning: 'schedule' runs in ")) == (2, True)
 
     status = json.loads(punctual("status", "--json")[1])
     assert status["scheduler"] == "running"
