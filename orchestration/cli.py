@@ -10,6 +10,7 @@ from typing import NamedTuple
 import click
 
 from feature_repo.commands import common_options, run
+from feature_repo.errors import unknown_name
 
 
 class Target(NamedTuple):
@@ -76,18 +77,27 @@ def _split(given: list[str]) -> tuple[tuple[str, ...] | None, list[str]]:
     return None, given
 
 
+class _Guessing(click.Group):
+    """A group that guesses what a misspelt command was to be."""
+
+    def resolve_command(self, context: click.Context, arguments: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if arguments and arguments[0] not in self.commands and not arguments[0].startswith("-"):
+            context.fail(unknown_name("command", arguments[0], self.commands, context.command_path))
+        return super().resolve_command(context, arguments)
+
+
 def _front_door() -> click.Group:
     """The help, and the error for a command that there is not."""
-    root = click.Group(
+    root = _Guessing(
         "punctual",
         help="Features, training and predictions around one feature store.",
         epilog="Example: punctual demo, then punctual status. Each command has its own --help.",
     )
-    groups: dict[str, click.Group] = {}
+    groups: dict[str, _Guessing] = {}
     for words, target in COMMANDS.items():
-        parent = root
+        parent: click.Group = root
         if len(words) == 2:
-            parent = groups.setdefault(words[0], click.Group(words[0], help="Build, materialize and inspect features."))
+            parent = groups.setdefault(words[0], _Guessing(words[0], help="Build, materialize and inspect features."))
             root.add_command(parent)
         parent.add_command(click.Command(words[-1], help=target.help))
     return common_options(root)

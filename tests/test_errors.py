@@ -44,6 +44,11 @@ def test_a_misspelt_use_case_is_guessed(shop, capsys):
         assert complaint(capsys, command, "nextsales") == expected
 
 
+def test_a_misspelt_command_is_guessed(capsys):
+    assert "no command 'trian' in punctual. Did you mean 'train'? Known: batch, card, demo" in complaint(capsys, "trian", "next_sales")
+    assert "no command 'biuld' in punctual features. Did you mean 'build'?" in complaint(capsys, "features", "biuld")
+
+
 def test_a_missing_column_is_named_with_what_was_expected_and_the_tables_stay(built_shop, capsys):
     before = tables(built_shop)
     sales(built_shop).write_text("shop_id,day,euros\n1,2020-12-01,17\n")
