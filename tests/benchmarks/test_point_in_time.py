@@ -125,8 +125,8 @@ def test_the_command_refuses_results_that_differ(monkeypatch, capsys):
 
 def test_the_slope_is_shown_when_its_cases_were_run():
     def of(seconds):
-        return [Measurement("ours", seconds=seconds)]
+        return [Measurement("ours", seconds=seconds, cpu_seconds=2 * seconds**2)]
 
     cases = {"slope_half": of(1.0), "slope_one": of(2.0), "slope_double": of(3.0)}
-    assert point_in_time._slope(cases) == "ours: history doubled twice, time 2.00 and 1.50 times"
+    assert point_in_time._slope(cases) == "ours: history doubled twice, seconds 2.00 and 1.50 times, cpu s 4.00 and 2.25 times"
     assert point_in_time._slope({"deep": of(1.0)}) == ""
