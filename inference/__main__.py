@@ -23,6 +23,7 @@ from feature_repo.commands import (
     run,
     show_json,
     starting_moment,
+    working,
 )
 from feature_repo.errors import InvalidRequest
 from feature_repo.times import iso, moment
@@ -110,8 +111,9 @@ def predict(
 
     The prediction is logged, as the server's are. With --url it is the server's, and --as-of is sent as its moment.
     """
-    rows = _rows(use_case, keys, row, file)
-    answer = _from_server(url, use_case, rows, as_of) if url else _in_process(use_case, rows, as_of)
+    with working(f"predicting {use_case}", quiet=as_json):
+        rows = _rows(use_case, keys, row, file)
+        answer = _from_server(url, use_case, rows, as_of) if url else _in_process(use_case, rows, as_of)
     if as_json:
         show_json(answer)
     else:
@@ -169,14 +171,15 @@ def _from_server(url: str, use_case: str, rows: list[dict[str, Any]], as_of: str
 @json_option
 @quiet_option
 @common_options
-def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, quiet: bool) -> None:  # noqa: ARG001 -- it has no progress
+def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, quiet: bool) -> None:
     """Predict for every request of USE_CASE in a period, with the features that were known at each one's moment."""
-    from feature_repo.domains import find_use_case
-    from inference.batch import batch as predict_batch
+    with working(f"predicting the requests of {use_case}", quiet=quiet or as_json):
+        from feature_repo.domains import find_use_case
+        from inference.batch import batch as predict_batch
 
-    domain, declared = find_use_case(use_case)
-    at = starting_moment(as_of, domain.domain.demo_at)
-    done = predict_batch(domain, declared, at, None if since is None else moment(since))
+        domain, declared = find_use_case(use_case)
+        at = starting_moment(as_of, domain.domain.demo_at)
+        done = predict_batch(domain, declared, at, None if since is None else moment(since))
     if as_json:
         show_json(done)
     else:
@@ -197,12 +200,13 @@ def monitor(use_case: str, as_of: str | None, since: str | None, as_json: bool) 
 
     Judges the logged predictions, or the last batch where too few were logged. The exit code is 1 where something needs attention.
     """
-    from feature_repo.domains import find_use_case
-    from inference.monitoring.report import monitor as monitor_use_case
+    with working(f"looking at the predictions of {use_case}", quiet=as_json):
+        from feature_repo.domains import find_use_case
+        from inference.monitoring.report import monitor as monitor_use_case
 
-    domain, declared = find_use_case(use_case)
-    at = starting_moment(as_of, domain.domain.demo_at)
-    report = monitor_use_case(domain, declared, as_of=at, since=None if since is None else moment(since))
+        domain, declared = find_use_case(use_case)
+        at = starting_moment(as_of, domain.domain.demo_at)
+        report = monitor_use_case(domain, declared, as_of=at, since=None if since is None else moment(since))
     if as_json:
         show_json(report)
     else:

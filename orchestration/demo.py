@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feature_repo.commands import as_of_option, common_options, json_option, show_json, show_table, starting_moment
+from feature_repo.commands import as_of_option, common_options, json_option, show_json, show_table, starting_moment, working
 from feature_repo.contract import data_path
 from feature_repo.errors import PunctualError
 from feature_repo.times import iso, micros
@@ -105,7 +105,6 @@ def _train(use_case: UseCase, now: datetime) -> None:
 def _serve(port: int, now: datetime) -> Any:
     """The prediction server as a child process, once it is ready."""
     import requests
-    from rich.console import Console
 
     from orchestration import processes
 
@@ -113,7 +112,7 @@ def _serve(port: int, now: datetime) -> Any:
     log = Path(data_path("logs", "server.log"))
     server = processes.start(["inference", "serve", "--port", str(port), "--as-of", str(iso(now))], log)
     patience = time.monotonic() + _PATIENCE_SECONDS
-    with Console(stderr=True).status("loading model and online store"):
+    with working("loading model and online store"):
         while time.monotonic() < patience:
             if server.code is not None:
                 raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_words()}")

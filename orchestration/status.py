@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feature_repo.commands import as_of_option, common_options, json_option, show_json, show_table, starting_moment
+from feature_repo.commands import as_of_option, common_options, json_option, show_json, show_table, starting_moment, working
 from feature_repo.contract import data_path
 from feature_repo.errors import PunctualError
 from feature_repo.times import duration_text
@@ -28,7 +28,8 @@ RUNS_SHOWN = 20
 @common_options
 def command(as_of: str | None, as_json: bool) -> None:
     """Show the champions, how fresh features are, and the last runs of the schedule."""
-    found = status(as_of)
+    with working("looking", quiet=as_json):
+        found = status(as_of)
     if as_json:
         show_json(found)
     else:

@@ -20,6 +20,7 @@ from feature_repo.commands import (
     show_json,
     show_table,
     starting_moment,
+    working,
 )
 from feature_repo.times import iso
 
@@ -109,10 +110,11 @@ def quarantine(domain: str, source: str, limit: int, as_json: bool) -> None:
 @common_options
 def apply(as_json: bool) -> None:
     """Register the definitions of all domains, as `feast -c feature_repo apply` does."""
-    from feature_repo.domains import feature_store, load_all
-    from pipelines.materialize import apply_definitions
+    with working("registering definitions"):
+        from feature_repo.domains import feature_store, load_all
+        from pipelines.materialize import apply_definitions
 
-    applied = apply_definitions(feature_store(), load_all())
+        applied = apply_definitions(feature_store(), load_all())
     if as_json:
         show_json(applied)
         return

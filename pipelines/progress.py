@@ -1,4 +1,4 @@
-"""Progress bars for work of more than a second or two, on standard error; a line each where that is no terminal."""
+"""Progress bars for work of more than a second or two, on standard error where that is a terminal."""
 
 from __future__ import annotations
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import click
 
-from feature_repo.commands import as_of_option, common_options, json_option, quiet_option, run, show_json, show_table, starting_moment
+from feature_repo.commands import (
+    as_of_option,
+    common_options,
+    json_option,
+    quiet_option,
+    run,
+    show_json,
+    show_table,
+    starting_moment,
+    working,
+)
 from feature_repo.times import moment as read_moment
 
 
@@ -39,8 +49,8 @@ def fit(use_case: str, as_of: str | None, until: str | None, random_split: bool,
     if ends is not None and len(ends) != 3:
         raise click.BadParameter(f"expected three moments with commas between, got {len(ends)}", param_hint="--until")
     moment = starting_moment(as_of, loaded.domain.demo_at)
-    progress = Progress(6 if random_split else 5, quiet=quiet or as_json)
-    done = train(feature_store(), loaded, declared, as_of=moment, progress=progress, until=ends, random_split=random_split)
+    with Progress(6 if random_split else 5, quiet=quiet or as_json) as progress:
+        done = train(feature_store(), loaded, declared, as_of=moment, progress=progress, until=ends, random_split=random_split)
     if as_json:
         show_json({"promoted": done.promoted, "verdict": done.verdict, "card": done.card})
     else:
@@ -57,11 +67,12 @@ def fit(use_case: str, as_of: str | None, until: str | None, random_split: bool,
 @common_options
 def card(use_case: str, version: str | None, as_json: bool) -> None:
     """Show the model card of USE_CASE's champion, or of a version."""
-    from feature_repo.domains import find_use_case
-    from feature_repo.model_registry import read_card
+    with working("reading the model registry", quiet=as_json):
+        from feature_repo.domains import find_use_case
+        from feature_repo.model_registry import read_card
 
-    find_use_case(use_case)
-    found = read_card(use_case, version)
+        find_use_case(use_case)
+        found = read_card(use_case, version)
     if as_json:
         show_json(found)
     else:
@@ -75,11 +86,12 @@ def card(use_case: str, version: str | None, as_json: bool) -> None:
 @common_options
 def rollback(use_case: str, to: str | None, as_json: bool) -> None:
     """Make USE_CASE's earlier champion champion again; a running server takes it up."""
-    from feature_repo.domains import find_use_case
-    from training import publish
+    with working("writing to the model registry", quiet=as_json):
+        from feature_repo.domains import find_use_case
+        from training import publish
 
-    find_use_case(use_case)
-    before, after = publish.rollback(use_case, to)
+        find_use_case(use_case)
+        before, after = publish.rollback(use_case, to)
     if as_json:
         show_json({"use_case": use_case, "from": before, "to": after})
     else:
@@ -98,11 +110,12 @@ def training_set_command(use_case: str, as_of: str | None, out: str | None, as_j
 
     import pyarrow.parquet as pq
 
-    from feature_repo.domains import feature_store, find_use_case
-    from training.training_set import training_set
+    with working(f"making the training set of {use_case}", quiet=as_json):
+        from feature_repo.domains import feature_store, find_use_case
+        from training.training_set import training_set
 
-    loaded, declared = find_use_case(use_case)
-    made = training_set(feature_store(), loaded, declared, as_of=starting_moment(as_of, loaded.domain.demo_at))
+        loaded, declared = find_use_case(use_case)
+        made = training_set(feature_store(), loaded, declared, as_of=starting_moment(as_of, loaded.domain.demo_at))
     if out:
         aside = Path(f"{out}.aside")
         pq.write_table(made.rows, aside)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -22,6 +24,13 @@ class Progress:
         self._bar = Bar(*columns, console=console, disable=quiet or not console.is_terminal)
         self._task = self._bar.add_task("train", total=steps, item="")
         self._begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """A run that fails takes its bar from the terminal, and gives the cursor back."""
+        self._bar.stop()
 
     def step(self, name: str) -> None:
         """A step begins; the one before is done."""
