@@ -1,189 +1,215 @@
-"""The as-of join of one feature view in SQL: which rows are shown from when on, and one `ASOF` join on that moment."""
+"""Which row of a view's history each entity row sees: one DuckDB `ASOF` join over the few rows that can be the answer.
+
+At (keys, t) the answer is, among the rows with the same keys, `event <= t` and `created <= t`, the one with the greatest event,
+ties to the greatest created. An `ASOF` join finds it if each row is entered at its moment of effect, the later of its two times,
+and rows older in event time than one already in effect are left out: they are never the answer.
+
+`ASOF` sorts all rows that it is given, and of a long history nearly all are given for nothing. Cut time into buckets of a few rows
+per key, and look only at rows whose event is in the bucket of an entity row's t or in the one before. If the join over those finds an
+answer in those two buckets, it is the answer: every row left out has an older event. If it does not, the entity row goes on to
+wider buckets, and at the end to the whole history of its keys. Finding the rows is one pass over keys and times with a hash lookup,
+and so the join is linear in the history, its memory that of the entity rows.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import duckdb
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from feast import FeatureView, FileSource
-from feast.data_source import DataSource
-from feast.feature_view import DUMMY_ENTITY_ID
-from feast.type_map import feast_value_type_to_pa
 
-from feature_repo.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt, StoreOutdated
-from feature_repo.times import micros
-from stores.table import CREATED, EVENT, Table, literal, quoted
+from stores.entity_rows import ENTITIES, MOMENT, ROW, key_column
+from stores.history import ADDRESS, History, Stretch
 
-if TYPE_CHECKING:
-    from stores.offline import AsofOfflineStoreConfig
-
-ROW = "__row"
-MOMENT = "__moment"
+# Below this many rows a plain join is as fast as a careful one.
+FEW_ROWS = 500_000
+# Of rows per bucket and key: with fewer the second pass has more to do, with more the first one.
+ROWS_A_BUCKET = 2.5
+WIDER = 8
+_SAMPLED_FILES = 16
+_SAMPLED_ENTITIES = 1_000
 
 
-def moments_of(entities: pa.Table) -> pa.ChunkedArray:
-    """The prediction moments as microseconds in UTC; finer times are cut, which changes no comparison."""
-    if EVENT not in entities.column_names:
-        raise InvalidRequest(f"entity rows need a column '{EVENT}'; they have {', '.join(entities.column_names)}.")
-    type_ = entities.schema.field(EVENT).type
-    if not pa.types.is_timestamp(type_) or type_.tz is None:
-        raise NaiveTimestamp(
-            f"entity column '{EVENT}' is {type_}; expected timestamps with a time zone, such as pd.to_datetime(…, utc=True)."
-        )
-    if entities[EVENT].null_count:
-        raise InvalidRequest(
-            f"{entities[EVENT].null_count} of {entities.num_rows} entity rows have no {EVENT}; every row needs its moment."
-        )
-    moments = entities[EVENT].cast(pa.timestamp(type_.unit, "UTC"))
-    return pc.floor_temporal(moments, unit="microsecond").cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.timestamp("us"))
+@dataclass(frozen=True)
+class _Density:
+    """How the history lies over time: its span in microseconds, the mean rows of a key in it, and the usual lag."""
+
+    first: int
+    last: int
+    rows_per_key: float
+    lag: int
+
+    @property
+    def span(self) -> int:
+        return max(1, self.last - self.first + 1)
 
 
-def _join_frame(view: FeatureView, entities: pa.Table, moments: pa.ChunkedArray) -> pa.Table:
-    """The view's keys by number, the moments and the row numbers; whatever else the entity rows hold stays out of SQL."""
-    columns = {MOMENT: moments, ROW: pa.array(np.arange(entities.num_rows))}
-    for number, key in enumerate(_keys(view)):
-        name = view.projection.join_key_map.get(key, key)
-        if name not in entities.column_names:
-            raise InvalidRequest(f"view '{view.name}' is keyed by '{name}'; the entity rows have no such column.")
-        columns[f"__key{number}"] = entities[name]
-    return pa.table(columns)
+def find_rows(connection: duckdb.DuckDBPyConnection, history: History, shown: str, *, two_time: bool, ttl: int, rows: int) -> None:
+    """Make the table `shown` of (`__row`, `__address`): for the entity rows that see a row of the history, which one.
 
-
-def _keys(view: FeatureView) -> list[str]:
-    """The view's key columns in its table; a view without entities has none."""
-    return [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
-
-
-def published(source: DataSource | None) -> Table | None:
-    """The table behind a source, where its path is a folder of our own publisher's."""
-    if not isinstance(source, FileSource):
-        raise InvalidRequest(f"the as-of store reads file sources; got {type(source).__name__}.")
-    path = Path(source.path)
-    return Table.current(path.parent, path.name)
-
-
-def joined(
-    connection: duckdb.DuckDBPyConnection,
-    settings: AsofOfflineStoreConfig,
-    view: FeatureView,
-    features: list[str],
-    entities: pa.Table,
-    moments: pa.ChunkedArray,
-    *,
-    two_time: bool,
-) -> dict[str, pa.ChunkedArray]:
-    """The view's features at each entity row, in the order of the entity rows."""
-    history, in_order = _history(connection, settings, view, features)
-    connection.register("__entities", _join_frame(view, entities, moments))
-    keys = _keys(view)
-    chosen = _effective_rows(history, keys, in_order=in_order, two_time=two_time)
-    expired = f" AND h.{EVENT} + to_microseconds({micros(view.ttl)}) >= e.{MOMENT}" if view.ttl else ""
-    shown = ", ".join(f"CASE WHEN h.{EVENT} IS NOT NULL{expired} THEN h.{quoted(name)} END AS {quoted(name)}" for name in features)
-    same_keys = "".join(f"e.__key{number} = h.{quoted(key)} AND " for number, key in enumerate(keys))
-    result = connection.execute(
-        f"SELECT {shown} FROM __entities AS e ASOF LEFT JOIN ({chosen}) AS h ON {same_keys}e.{MOMENT} >= h.__effective ORDER BY e.{ROW}"
-    ).to_arrow_table()
-    return {name: result[name] for name in features}
-
-
-def _history(
-    connection: duckdb.DuckDBPyConnection,
-    settings: AsofOfflineStoreConfig,
-    view: FeatureView,
-    features: list[str],
-) -> tuple[str, bool]:
-    """A SELECT of keys, features and both times of the view's rows, and whether they arrived in order of event."""
-    source = view.batch_source
-    assert isinstance(source, FileSource)
-    keys = _keys(view)
-    table = published(source)
-    if table is not None:
-        commit = None
-        if settings.commits is not None:
-            if table.name not in settings.commits:
-                raise NotBuilt(f"the manifest pins no commit of table '{table.name}'.")
-            version_number, commit = settings.commits[table.name]
-            version = table.manifest.at_version(table.name, version_number)
-            if version is None:
-                raise NotBuilt(f"table '{table.name}' has no version {version_number} any more.")
-            table = Table(table.root, version)
-        elif view.tags.get("fingerprint", table.version.fingerprint) != table.version.fingerprint:
-            raise StoreOutdated(f"table '{view.name}' was built from another definition than the registry's; run: punctual features build.")
-        files = table.files(commit)
-        if settings.as_of is not None:
-            files = [file for file in files if file.min_created <= settings.as_of]
-        if not files:
-            return _no_history(connection, view), True
-        in_order = all(file.in_order for file in files)
-        scan = table.scan(files)
-    else:
-        path = Path(source.path)
-        if settings.commits is not None:
-            raise NotBuilt(f"the files of view '{view.name}' at {path} have no commits, so that none can be pinned.")
-        if not path.exists():
-            raise NotBuilt(f"view '{view.name}' has no table at {path}; build it first: punctual features build.")
-        scan, in_order = plain_scan(path), False
-    present = {name for name, *_ in connection.execute(f"DESCRIBE {scan}").fetchall()}
-    back = {new: old for old, new in source.field_mapping.items()}
-    columns = {name: back.get(name, name) for name in (*keys, *features)}
-    times = {EVENT: source.timestamp_field, CREATED: source.created_timestamp_column or source.timestamp_field}
-    missing = [name for name in (*columns.values(), *times.values()) if name not in present]
-    if missing:
-        raise BrokenTable(
-            f"view '{view.name}' declares {', '.join(missing)}, which its table does not have. "
-            "Build it again after changing its definition: punctual features build."
-        )
-    selected = [f"{quoted(old)} AS {quoted(new)}" for new, old in columns.items()]
-    # Naive times in files are UTC; zoned ones are brought to it by the connection's time zone.
-    selected += [f"CAST({quoted(old)} AS TIMESTAMP) AS {new}" for new, old in times.items()]
-    # DuckDB's ASOF join takes a null beside another key for equal to a null.
-    conditions = [f"{quoted(columns[key])} IS NOT NULL" for key in keys]
-    if settings.as_of is not None:
-        conditions.append(f"CAST({quoted(times[CREATED])} AS TIMESTAMP) <= make_timestamp({settings.as_of})")
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"SELECT {', '.join(selected)} FROM ({scan}){where}", in_order
-
-
-def plain_scan(path: Path) -> str:
-    """A SELECT over Parquet files that are not a table of ours."""
-    return f"SELECT * FROM read_parquet({literal(str(path / '**/*.parquet' if path.is_dir() else path))})"
-
-
-def _no_history(connection: duckdb.DuckDBPyConnection, view: FeatureView) -> str:
-    """No rows, with the columns and types that the view declares."""
-    name = f"__empty_{view.name}"
-    connection.register(name, declared_schema(view).empty_table())
-    return f"SELECT * FROM {quoted(name)}"
-
-
-def declared_schema(view: FeatureView) -> pa.Schema:
-    """The columns of the view's table with the types that the view declares, and both times."""
-    columns = [(field.name, feast_value_type_to_pa(field.dtype.to_value_type())) for field in view.schema if field.name != DUMMY_ENTITY_ID]
-    return pa.schema([*columns, (EVENT, pa.timestamp("us")), (CREATED, pa.timestamp("us"))])
-
-
-def _effective_rows(history: str, keys: list[str], *, in_order: bool, two_time: bool) -> str:
-    """The rows that are shown from `__effective` until the next row's, one per keys and moment.
-
-    In both times a row takes effect at the later of them. A row older in event time than one already effective
-    is never shown, so what remains are the running maxima in order of effect; where rows arrived in order all
-    are. Equal event times need no more care: the later created takes effect later, or ties and sorts behind.
+    Reads `__entities` (see `EntityRows.prepare`), of `rows` rows. `ttl` in microseconds, 0 for none; its bound is inclusive.
+    A row that was withdrawn hides what is older and is not itself shown.
     """
-    by_keys = ", ".join(map(quoted, keys)) or "NULL"
-    if not two_time:
+    connection.execute(f"CREATE OR REPLACE TABLE {shown} ({ROW} BIGINT, {ADDRESS} BIGINT)")
+    if not history.paths:
+        return
+    stretch = history.stretch or _stretch_of(connection, history)
+    join = _Join(connection, history, stretch, shown, two_time=two_time, ttl=ttl)
+    if history.keys and worth_looking(stretch.rows, rows, 2 * rows):
+        join.narrowing(rows)
+    else:
+        join.whole_history(ENTITIES)
+
+
+def worth_looking(history_rows: int, entity_rows: int, near: float) -> bool:
+    """Whether a pass over the history to find the rows near the moments, about so many, is less than to join it whole."""
+    return history_rows > FEW_ROWS and entity_rows > 0 and near < history_rows / 2
+
+
+def _stretch_of(connection: duckdb.DuckDBPyConnection, history: History) -> Stretch:
+    """What a manifest would say, read from the rows; ties are taken to be possible."""
+    (rows, min_event, max_event, min_created, max_created) = connection.execute(
+        f"SELECT count(*), min(__event), max(__event), min(__created), max(__created) FROM ({history.scan()})"
+    ).fetchone() or (0, 0, 0, 0, 0)
+    if not rows:
+        return Stretch(0, 0, 0, 0, 0, 0, 0, in_order=False)
+    # That all lags be equal would say nothing of ties, since nobody has refused repetitions.
+    return Stretch(rows, min_event, max_event, min_created, max_created, -1, 1, in_order=False)
+
+
+class _Join:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, history: History, stretch: Stretch, shown: str, *, two_time: bool, ttl: int
+    ) -> None:
+        self._connection = connection
+        self._history = history
+        self._stretch = stretch
+        self._shown = shown
+        self._two_time = two_time
+        self._ttl = ttl
+        self._keys = [key_column(number) for number in range(len(history.keys))]
+        # Where no row overtook another, effect has the order of events, and buckets by effect need not wait for what is known late.
+        ordered = two_time and (stretch.in_order or stretch.is_regular)
+        self._measure = "greatest(__event, __created)" if ordered else "__event"
+        self._first = stretch.min_event
+        self._last = max(stretch.max_event, stretch.max_created) if ordered else stretch.max_event
+        self._waits = two_time and not ordered
+
+    def whole_history(self, entities: str) -> None:
+        """Join all rows of the entity rows' keys."""
+        candidates = self._history.scan()
+        entities = self._with_keys(entities)
+        if self._keys:
+            keys = ", ".join(self._keys)
+            candidates = f"SELECT * FROM ({candidates}) SEMI JOIN (SELECT DISTINCT {keys} FROM {entities}) USING ({keys})"
+        self._connection.execute(
+            f"INSERT INTO {self._shown} SELECT {ROW}, {ADDRESS} FROM ({self._joined(entities, candidates)}) WHERE {ADDRESS} >= 0"
+        )
+
+    def _with_keys(self, entities: str) -> str:
+        """The entity rows that have all keys; the others see nothing."""
+        return f"(SELECT * FROM (FROM {entities}) WHERE {' AND '.join([*(f'{key} IS NOT NULL' for key in self._keys), 'true'])})"
+
+    def narrowing(self, rows: int) -> None:
+        """Join the rows near each entity row's moment; what is not settled by them goes on to wider buckets."""
+        density = self._density()
+        width = max(1, round(ROWS_A_BUCKET * density.span / density.rows_per_key), density.lag)
+        # An entity row before the history or without a key sees nothing.
+        waiting = self._with_keys(f"{ENTITIES} WHERE {MOMENT} >= {self._first}")
+        number = 0
+        while rows:
+            # Two buckets for each waiting entity row, if every one were alone in its own.
+            near = 2 * width / density.span * density.rows_per_key * rows
+            if width >= density.span or not worth_looking(self._stretch.rows, rows, near):
+                self.whole_history(waiting)
+                return
+            rows = self._settle(waiting, width, f"__waiting{number}")
+            waiting, width, number = f"__waiting{number}", width * WIDER, number + 1
+
+    def _density(self) -> _Density:
+        """From a few files and a few entity rows: rows of a key, and how late nearly all are."""
+        sample = range(0, len(self._history.paths), max(1, len(self._history.paths) // _SAMPLED_FILES))
+        share = len(sample) / len(self._history.paths)
+        entities = f"SELECT * FROM {ENTITIES} WHERE {ROW} % greatest(1, (SELECT count(*) FROM {ENTITIES}) // {_SAMPLED_ENTITIES}) = 0"
+        matches, matched = self._connection.execute(
+            f"SELECT count(*), count(DISTINCT {ROW}) FROM ({self._history.scan(sample)}) JOIN ({entities}) USING ({', '.join(self._keys)})"
+        ).fetchone() or (0, 0)
+        lag = 0
+        if self._waits:
+            (lag,) = self._connection.execute(
+                f"SELECT quantile_disc(greatest(__created - __event, 0), 0.9) FROM ({self._history.scan(sample)})"
+            ).fetchone() or (0,)
+        return _Density(self._first, self._last, max(1.0, matches / max(1, matched) / share), int(lag or 0))
+
+    def _settle(self, waiting: str, width: int, left: str) -> int:
+        """Join the rows of two buckets; make the table `left` of the entity rows that they do not settle, and return how many."""
+        keys = "".join(key + ", " for key in self._keys)
+        last_bucket = (self._last - self._first) // width
+        bucket = f"least(({MOMENT} - {self._first}) // {width}, {last_bucket})"
+        pairs = (
+            f"SELECT DISTINCT {keys}__bucket FROM (SELECT {keys}{bucket} AS __bucket FROM {waiting}"
+            f" UNION ALL SELECT {keys}{bucket} - 1 FROM {waiting})"
+        )
+        rows = self._history.scan(first=self._first_near(waiting, bucket, width))
+        near = (
+            f"SELECT * FROM (SELECT *, ({self._measure} - {self._first}) // {width} AS __bucket FROM ({rows}))"
+            f" SEMI JOIN ({pairs}) USING ({keys}__bucket)"
+        )
+        joined = self._joined(waiting, near, f", coalesce(h.__bucket >= {bucket} - 1, false){self._expired(bucket, width)} AS __settled")
+        self._connection.execute(f"CREATE OR REPLACE TABLE __found AS {joined}")
+        self._connection.execute(f"INSERT INTO {self._shown} SELECT {ROW}, {ADDRESS} FROM __found WHERE __settled AND {ADDRESS} >= 0")
+        self._connection.execute(
+            f"CREATE OR REPLACE TABLE {left} AS SELECT * FROM {waiting} SEMI JOIN (FROM __found WHERE NOT __settled) USING ({ROW})"
+        )
+        (unsettled,) = self._connection.execute(f"SELECT count(*) FROM {left}").fetchone() or (0,)
+        return int(unsettled)
+
+    def _first_near(self, waiting: str, bucket: str, width: int) -> int:
+        """The place of the first file that can hold a row of the buckets; those before it all end too early."""
+        (earliest,) = self._connection.execute(f"SELECT min({bucket}) - 1 FROM {waiting}").fetchone() or (0,)
+        start = self._first + int(earliest or 0) * width
+        place = 0
+        for latest in self._history.latest:
+            if latest >= start:
+                break
+            place += 1
+        return min(place, len(self._history.paths) - 1)
+
+    def _expired(self, bucket: str, width: int) -> str:
+        """Whether the two buckets reach back as far as the view's ttl: what is older is not shown anyway."""
+        if not self._ttl:
+            return ""
+        return f" OR {self._first} + ({bucket} - 1) * {width} <= {MOMENT} - {self._ttl}"
+
+    def _joined(self, entities: str, candidates: str, more: str = "") -> str:
+        """A SELECT of `__row` and `__address` (-1 for nothing) for the entity rows."""
+        visible = "true" if not self._ttl else f"h.__event + {self._ttl} >= e.{MOMENT}"
+        same_keys = "".join(f"e.{key} = h.{key} AND " for key in self._keys)
         return (
-            f"SELECT *, {EVENT} AS __effective FROM ({history})"
-            f" QUALIFY row_number() OVER (PARTITION BY {by_keys}, {EVENT} ORDER BY {CREATED} DESC) = 1"
+            f"SELECT e.{ROW}, CASE WHEN NOT h.__withdrawn AND {visible} THEN h.{ADDRESS} ELSE -1 END AS {ADDRESS}{more}"
+            f" FROM {entities} AS e ASOF LEFT JOIN ({self._effective(candidates)}) AS h ON {same_keys}e.{MOMENT} >= h.__effective"
         )
-    effective = f"SELECT *, greatest({EVENT}, {CREATED}) AS __effective FROM ({history})"
-    order = f"PARTITION BY {by_keys} ORDER BY __effective, {EVENT}, {CREATED}"
-    if not in_order:
-        effective = (
-            f"SELECT * FROM ({effective}) QUALIFY {EVENT} >= coalesce(max({EVENT}) OVER"
-            f" ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), {EVENT})"
-        )
-    return f"SELECT * FROM ({effective}) QUALIFY __effective IS DISTINCT FROM lead(__effective) OVER ({order})"
+
+    def _effective(self, candidates: str) -> str:
+        """The candidates that are the answer from `__effective` until the next one's, one per keys and moment."""
+        by_keys = f"PARTITION BY {', '.join(self._keys)} " if self._keys else ""
+        if not self._two_time:
+            entered = f"SELECT *, __event AS __effective FROM ({candidates})"
+        else:
+            entered = f"SELECT *, greatest(__event, __created) AS __effective FROM ({candidates})"
+        if self._stretch.is_regular:
+            return entered
+        order = f"{by_keys}ORDER BY __effective, __event, __created, {ADDRESS}"
+        if self._waits:
+            entered = (
+                f"SELECT * FROM ({entered}) QUALIFY __event >= coalesce(max(__event) OVER"
+                f" ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), __event)"
+            )
+        return f"SELECT * FROM ({entered}) QUALIFY __effective IS DISTINCT FROM lead(__effective) OVER ({order})"
+
+
+def known_too_late(connection: duckdb.DuckDBPyConnection, history: History, last_moment: int) -> bool:
+    """Whether there are rows with events by the last moment asked for, and all of those became known after it."""
+    (events, known) = connection.execute(
+        f"SELECT count(*), count(*) FILTER (__created <= {last_moment}) FROM ({history.scan()}) WHERE __event <= {last_moment}"
+    ).fetchone() or (0, 0)
+    return bool(events and not known)

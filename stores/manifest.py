@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -54,6 +54,9 @@ class DataFile:
     max_lag: int
     in_order: bool
     bytes: int
+
+
+_FILE_COLUMNS = [field.name for field in fields(DataFile)]
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,11 @@ class Manifest:
         """The files of the table at a commit (the newest by default), in order of arrival."""
         at = self.head(table) if commit is None else commit
         rows = self._rows(
-            "SELECT path, rows, min_event, max_event, min_created, max_created, min_lag, max_lag, in_order, bytes FROM files"
+            f"SELECT {', '.join(_FILE_COLUMNS)} FROM files"
             " WHERE name = ? AND version = ? AND added <= ? AND (removed IS NULL OR removed > ?) ORDER BY min_created, path",
             (table.name, table.version, at, at),
         )
-        return [DataFile(*row[:-2], in_order=bool(row[-2]), bytes=row[-1]) for row in rows]
+        return [DataFile(**dict(zip(_FILE_COLUMNS, row, strict=True))) for row in rows]
 
     def commit(
         self, table: TableVersion, added: list[DataFile], built_until: datetime | None, removed: list[DataFile] | None = None
@@ -150,11 +153,7 @@ class Manifest:
             connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?)", (*key, last + 1, until, sum(file.rows for file in added)))
             connection.executemany(
                 f"INSERT INTO files VALUES (?, ?, ?, ?, NULL{', ?' * 9})",
-                [
-                    (*key, f.path, last + 1, f.rows, f.min_event, f.max_event, f.min_created, f.max_created, f.min_lag, f.max_lag)
-                    + (int(f.in_order), f.bytes)
-                    for f in added
-                ],
+                [(*key, f.path, last + 1, f.rows, *_ends(f), int(f.in_order), f.bytes) for f in added],
             )
             connection.executemany(
                 "UPDATE files SET removed = ? WHERE name = ? AND version = ? AND path = ?",
@@ -189,6 +188,10 @@ class Manifest:
         """Forget a watermark, so that its work starts from the beginning."""
         with self._connection(write=True) as connection:
             connection.execute("DELETE FROM watermarks WHERE name = ? AND version = ? AND kind = ?", (table.name, table.version, kind))
+
+
+def _ends(file: DataFile) -> tuple[int, ...]:
+    return file.min_event, file.max_event, file.min_created, file.max_created, file.min_lag, file.max_lag
 
 
 def _split(keys: str) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ nulls if `event_timestamp + ttl < t`. Output rows are the entity rows, all of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,96 +21,37 @@ from feast import FeatureStore, FeatureView, FileSource, OnDemandFeatureView
 from feast.data_source import DataSource
 from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_service import FeatureService
-from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
-from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.file_source import FileLoggingDestination
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from feast.saved_dataset import SavedDatasetStorage
+from feast.utils import compute_non_entity_date_range
 
 from feature_repo.errors import InvalidRequest, NotBuilt
 from feature_repo.times import aware, micros
-from stores import on_demand
-from stores.asof import declared_schema, joined, moments_of, plain_scan, published
-from stores.table import connect, quoted, timestamp
+from stores.entity_rows import EntityFrame
+from stores.history import declared_schema, history_of, plain_scan, published
+from stores.retrieval import AsofRetrievalJob, Join, JoinedView, as_pandas
+from stores.table import EVENT, connect, quoted, timestamp
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
     """What `feature_store.yaml` may say about this store.
 
-    `point_in_time`: `two_time` (the default) or `event_time`, Feast's own join. `as_of` (microseconds since 1970
-    in UTC) and `commits` (table name to version and commit) are for `historical_features`; they pin what is shown.
+    `point_in_time`: `two_time` (the default) or `event_time`, Feast's own join. `naive_timestamps`: `refuse` entity times without a zone
+    (the default) or take them for `utc`. `memory_limit` (such as `4GB`), `threads` and `spill_folder` are each call's.
+    `as_of` (microseconds since 1970 in UTC) and `commits` (table name to version and commit) pin what is shown; `point_in_time_join`
+    sets them.
     """
 
     type: Literal["stores.offline.AsofOfflineStore"] = "stores.offline.AsofOfflineStore"
     point_in_time: Literal["two_time", "event_time"] = "two_time"
+    naive_timestamps: Literal["refuse", "utc"] = "refuse"
     memory_limit: str | None = None
     threads: int | None = None
     spill_folder: str | None = None
     as_of: int | None = None
     commits: dict[str, tuple[int, int]] | None = None
-
-
-class AsofRetrievalJob(RetrievalJob):
-    """A join that runs when its result is asked for, on a connection of its own."""
-
-    def __init__(
-        self,
-        read: Callable[[], pa.Table],
-        *,
-        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
-        asked: dict[str, list[str]] | None = None,
-        full_feature_names: bool = False,
-        metadata: RetrievalMetadata | None = None,
-    ) -> None:
-        self._read = read
-        self._on_demand_feature_views = list(on_demand_feature_views)
-        self._asked = asked or {}
-        self._full_feature_names = full_feature_names
-        self._metadata = metadata
-
-    @property
-    def full_feature_names(self) -> bool:
-        """Whether features are called `view__feature`."""
-        return self._full_feature_names
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """The on-demand views that are computed on top."""
-        return self._on_demand_feature_views
-
-    @property
-    def metadata(self) -> RetrievalMetadata | None:
-        """What Feast asks about a retrieval."""
-        return self._metadata
-
-    def to_arrow(self, validation_reference: Any = None, timeout: int | None = None) -> pa.Table:
-        """All columns, on-demand features included.
-
-        Feast's own way hands every column to every on-demand function as Python lists and guesses the types of
-        what comes back; here a function gets its inputs, and its outputs have their declared types.
-        """
-        table = self._read()
-        table = on_demand.append(table, self._on_demand_feature_views, self._asked, full_names=self._full_feature_names)
-        if validation_reference is not None:
-            raise NotImplementedError("dataset validation is not part of this offline store")
-        return table
-
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return self._read()
-
-    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._read().to_pandas()
-
-    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Write the result to one Parquet file."""
-        if not isinstance(storage, SavedDatasetFileStorage):
-            raise ValueError(f"expected a SavedDatasetFileStorage, got {type(storage).__name__}")
-        path = Path(storage.file_options.uri)
-        if path.exists() and not allow_overwrite:
-            raise FileExistsError(f"{path} exists; allow_overwrite=True replaces it")
-        aside = path.with_suffix(".aside")
-        pq.write_table(self.to_arrow(), aside)
-        aside.replace(path)
 
 
 class AsofOfflineStore(OfflineStore):
@@ -122,7 +64,7 @@ class AsofOfflineStore(OfflineStore):
         config: RepoConfig,
         feature_views: list[FeatureView],
         feature_refs: list[str],
-        entity_df: pd.DataFrame | pa.Table | str | None,
+        entity_df: EntityFrame | None,
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
@@ -130,36 +72,28 @@ class AsofOfflineStore(OfflineStore):
         **kwargs: Any,
     ) -> AsofRetrievalJob:
         """A job that joins the asked features to the entity rows; see the module for what it means."""
-        if entity_df is None:
-            raise InvalidRequest("a point-in-time join needs entity rows (a frame, an Arrow table or SQL); got none.")
         settings: AsofOfflineStoreConfig = config.offline_store
-        two_time = settings.point_in_time == "two_time" or filter_by_created_timestamp
+        if entity_df is None:
+            entity_df = _rows_between(feature_views, kwargs.get("start_date"), kwargs.get("end_date"))
         asked = _asked_features(feature_refs)
-        on_demand_views = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-
-        def read() -> pa.Table:
-            with _connection(settings) as connection:
-                entities = _entity_rows(entity_df, connection)
-                moments = moments_of(entities)
-                for view in feature_views:
-                    names = asked.get(view.projection.name_to_use(), [])
-                    columns = joined(connection, settings, view, names, entities, moments, two_time=two_time)
-                    prefix = f"{view.projection.name_to_use()}__" if full_feature_names else ""
-                    for name in names:
-                        if prefix + name in entities.column_names:
-                            raise InvalidRequest(
-                                f"feature '{prefix + name}' of view '{view.name}' would stand beside a column of that name; "
-                                "ask with full_feature_names=True or rename the column."
-                            )
-                        entities = entities.append_column(prefix + name, columns[name])
-            return entities
-
+        views = []
+        for view in feature_views:
+            name = view.projection.name_to_use()
+            history = partial(history_of, view, asked.get(name, []), as_of=settings.as_of, commits=settings.commits)
+            views.append(JoinedView(history, f"{name}__" if full_feature_names else "", micros(view.ttl) if view.ttl else 0))
+        join = Join(
+            entity_df,
+            views,
+            partial(_connection, settings),
+            two_time=settings.point_in_time == "two_time" or filter_by_created_timestamp,
+            naive=settings.naive_timestamps,
+        )
         return AsofRetrievalJob(
-            read,
-            on_demand_feature_views=on_demand_views,
+            join,
+            on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             asked=asked,
             full_feature_names=full_feature_names,
-            metadata=RetrievalMetadata(features=feature_refs, keys=[]),
+            features=feature_refs,
         )
 
     @staticmethod
@@ -172,7 +106,7 @@ class AsofOfflineStore(OfflineStore):
         created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
-    ) -> AsofRetrievalJob:
+    ) -> RetrievalJob:
         """The newest row per entity with an event time in `[start_date, end_date]`."""
         newest = ", ".join(f"{quoted(column)} DESC" for column in (timestamp_field, created_timestamp_column) if column)
         keys = ", ".join(map(quoted, join_key_columns))
@@ -190,7 +124,7 @@ class AsofOfflineStore(OfflineStore):
         created_timestamp_column: str | None = None,
         start_date: datetime | None = None,
         end_date: datetime | None = None,
-    ) -> AsofRetrievalJob:
+    ) -> RetrievalJob:
         """Every row with an event time in `[start_date, end_date]`."""
         columns = [*join_key_columns, *feature_name_columns]
         return _pull(config, data_source, columns, timestamp_field, created_timestamp_column, start_date, end_date, "")
@@ -200,7 +134,10 @@ class AsofOfflineStore(OfflineStore):
         """Append rows to the view's table; rows that are not yet there are published as one commit."""
         target = published(feature_view.batch_source)
         if target is None:
-            raise NotBuilt(f"view '{feature_view.name}' has no table yet; build it before pushing rows into it.")
+            _append_to_file(feature_view, table)
+            if progress:
+                progress(table.num_rows)
+            return
         files = target.files()
         expected = pq.read_schema(target.root / files[0].path).remove_metadata() if files else declared_schema(feature_view)
         missing = [name for name in expected.names if name not in table.column_names]
@@ -240,37 +177,85 @@ class AsofOfflineStore(OfflineStore):
         super().validate_data_source(config, data_source)
 
 
-def historical_features(
+def point_in_time_join(
     store: FeatureStore,
-    entity_rows: pd.DataFrame | pa.Table,
+    entity_rows: EntityFrame,
     features: FeatureService | list[str],
     *,
     as_of: datetime | None = None,
     commits: dict[str, tuple[int, int]] | None = None,
-) -> pa.Table:
+) -> AsofRetrievalJob:
     """Feast's `get_historical_features` under full feature names, with the cut that its signature has no room for.
 
-    `as_of` (aware UTC) shows only rows created by then; `commits` pins tables (name to version and commit).
-    Raises `NaiveTimestamp` for naive entity times.
+    `entity_rows`: a pandas, Arrow or polars frame, a Parquet path, SQL text or a DuckDB relation, with the join keys and
+    `event_timestamp` (the prediction moment, with a zone). `as_of` (aware UTC) shows only rows created by then; `commits` pins
+    tables (name to version and commit). The join runs when the job is asked for its result.
     """
     pinned = {"as_of": None if as_of is None else micros(aware(as_of)), "commits": commits}
     config = store.config.model_copy()
     settings: AsofOfflineStoreConfig = store.config.offline_store
     config._offline_store = settings.model_copy(update=pinned)
+    # Feast would take naive pandas times for UTC before the store sees them.
+    config.coerce_tz_aware = False
     view_of_then = FeatureStore(config=config)
     # The registry is the same, and opening it again would read it again.
     view_of_then._registry = store.registry
-    frame = entity_rows if isinstance(entity_rows, pa.Table) else pa.Table.from_pandas(entity_rows, preserve_index=False)
-    moments_of(frame)
-    return view_of_then.get_historical_features(frame, features, full_feature_names=True).to_arrow()
+    job = view_of_then.get_historical_features(entity_rows, features, full_feature_names=True)  # type: ignore[arg-type]
+    assert isinstance(job, AsofRetrievalJob)
+    return job
+
+
+def historical_features(
+    store: FeatureStore,
+    entity_rows: EntityFrame,
+    features: FeatureService | list[str],
+    *,
+    as_of: datetime | None = None,
+    commits: dict[str, tuple[int, int]] | None = None,
+) -> pa.Table:
+    """The result of `point_in_time_join` as Arrow."""
+    return point_in_time_join(store, entity_rows, features, as_of=as_of, commits=commits).to_arrow()
 
 
 def _connection(settings: AsofOfflineStoreConfig) -> duckdb.DuckDBPyConnection:
     spill = Path(settings.spill_folder) if settings.spill_folder else None
-    connection = connect(memory_limit=settings.memory_limit, threads=settings.threads, temporary=spill)
-    # DuckDB takes a frame of unknown size for a small one and would join it in nested loops, a thousand times slower.
-    connection.execute("SET asof_loop_join_threshold = 0")
-    return connection
+    return connect(memory_limit=settings.memory_limit, threads=settings.threads, temporary=spill)
+
+
+def _append_to_file(view: FeatureView, rows: pa.Table) -> None:
+    """Add rows to a Parquet file that is no table of ours: written anew beside it, then put in its place."""
+    path = Path(view.batch_source.path) if isinstance(view.batch_source, FileSource) else None
+    if path is None or not path.is_file():
+        raise NotBuilt(f"view '{view.name}' has no table yet; build it before pushing rows into it.")
+    here = pq.read_table(path)
+    expected = here.schema.remove_metadata()
+    missing = [name for name in expected.names if name not in rows.column_names]
+    if missing:
+        raise InvalidRequest(f"rows pushed into view '{view.name}' lack {', '.join(missing)}.")
+    aside = path.with_name(f".{path.name}.aside")
+    pq.write_table(pa.concat_tables([here.replace_schema_metadata(None), rows.select(expected.names).cast(expected)]), aside)
+    aside.replace(path)
+
+
+def _rows_between(views: list[FeatureView], start: datetime | None, end: datetime | None) -> str:
+    """Entity rows where none are given, as SQL: the keys and event times of the views' rows in `[start, end]` (Feast's defaults)."""
+    begin, until = compute_non_entity_date_range(views, start_date=start, end_date=end)
+    selects = []
+    for view in views:
+        history = history_of(view, [])
+        if [*history.keys] != [*history_of(views[0], []).keys]:
+            raise InvalidRequest(
+                f"views '{views[0].name}' and '{view.name}' have different keys, so that their rows make no common entity rows;"
+                " give entity rows, or ask for one view at a time."
+            )
+        names = [f"__key{number} AS {quoted(name)}" for number, name in enumerate(history.keys)]
+        bounds = f"__event BETWEEN {micros(_in_utc(begin))} AND {micros(_in_utc(until))}"
+        if history.paths:
+            moment = f"make_timestamp(__event)::TIMESTAMPTZ AS {EVENT}"
+            selects.append(f"SELECT DISTINCT {', '.join([*names, moment])} FROM ({history.scan()}) WHERE {bounds}")
+    if not selects:
+        raise NotBuilt(f"views {', '.join(view.name for view in views)} have no rows yet; build them, or give entity rows.")
+    return " UNION ".join(selects) + " ORDER BY ALL"
 
 
 def _asked_features(refs: list[str]) -> dict[str, list[str]]:
@@ -279,14 +264,6 @@ def _asked_features(refs: list[str]) -> dict[str, list[str]]:
         view, feature = ref.split(":", 1)
         asked.setdefault(view, []).append(feature)
     return asked
-
-
-def _entity_rows(entity_df: pd.DataFrame | pa.Table | str, connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    if isinstance(entity_df, str):
-        return connection.execute(entity_df).to_arrow_table()
-    if isinstance(entity_df, pa.Table):
-        return entity_df
-    return pa.Table.from_pandas(entity_df, preserve_index=False)
 
 
 def _pull(
@@ -298,7 +275,7 @@ def _pull(
     start: datetime | None,
     end: datetime | None,
     last: str,
-) -> AsofRetrievalJob:
+) -> RetrievalJob:
     def read() -> pa.Table:
         table = published(source)
         with _connection(config.offline_store) as connection:
@@ -310,7 +287,28 @@ def _pull(
             where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
             return connection.execute(f"SELECT {wanted} FROM ({scan}){where} {last}").to_arrow_table()
 
-    return AsofRetrievalJob(read)
+    return _PulledRows(read)
+
+
+class _PulledRows(RetrievalJob):
+    """Rows of one table, read when they are asked for."""
+
+    def __init__(self, read: Callable[[], pa.Table]) -> None:
+        self._read = read
+
+    @property
+    def full_feature_names(self) -> bool:
+        return False
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return []
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._read()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return as_pandas(self._read())
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 from feast import OnDemandFeatureView
 from feast.type_map import feast_value_type_to_pa
@@ -29,7 +30,9 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
     `columns` holds the inputs by short name, `rows` values each. Raises `InvalidDeclaration` where the function
     does not give what the view declares.
     """
-    result = view.feature_transformation.udf(columns)  # type: ignore[union-attr]
+    # Request-time features are written in `python` mode; Feast's older `pandas` mode gets and gives a frame.
+    given = pd.DataFrame(columns) if view.mode == "pandas" else columns
+    result = view.feature_transformation.udf(given)  # type: ignore[union-attr]
     arrays: dict[str, pa.Array] = {}
     problems: list[str] = []
     for feature in view.features:

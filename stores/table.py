@@ -337,7 +337,7 @@ def write_parquet(rows: pa.Table, path: Path) -> None:
         compression="lz4",
         # Of nested columns the leaves are named, so that a list of all others would leave them out.
         use_dictionary=[name for name in rows.column_names if name not in whole | plain] if not nested else False,
-        column_encoding={name: "DELTA_BINARY_PACKED" for name in whole},
+        column_encoding=dict.fromkeys(whole, "DELTA_BINARY_PACKED"),
     )
 
 

@@ -1,0 +1,346 @@
+"""A point-in-time join that runs when its result is asked for: as Arrow, pandas or polars, as a stream, or into a Parquet file."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import OnDemandFeatureView
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.saved_dataset import SavedDatasetStorage
+
+from feature_repo.errors import DataFolderError, InvalidRequest
+from feature_repo.times import from_micros
+from stores import on_demand
+from stores.asof import find_rows, known_too_late
+from stores.entity_rows import ENTITIES, ROW, EntityFrame, EntityRows, NaiveTimestamps, time_column
+from stores.gather import gather
+from stores.history import ADDRESS, History, diagnosed
+
+if TYPE_CHECKING:
+    import polars as pl
+
+BATCH_ROWS = 100_000
+
+
+class NothingKnown(UserWarning):
+    """A view gave nothing but nulls, since all its rows became known after the entity rows' moments."""
+
+
+@dataclass(frozen=True)
+class JoinedView:
+    """A feature view in a join: its history up to a moment, what is put before its features' names, its ttl; in microseconds."""
+
+    history: Callable[[int], History]
+    prefix: str
+    ttl: int
+
+
+@dataclass(frozen=True)
+class Join:
+    """All that a point-in-time join is made of; `connect` opens the connection it has for itself."""
+
+    frame: EntityFrame
+    views: Sequence[JoinedView]
+    connect: Callable[[], duckdb.DuckDBPyConnection]
+    two_time: bool = True
+    naive: NaiveTimestamps = "refuse"
+
+    def table(self) -> pa.Table:
+        """The entity rows with the views' features, as one Arrow table."""
+        with self._connected() as connection:
+            entities = EntityRows(connection, self.frame, naive=self.naive)
+            result = entities.whole()
+            for view, history in self._histories(entities):
+                with _named(history):
+                    self._find(connection, entities, view, history, "__shown")
+                    addresses, places = _places(connection, entities.rows, "__shown")
+                    values = _concatenated(history, gather(history, addresses, threads=_threads(connection)))
+                indices = pa.array(places, mask=places < 0)
+                for feature in history.features:
+                    result = result.append_column(view.prefix + feature.name, values[feature.name].take(indices))
+            return result
+
+    def extent(self) -> tuple[list[str], datetime | None, datetime | None]:
+        """The entity rows' columns but their time, and their first and last moments (aware UTC)."""
+        with self._connected() as connection:
+            entities = EntityRows(connection, self.frame, naive=self.naive)
+            columns = [name for name in entities.schema.names if name != time_column(entities.schema)]
+            if not entities.rows:
+                return columns, None, None
+            return columns, from_micros(pc.min(entities.moments).as_py()), from_micros(_last(entities))
+
+    def batches(self, rows: int) -> Iterator[pa.Table]:
+        """The same in pieces of so many rows; of all entity rows only keys, moments and addresses are held.
+
+        What is found waits in DuckDB, which puts it into the spill folder where memory is short.
+        """
+        with self._connected() as connection:
+            entities = EntityRows(connection, self.frame, naive=self.naive)
+            fields: list[pa.Field] = []
+            selected = [f"e.{ROW}"]
+            joins = ""
+            for number, (view, history) in enumerate(self._histories(entities)):
+                shown, values = f"__shown{number}", f"__values{number}"
+                with _named(history):
+                    self._find(connection, entities, view, history, shown)
+                    _keep_values(connection, history, shown, values)
+                joins += f" LEFT JOIN (FROM {shown} JOIN {values} USING ({ADDRESS})) AS v{number} ON v{number}.{ROW} = e.{ROW}"
+                selected += [f"v{number}.c{place} AS v{number}c{place}" for place in range(len(history.features))]
+                fields += [pa.field(view.prefix + feature.name, feature.type) for feature in history.features]
+            entities.prepare([], [])
+            found = connection.cursor().execute(f"SELECT {', '.join(selected)} FROM {ENTITIES} AS e{joins} ORDER BY e.{ROW}")
+            pieces = _pieces(found.to_arrow_reader(rows), rows)
+            for piece, features in zip(entities.slices(rows), pieces, strict=False):
+                for place, field in enumerate(fields, start=1):
+                    piece = piece.append_column(field, features.column(place).cast(field.type))
+                yield piece
+
+    @contextmanager
+    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self.connect() as connection:
+            # DuckDB takes a frame of unknown size for a small one and would join it in nested loops, a thousand times slower.
+            connection.execute("SET asof_loop_join_threshold = 0")
+            yield connection
+
+    def _histories(self, entities: EntityRows) -> Iterator[tuple[JoinedView, History]]:
+        last = _last(entities)
+        names = set(entities.schema.names)
+        for view in self.views:
+            history = view.history(last)
+            for feature in history.features:
+                if view.prefix + feature.name in names:
+                    raise InvalidRequest(
+                        f"feature '{view.prefix + feature.name}' of view '{history.view}' would stand beside a column of that name; "
+                        "ask with full_feature_names=True or rename the column."
+                    )
+                names.add(view.prefix + feature.name)
+            yield view, history
+
+    def _find(self, connection: duckdb.DuckDBPyConnection, entities: EntityRows, view: JoinedView, history: History, shown: str) -> None:
+        for name in history.keys:
+            if name not in entities.schema.names:
+                raise InvalidRequest(f"view '{history.view}' is keyed by '{name}'; the entity rows have no such column.")
+        entities.prepare(list(history.keys), history.key_types, of=f"view '{history.view}'")
+        find_rows(connection, history, shown, two_time=self.two_time, ttl=view.ttl, rows=entities.rows)
+        if self.two_time and entities.rows and history.paths:
+            (any_shown,) = connection.execute(f"SELECT count(*) > 0 FROM {shown}").fetchone() or (False,)
+            if not any_shown and known_too_late(connection, history, _last(entities)):
+                warnings.warn(
+                    f"view '{history.view}' gives nothing but nulls: each of its rows became known ({history.created}) after the moments of"
+                    " the entity rows. Where that column is when a backfill ran, and not when a value was known, point_in_time: event_time"
+                    " joins by event time alone.",
+                    NothingKnown,
+                    stacklevel=2,
+                )
+
+
+class AsofRetrievalJob(RetrievalJob):
+    """A join that runs when its result is asked for, on a connection of its own."""
+
+    def __init__(
+        self,
+        join: Join,
+        *,
+        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
+        asked: dict[str, list[str]] | None = None,
+        full_feature_names: bool = False,
+        features: Sequence[str] = (),
+    ) -> None:
+        self._join = join
+        self._on_demand_feature_views = list(on_demand_feature_views)
+        self._asked = asked or {}
+        self._full_feature_names = full_feature_names
+        self._features = list(features)
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether features are called `view__feature`."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """The on-demand views that are computed on top."""
+        return self._on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata:
+        """What Feast asks about a retrieval; reads the entity rows for it."""
+        keys, first, last = self._join.extent()
+        return RetrievalMetadata(self._features, keys, first, last)
+
+    def to_arrow(self, validation_reference: Any = None, timeout: int | None = None) -> pa.Table:
+        """All columns, on-demand features included.
+
+        Feast's own way hands every column to every on-demand function as Python lists and guesses the types of
+        what comes back; here a function gets its inputs, and its outputs have their declared types.
+        """
+        if validation_reference is not None:
+            raise NotImplementedError("dataset validation is not part of this offline store")
+        return self._completed(self._join.table())
+
+    def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
+        """All columns as pandas; integers among nulls are `Int64` and the like, since as floats they would lose digits."""
+        return as_pandas(self.to_arrow(validation_reference, timeout))
+
+    def to_polars(self) -> pl.DataFrame:
+        """All columns as a polars frame; needs polars."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.to_arrow())
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def to_reader(self, rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
+        """All columns as a stream of batches of so many rows, in order; never the whole result in memory."""
+        pieces = (self._completed(piece) for piece in self._join.batches(rows))
+        first = next(pieces, None)
+        if first is None:
+            return self.to_arrow().to_reader()
+        return pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
+
+    def to_parquet(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write all columns to one Parquet file, batch by batch; the file is there whole or not at all.
+
+        Raises `FileExistsError` where it is there and not to be overwritten, `DataFolderError` where it cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists; overwrite=True replaces it")
+        reader = self.to_reader()
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
+        try:
+            with pq.ParquetWriter(aside, reader.schema) as writer:
+                for batch in reader:
+                    writer.write_batch(batch)
+            aside.replace(path)
+        except OSError as error:
+            raise DataFolderError(f"cannot write {path}: {error.strerror or error}.") from error
+        finally:
+            aside.unlink(missing_ok=True)
+        return path
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the result to one Parquet file."""
+        if not isinstance(storage, SavedDatasetFileStorage):
+            raise ValueError(f"expected a SavedDatasetFileStorage, got {type(storage).__name__}")
+        path = Path(storage.file_options.uri)
+        if path.exists() and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=str(path))
+        self.to_parquet(path / "part-0.parquet" if path.is_dir() else path, overwrite=True)
+
+    def _completed(self, table: pa.Table) -> pa.Table:
+        return on_demand.append(table, self._on_demand_feature_views, self._asked, full_names=self._full_feature_names)
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._join.table()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return as_pandas(self._join.table())
+
+
+def as_pandas(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as pandas, with nullable types for integers among nulls."""
+    frame = table.to_pandas()
+    for name in table.column_names:
+        if pa.types.is_integer(table.schema.field(name).type) and table[name].null_count:
+            kind = table.schema.field(name).type
+            frame[name] = table[name].to_pandas(types_mapper={kind: _nullable(kind)}.get)
+    return frame
+
+
+def _nullable(type_: pa.DataType) -> pd.api.extensions.ExtensionDtype:
+    return pd.api.types.pandas_dtype(str(type_).replace("int", "Int").replace("uInt", "UInt"))  # type: ignore[return-value]
+
+
+def _batches(first: pa.Table, others: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+    yield from first.combine_chunks().to_batches()
+    for piece in others:
+        yield from piece.combine_chunks().to_batches()
+
+
+def _last(entities: EntityRows) -> int:
+    """The last moment among the entity rows."""
+    return int(pc.max(entities.moments).as_py() or 0) if entities.rows else 0
+
+
+def _places(connection: duckdb.DuckDBPyConnection, rows: int, shown: str) -> tuple[np.ndarray, np.ndarray]:
+    """The addresses that are shown, ascending and each once, and for each entity row the place of its address among them (-1: none)."""
+    found = connection.execute(f"SELECT {ROW}, {ADDRESS} FROM {shown}").fetchnumpy()
+    addresses, inverse = np.unique(np.asarray(found[ADDRESS]), return_inverse=True)
+    places = np.full(rows, -1, dtype=np.int64)
+    places[np.asarray(found[ROW])] = inverse
+    return addresses, places
+
+
+def _concatenated(history: History, pieces: Iterator[pa.Table]) -> pa.Table:
+    schema = pa.schema([(feature.name, feature.type) for feature in history.features])
+    return pa.concat_tables([schema.empty_table(), *pieces]).combine_chunks()
+
+
+def _keep_values(connection: duckdb.DuckDBPyConnection, history: History, shown: str, values: str) -> None:
+    """Make the table `values` of `__address` and the features by number."""
+    found = connection.execute(f"SELECT DISTINCT {ADDRESS} FROM {shown} ORDER BY {ADDRESS}").fetchnumpy()
+    addresses, threads = np.asarray(found[ADDRESS]), _threads(connection)
+    schema = pa.schema([(ADDRESS, pa.int64()), *((f"c{place}", feature.type) for place, feature in enumerate(history.features))])
+
+    def numbered() -> Iterator[pa.RecordBatch]:
+        done = 0
+        for piece in gather(history, addresses, threads=threads):
+            part = pa.table([pa.array(addresses[done : done + piece.num_rows]), *piece.columns], schema=schema)
+            done += piece.num_rows
+            yield from part.combine_chunks().to_batches()
+
+    connection.register("__pieces", pa.RecordBatchReader.from_batches(schema, numbered()))
+    connection.execute(f"CREATE OR REPLACE TABLE {values} AS FROM __pieces")
+    connection.unregister("__pieces")
+
+
+def _pieces(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
+    """The rows of a reader in pieces of exactly so many."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in reader:
+        while batch.num_rows:
+            part = batch.slice(0, rows - count)
+            batch = batch.slice(part.num_rows)
+            waiting.append(part)
+            count += part.num_rows
+            if count == rows:
+                yield pa.Table.from_batches(waiting)
+                waiting, count = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _threads(connection: duckdb.DuckDBPyConnection) -> int:
+    (threads,) = connection.execute("SELECT current_setting('threads')").fetchone() or (1,)
+    return int(threads)
+
+
+@contextmanager
+def _named(history: History) -> Iterator[None]:
+    """Tell what DuckDB could not read, or where it ran out of room."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
+            raise DataFolderError(
+                f"the join of view '{history.view}' ran out of room: {str(error).splitlines()[0]}"
+                " Give offline_store more memory_limit in feature_store.yaml, or its spill_folder more disk."
+            ) from error
+        raise diagnosed(history, error) from error
