@@ -2,6 +2,7 @@
 
 import csv
 import datetime as dt
+import fcntl
 import os
 import random
 import shutil
@@ -42,14 +43,36 @@ def shop(home, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def shop_built_once(tmp_path_factory):
-    """A data folder in which the shops are built up to December 2020; made once, for copying."""
-    folder = tmp_path_factory.mktemp("built")
-    write_sales(folder / "home" / "raw" / "sales.csv")
-    environment = {**os.environ, "PUNCTUAL_HOME": str(folder / "home"), "PUNCTUAL_REPOSITORY": str(REPOSITORY)}
-    command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2020-12-01T06:00Z", "--quiet"]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    return folder / "home"
+def once(tmp_path_factory):
+    """Makes a folder that costs seconds once for the workers of a run: `once(name, make)` gives it, `make(folder)` fills it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name, make):
+        folder, finished = base / name, base / f"{name}.finished"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                finished.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def shop_built_once(once):
+    """A data folder in which the shops are built up to December 2020; for copying."""
+
+    def build(folder):
+        write_sales(folder / "home" / "raw" / "sales.csv")
+        environment = {**os.environ, "PUNCTUAL_HOME": str(folder / "home"), "PUNCTUAL_REPOSITORY": str(REPOSITORY)}
+        command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2020-12-01T06:00Z", "--quiet"]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+
+    return once("shop_built", build) / "home"
 
 
 @pytest.fixture

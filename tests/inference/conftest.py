@@ -176,9 +176,13 @@ def write_repository(folder):
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory):
+def built(once):
     """Feature repository and data folder, built and online as of the demo moment, with a model per use case."""
-    folder = tmp_path_factory.mktemp("parcels")
+    folder = once("parcels_built", build_parcels)
+    return folder / "repository", folder / "home"
+
+
+def build_parcels(folder):
     repository, home = folder / "repository", folder / "home"
     write_repository(repository)
     with pytest.MonkeyPatch.context() as patch:
@@ -196,7 +200,6 @@ def built(tmp_path_factory):
         materialize(store, domain, DEMO_AT, quiet)
         for name in domain.use_cases:
             promote(name, train_and_register(store, domain, name))
-    return repository, home
 
 
 def train_and_register(store, domain, name):
