@@ -23,7 +23,7 @@ from stores.history import ADDRESS, History, Stretch
 # Below this many rows a plain join is as fast as a careful one.
 FEW_ROWS = 500_000
 # Of rows per bucket and key: with fewer the second pass has more to do, with more the first one.
-ROWS_A_BUCKET = 2.5
+ROWS_A_BUCKET = 3.0
 WIDER = 8
 _SAMPLED_FILES = 16
 _SAMPLED_ENTITIES = 1_000
@@ -124,6 +124,10 @@ class _Join:
                 return
             rows = self._settle(waiting, width, f"__waiting{number}")
             waiting, width, number = f"__waiting{number}", width * WIDER, number + 1
+            # What waits now are often keys that the history does not know, or few keys with gaps.
+            if rows and self._count_keys(waiting) * density.rows_per_key < self._stretch.rows / WIDER:
+                self.whole_history(waiting)
+                return
 
     def _density(self) -> _Density:
         """From a few files and a few entity rows: rows of a key, and how late nearly all are."""
@@ -154,7 +158,8 @@ class _Join:
             f"SELECT * FROM (SELECT *, ({self._measure} - {self._first}) // {width} AS __bucket FROM ({rows}))"
             f" SEMI JOIN ({pairs}) USING ({keys}__bucket)"
         )
-        joined = self._joined(waiting, near, f", coalesce(h.__bucket >= {bucket} - 1, false){self._expired(bucket, width)} AS __settled")
+        settled = f"coalesce(h.__bucket >= {bucket} - 1, false) OR {bucket} <= 1{self._expired(bucket, width)}"
+        joined = self._joined(waiting, near, f", {settled} AS __settled")
         self._connection.execute(f"CREATE OR REPLACE TABLE __found AS {joined}")
         self._connection.execute(f"INSERT INTO {self._shown} SELECT {ROW}, {ADDRESS} FROM __found WHERE __settled AND {ADDRESS} >= 0")
         self._connection.execute(
@@ -162,6 +167,11 @@ class _Join:
         )
         (unsettled,) = self._connection.execute(f"SELECT count(*) FROM {left}").fetchone() or (0,)
         return int(unsettled)
+
+    def _count_keys(self, waiting: str) -> int:
+        keys = f"SELECT DISTINCT {', '.join(self._keys)} FROM {waiting}"
+        (count,) = self._connection.execute(f"SELECT count(*) FROM ({keys})").fetchone() or (0,)
+        return int(count)
 
     def _first_near(self, waiting: str, bucket: str, width: int) -> int:
         """The place of the first file that can hold a row of the buckets; those before it all end too early."""

@@ -80,6 +80,8 @@ class History:
         """
         keys = [f"{quoted(column)} AS __key{number}" for number, column in enumerate(self.keys.values())]
         event, created = _micros(self.event), f"coalesce({_micros(self.created)}, {_micros(self.event)})"
+        if self.stretch and self.stretch.is_regular:
+            created = f"({event} + {self.stretch.min_lag})"
         withdrawn = f"coalesce({quoted(WITHDRAWN)}, false)" if self.has_withdrawals else "false"
         # DuckDB's ASOF join takes a null key beside another key for equal to a null.
         conditions = [f"{quoted(column)} IS NOT NULL" for column in (*self.keys.values(), self.event)]
