@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import duckdb
+import numpy as np
 
 from stores.entity_rows import ENTITIES, MOMENT, ROW, key_column
 from stores.history import ADDRESS, History, Stretch
@@ -43,21 +44,29 @@ class _Density:
         return max(1, self.last - self.first + 1)
 
 
-def find_rows(connection: duckdb.DuckDBPyConnection, history: History, shown: str, *, two_time: bool, ttl: int, rows: int) -> None:
-    """Make the table `shown` of (`__row`, `__address`): for the entity rows that see a row of the history, which one.
+@dataclass(frozen=True)
+class Found:
+    """Entity rows (their places, from 0) that see a row of the history, in any order, and that row's address; both int64."""
+
+    rows: np.ndarray
+    addresses: np.ndarray
+
+
+def find_rows(connection: duckdb.DuckDBPyConnection, history: History, *, two_time: bool, ttl: int, rows: int) -> Found:
+    """For the entity rows that see a row of the history, which one.
 
     Reads `__entities` (see `EntityRows.prepare`), of `rows` rows. `ttl` in microseconds, 0 for none; its bound is inclusive.
     A row that was withdrawn hides what is older and is not itself shown.
     """
-    connection.execute(f"CREATE OR REPLACE TABLE {shown} ({ROW} BIGINT, {ADDRESS} BIGINT)")
     if not history.paths:
-        return
+        return Found(np.zeros(0, np.int64), np.zeros(0, np.int64))
     stretch = history.stretch or _stretch_of(connection, history)
-    join = _Join(connection, history, stretch, shown, two_time=two_time, ttl=ttl)
+    join = _Join(connection, history, stretch, two_time=two_time, ttl=ttl)
     if history.keys and worth_looking(stretch.rows, rows, 2 * rows):
         join.narrowing(rows)
     else:
-        join.whole_history(ENTITIES)
+        join.whole_history(ENTITIES, rows)
+    return Found(*(np.concatenate(parts) for parts in zip(*join.found, strict=True)))
 
 
 def worth_looking(history_rows: int, entity_rows: int, near: float) -> bool:
@@ -77,13 +86,11 @@ def _stretch_of(connection: duckdb.DuckDBPyConnection, history: History) -> Stre
 
 
 class _Join:
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, history: History, stretch: Stretch, shown: str, *, two_time: bool, ttl: int
-    ) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, history: History, stretch: Stretch, *, two_time: bool, ttl: int) -> None:
         self._connection = connection
         self._history = history
         self._stretch = stretch
-        self._shown = shown
+        self.found: list[tuple[np.ndarray, np.ndarray]] = []
         self._two_time = two_time
         self._ttl = ttl
         self._keys = [key_column(number) for number in range(len(history.keys))]
@@ -94,16 +101,22 @@ class _Join:
         self._last = max(stretch.max_event, stretch.max_created) if ordered else stretch.max_event
         self._waits = two_time and not ordered
 
-    def whole_history(self, entities: str) -> None:
+    def whole_history(self, entities: str, rows: int) -> None:
         """Join all rows of the entity rows' keys."""
         candidates = self._history.scan()
         entities = self._with_keys(entities)
-        if self._keys:
+        # Where there are many entity rows, most rows of the history are of their keys.
+        if self._keys and self._stretch.rows > 4 * rows:
             keys = ", ".join(self._keys)
             candidates = f"SELECT * FROM ({candidates}) SEMI JOIN (SELECT DISTINCT {keys} FROM {entities}) USING ({keys})"
-        self._connection.execute(
-            f"INSERT INTO {self._shown} SELECT {ROW}, {ADDRESS} FROM ({self._joined(entities, candidates)}) WHERE {ADDRESS} >= 0"
-        )
+        # A join straight into a result is done by one thread, into a table by all.
+        self._connection.execute(f"CREATE OR REPLACE TABLE __found AS {self._joined(entities, candidates)}")
+        self._take()
+
+    def _take(self, only: str = "") -> None:
+        result = self._connection.execute(f"SELECT {ROW}, {ADDRESS} FROM __found WHERE {only}{ADDRESS} >= 0")
+        found = result.to_arrow_table()
+        self.found.append((found[ROW].to_numpy(), found[ADDRESS].to_numpy()))
 
     def _with_keys(self, entities: str) -> str:
         """The entity rows that have all keys; the others see nothing."""
@@ -120,13 +133,13 @@ class _Join:
             # Two buckets for each waiting entity row, if every one were alone in its own.
             near = 2 * width / density.span * density.rows_per_key * rows
             if width >= density.span or not worth_looking(self._stretch.rows, rows, near):
-                self.whole_history(waiting)
+                self.whole_history(waiting, rows)
                 return
             rows = self._settle(waiting, width, f"__waiting{number}")
             waiting, width, number = f"__waiting{number}", width * WIDER, number + 1
             # What waits now are often keys that the history does not know, or few keys with gaps.
             if rows and self._count_keys(waiting) * density.rows_per_key < self._stretch.rows / WIDER:
-                self.whole_history(waiting)
+                self.whole_history(waiting, rows)
                 return
 
     def _density(self) -> _Density:
@@ -161,7 +174,7 @@ class _Join:
         settled = f"coalesce(h.__bucket >= {bucket} - 1, false) OR {bucket} <= 1{self._expired(bucket, width)}"
         joined = self._joined(waiting, near, f", {settled} AS __settled")
         self._connection.execute(f"CREATE OR REPLACE TABLE __found AS {joined}")
-        self._connection.execute(f"INSERT INTO {self._shown} SELECT {ROW}, {ADDRESS} FROM __found WHERE __settled AND {ADDRESS} >= 0")
+        self._take("__settled AND ")
         self._connection.execute(
             f"CREATE OR REPLACE TABLE {left} AS SELECT * FROM {waiting} SEMI JOIN (FROM __found WHERE NOT __settled) USING ({ROW})"
         )

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from feature_repo.errors import InvalidRequest, NaiveTimestamp
-from stores.table import EVENT, literal, quoted
+from stores.table import EVENT, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,17 +31,24 @@ _FRAME = "__frame"
 class EntityRows:
     """Entity rows in the order in which they were given.
 
-    A pandas, Arrow or polars frame stays where it is; a Parquet path, SQL text or a DuckDB relation goes into DuckDB, which may spill it.
+    A pandas, Arrow or polars frame stays where it is; a Parquet path, SQL text or a DuckDB relation goes into DuckDB, which may spill it,
+    unless all is wanted `in_memory`.
     In SQL, `__entities` has one row each: `__row` (from 0), `__moment` (microseconds since 1970, UTC) and the keys that were asked for.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, frame: EntityFrame, *, naive: NaiveTimestamps) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, frame: EntityFrame, *, naive: NaiveTimestamps, in_memory: bool = False
+    ) -> None:
         """Raise `InvalidRequest` for what is no frame or lacks a moment, `NaiveTimestamp` for times without a zone."""
         self._connection = connection
         self._prepared: tuple[tuple[str, pa.DataType], ...] | None = None
         self._arrow = _in_memory(frame)
         if self._arrow is None:
-            self._load(frame)
+            reader = self._reader(frame)
+            if in_memory:
+                self._arrow = reader.read_all()
+            else:
+                self._load(reader)
         self.moments = moments_of(self._columns([time_column(self.schema)]), naive=naive)
 
     @property
@@ -82,19 +90,23 @@ class EntityRows:
         self._connection.unregister("__given")
         self._prepared = tuple(zip(keys, types, strict=True))
 
-    def _load(self, frame: EntityFrame) -> None:
-        """Bring a path, SQL or a relation into DuckDB, its columns by number."""
+    def _reader(self, frame: EntityFrame) -> pa.RecordBatchReader:
         if isinstance(frame, duckdb.DuckDBPyRelation):
-            reader = frame.to_arrow_reader(200_000)
-        elif isinstance(frame, Path) or (isinstance(frame, str) and frame.endswith(".parquet") and "\n" not in frame.strip()):
-            reader = self._read(f"FROM read_parquet({literal(str(frame))}, hive_partitioning = false)", f"the file {frame}")
-        elif isinstance(frame, str):
-            reader = self._read(frame, "the SQL text")
-        else:
-            raise InvalidRequest(
-                f"entity rows came as {type(frame).__name__}; expected a pandas, polars or Arrow frame, a DuckDB relation,"
-                " the path of a Parquet file, or SQL."
-            )
+            return frame.to_arrow_reader(200_000)
+        if isinstance(frame, Path) or (isinstance(frame, str) and frame.endswith(".parquet") and "\n" not in frame.strip()):
+            try:
+                return pads.dataset(frame, format="parquet").scanner().to_reader()
+            except (OSError, pa.ArrowException) as error:
+                raise InvalidRequest(f"the file {frame} cannot be read as entity rows: {error}.") from error
+        if isinstance(frame, str):
+            return self._read(frame, "the SQL text")
+        raise InvalidRequest(
+            f"entity rows came as {type(frame).__name__}; expected a pandas, polars or Arrow frame, a DuckDB relation,"
+            " the path of a Parquet file, or SQL."
+        )
+
+    def _load(self, reader: pa.RecordBatchReader) -> None:
+        """Bring a stream into DuckDB, its columns by number."""
         self._schema = reader.schema
         numbered = pa.schema([field.with_name(f"c{number}") for number, field in enumerate(reader.schema)])
         # A second cursor, since the reader may be of this connection and would end with its next statement.

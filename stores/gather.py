@@ -40,7 +40,8 @@ def _rows_of(history: History, path: str, rows: np.ndarray) -> list[pa.Table]:
     columns = list(dict.fromkeys(feature.column for feature in history.features))
     try:
         with pq.ParquetFile(path) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
+            there = set(file.schema_arrow.names)  # made anew whenever it is asked for
+            missing = [name for name in columns if name not in there]
             if missing:
                 raise BrokenTable(f"view '{history.view}' declares {', '.join(missing)}; {path} has no such column.")
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]

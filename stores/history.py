@@ -72,6 +72,8 @@ class History:
     """None for files that no manifest describes."""
     latest: list[int] = dataclasses.field(default_factory=list)
     """Per file, the moment of effect of its last row; empty without a manifest."""
+    row_counts: list[int] = dataclasses.field(default_factory=list)
+    """Per file, its rows; empty without a manifest."""
 
     def scan(self, places: range | None = None, *, first: int = 0) -> str:
         """A SELECT of `__key0`…, `__event`, `__created` (microseconds), `__address` and `__withdrawn`, without rows that nobody can see.
@@ -105,6 +107,11 @@ def address_parts(addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return addresses >> _ROW_BITS, addresses & ((1 << _ROW_BITS) - 1)
 
 
+def address_of(files: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The addresses of rows by their files' places and their places in those."""
+    return (files << _ROW_BITS) | rows
+
+
 def history_of(
     view: FeatureView,
     features: Sequence[str],
@@ -128,10 +135,10 @@ def history_of(
     if table is not None:
         files = _files_of(table, view, as_of, commits, until)
         paths, stretch = [str(table.root / file.path) for file in files], _stretch(files)
-        latest = [max(file.max_event, file.max_created) for file in files]
+        latest, row_counts = [max(file.max_event, file.max_created) for file in files], [file.rows for file in files]
         _check_sizes(view, files, paths)
     else:
-        paths, stretch, latest = _plain_files(view, Path(source.path), commits), None, []
+        paths, stretch, latest, row_counts = _plain_files(view, Path(source.path), commits), None, [], []
     declared = {field.name: _declared(field) for field in view.schema}
     columns = {name: back.get(name, name) for name in features}
     if not paths:
@@ -160,7 +167,7 @@ def history_of(
         for name, column in columns.items()
     ]
     withdrawals = table is not None and WITHDRAWN in schema.names
-    return History(view.name, paths, keys, key_types, shown, event, created, as_of, withdrawals, stretch, latest)
+    return History(view.name, paths, keys, key_types, shown, event, created, as_of, withdrawals, stretch, latest, row_counts)
 
 
 def published(source: DataSource | None) -> Table | None:

@@ -26,10 +26,10 @@ from feast.saved_dataset import SavedDatasetStorage
 from feature_repo.errors import DataFolderError, InvalidRequest
 from feature_repo.times import from_micros
 from stores import on_demand
-from stores.asof import find_rows, known_too_late
+from stores.asof import Found, find_rows, known_too_late
 from stores.entity_rows import ENTITIES, ROW, EntityFrame, EntityRows, NaiveTimestamps, time_column
 from stores.gather import gather
-from stores.history import ADDRESS, History, diagnosed
+from stores.history import ADDRESS, History, address_of, address_parts, diagnosed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,12 +63,11 @@ class Join:
     def table(self) -> pa.Table:
         """The entity rows with the views' features, as one Arrow table."""
         with self._connected() as connection:
-            entities = EntityRows(connection, self.frame, naive=self.naive)
+            entities = EntityRows(connection, self.frame, naive=self.naive, in_memory=True)
             result = entities.whole()
             for view, history in self._histories(entities):
                 with _named(history):
-                    self._find(connection, entities, view, history, "__shown")
-                    addresses, places = _places(connection, entities.rows, "__shown")
+                    addresses, places = _places(self._find(connection, entities, view, history), history, entities.rows)
                     values = _concatenated(history, gather(history, addresses, threads=_threads(connection)))
                 indices = pa.array(places, mask=places < 0)
                 for feature in history.features:
@@ -97,14 +96,15 @@ class Join:
             for number, (view, history) in enumerate(self._histories(entities)):
                 shown, values = f"__shown{number}", f"__values{number}"
                 with _named(history):
-                    self._find(connection, entities, view, history, shown)
-                    _keep_values(connection, history, shown, values)
+                    found = self._find(connection, entities, view, history)
+                    _keep(connection, shown, pa.table({ROW: found.rows, ADDRESS: found.addresses}).to_reader())
+                    _keep_values(connection, history, np.unique(found.addresses), values)
                 joins += f" LEFT JOIN (FROM {shown} JOIN {values} USING ({ADDRESS})) AS v{number} ON v{number}.{ROW} = e.{ROW}"
                 selected += [f"v{number}.c{place} AS v{number}c{place}" for place in range(len(history.features))]
                 fields += [pa.field(view.prefix + feature.name, feature.type) for feature in history.features]
             entities.prepare([], [])
-            found = connection.cursor().execute(f"SELECT {', '.join(selected)} FROM {ENTITIES} AS e{joins} ORDER BY e.{ROW}")
-            pieces = _pieces(found.to_arrow_reader(rows), rows)
+            features_of_rows = connection.cursor().execute(f"SELECT {', '.join(selected)} FROM {ENTITIES} AS e{joins} ORDER BY e.{ROW}")
+            pieces = _pieces(features_of_rows.to_arrow_reader(rows), rows)
             for piece, features in zip(entities.slices(rows), pieces, strict=False):
                 for place, field in enumerate(fields, start=1):
                     piece = piece.append_column(field, features.column(place).cast(field.type))
@@ -131,22 +131,22 @@ class Join:
                 names.add(view.prefix + feature.name)
             yield view, history
 
-    def _find(self, connection: duckdb.DuckDBPyConnection, entities: EntityRows, view: JoinedView, history: History, shown: str) -> None:
+    def _find(self, connection: duckdb.DuckDBPyConnection, entities: EntityRows, view: JoinedView, history: History) -> Found:
         for name in history.keys:
             if name not in entities.schema.names:
                 raise InvalidRequest(f"view '{history.view}' is keyed by '{name}'; the entity rows have no such column.")
         entities.prepare(list(history.keys), history.key_types, of=f"view '{history.view}'")
-        find_rows(connection, history, shown, two_time=self.two_time, ttl=view.ttl, rows=entities.rows)
-        if self.two_time and entities.rows and history.paths:
-            (any_shown,) = connection.execute(f"SELECT count(*) > 0 FROM {shown}").fetchone() or (False,)
-            if not any_shown and known_too_late(connection, history, _last(entities)):
-                warnings.warn(
-                    f"view '{history.view}' gives nothing but nulls: each of its rows became known ({history.created}) after the moments of"
-                    " the entity rows. Where that column is when a backfill ran, and not when a value was known, point_in_time: event_time"
-                    " joins by event time alone.",
-                    NothingKnown,
-                    stacklevel=2,
-                )
+        found = find_rows(connection, history, two_time=self.two_time, ttl=view.ttl, rows=entities.rows)
+        nothing = self.two_time and entities.rows and history.paths and not len(found.rows)
+        if nothing and known_too_late(connection, history, _last(entities)):
+            warnings.warn(
+                f"view '{history.view}' gives nothing but nulls: each of its rows became known ({history.created}) after the moments of"
+                " the entity rows. Where that column is when a backfill ran, and not when a value was known, point_in_time: event_time"
+                " joins by event time alone.",
+                NothingKnown,
+                stacklevel=2,
+            )
+        return found
 
 
 class AsofRetrievalJob(RetrievalJob):
@@ -278,12 +278,21 @@ def _last(entities: EntityRows) -> int:
     return int(pc.max(entities.moments).as_py() or 0) if entities.rows else 0
 
 
-def _places(connection: duckdb.DuckDBPyConnection, rows: int, shown: str) -> tuple[np.ndarray, np.ndarray]:
+def _places(found: Found, history: History, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """The addresses that are shown, ascending and each once, and for each entity row the place of its address among them (-1: none)."""
-    found = connection.execute(f"SELECT {ROW}, {ADDRESS} FROM {shown}").fetchnumpy()
-    addresses, inverse = np.unique(np.asarray(found[ADDRESS]), return_inverse=True)
     places = np.full(rows, -1, dtype=np.int64)
-    places[np.asarray(found[ROW])] = inverse
+    if history.row_counts and sum(history.row_counts) <= 4 * len(found.rows):
+        # Many of few: marking each row that is shown is faster than sorting all addresses.
+        files, places_in_file = address_parts(found.addresses)
+        starts = np.cumsum([0, *history.row_counts])
+        numbers = starts[files] + places_in_file
+        marked = np.zeros(starts[-1], dtype=bool)
+        marked[numbers] = True
+        places[found.rows] = (np.cumsum(marked) - 1)[numbers]
+        shown_numbers = np.flatnonzero(marked)
+        files = np.searchsorted(starts, shown_numbers, side="right") - 1
+        return address_of(files, shown_numbers - starts[files]), places
+    addresses, places[found.rows] = np.unique(found.addresses, return_inverse=True)
     return addresses, places
 
 
@@ -292,10 +301,10 @@ def _concatenated(history: History, pieces: Iterator[pa.Table]) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *pieces]).combine_chunks()
 
 
-def _keep_values(connection: duckdb.DuckDBPyConnection, history: History, shown: str, values: str) -> None:
+def _keep_values(connection: duckdb.DuckDBPyConnection, history: History, addresses: np.ndarray, values: str) -> None:
     """Make the table `values` of `__address` and the features by number."""
-    found = connection.execute(f"SELECT DISTINCT {ADDRESS} FROM {shown} ORDER BY {ADDRESS}").fetchnumpy()
-    addresses, threads = np.asarray(found[ADDRESS]), _threads(connection)
+    # Nothing may run on the connection while it takes the pieces.
+    threads = _threads(connection)
     schema = pa.schema([(ADDRESS, pa.int64()), *((f"c{place}", feature.type) for place, feature in enumerate(history.features))])
 
     def numbered() -> Iterator[pa.RecordBatch]:
@@ -305,8 +314,13 @@ def _keep_values(connection: duckdb.DuckDBPyConnection, history: History, shown:
             done += piece.num_rows
             yield from part.combine_chunks().to_batches()
 
-    connection.register("__pieces", pa.RecordBatchReader.from_batches(schema, numbered()))
-    connection.execute(f"CREATE OR REPLACE TABLE {values} AS FROM __pieces")
+    _keep(connection, values, pa.RecordBatchReader.from_batches(schema, numbered()))
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, table: str, reader: pa.RecordBatchReader) -> None:
+    """Put a stream into a table of the connection."""
+    connection.register("__pieces", reader)
+    connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM __pieces")
     connection.unregister("__pieces")
 
 
