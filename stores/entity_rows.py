@@ -120,6 +120,8 @@ class EntityRows:
     def _read(self, select: str, what: str) -> pa.RecordBatchReader:
         try:
             return self._connection.execute(select).to_arrow_reader(200_000)
+        except duckdb.OutOfMemoryException:
+            raise
         except duckdb.Error as error:
             raise InvalidRequest(f"{what} cannot be read as entity rows: {error}.") from error
 

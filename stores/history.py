@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,12 @@ import pyarrow.parquet as pq
 from feast import FeatureView, Field, FileSource
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID
-from feast.type_map import feast_value_type_to_pa
+from feast.types import from_feast_to_pyarrow_type
 
 from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
 from stores.entity_rows import kind_of
-from stores.manifest import DataFile
-from stores.table import CREATED, EVENT, Table, literal, quoted
+from stores.manifest import MANIFEST_FILE, DataFile
+from stores.table import CREATED, EVENT, PUBLISHER_LOCK, Table, literal, quoted
 
 WITHDRAWN = "is_withdrawn"
 ADDRESS = "__address"
@@ -150,8 +151,10 @@ def history_of(
         for path in paths[1:]:
             other = _schema(view, path)
             _check_columns(view, path, other, [*keys.values(), *columns.values(), event, created])
+            _refuse_names_alike(view, path, other, [*keys.values(), event, created])
             for column in keys.values():
                 given_out(view.name, path, column, other.field(column).type, schema.field(column).type)
+    _refuse_names_alike(view, paths[0], schema, [*keys.values(), event, created])
     for time in {event, created}:
         if not pa.types.is_timestamp(schema.field(time).type):
             raise BrokenTable(f"view '{view.name}', file {paths[0]}: column '{time}' is {schema.field(time).type}; expected a timestamp.")
@@ -175,7 +178,10 @@ def published(source: DataSource | None) -> Table | None:
     if not isinstance(source, FileSource):
         raise InvalidRequest(f"the as-of store reads file sources; got {type(source).__name__}.")
     path = Path(source.path)
-    return Table.current(path.parent, path.name)
+    try:
+        return Table.current(path.parent, path.name)
+    except sqlite3.DatabaseError as error:
+        raise BrokenTable(f"{path.parent / MANIFEST_FILE}, which says what is in table '{path.name}', cannot be read: {error}.") from error
 
 
 def plain_scan(path: Path) -> str:
@@ -226,11 +232,17 @@ def diagnosed(history: History, error: duckdb.Error) -> Exception:
 
 
 def _declared(field: Field) -> pa.DataType:
-    """The Arrow type of a field; null for the few that Feast has none for."""
+    """The Arrow type of a field, times naive as they are in tables; null for the few that Feast has none for."""
     try:
-        return feast_value_type_to_pa(field.dtype.to_value_type())
-    except KeyError:
-        return pa.null()
+        return _naive(from_feast_to_pyarrow_type(field.dtype))
+    except ValueError:
+        return pa.binary() if "BYTES" in field.dtype.to_value_type().name else pa.null()
+
+
+def _naive(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(type_):
+        return pa.timestamp(type_.unit)
+    return pa.list_(_naive(type_.value_type)) if pa.types.is_list(type_) else type_
 
 
 def _keys(view: FeatureView) -> list[str]:
@@ -279,6 +291,12 @@ def _plain_files(view: FeatureView, path: Path, commits: dict[str, tuple[int, in
         raise NotBuilt(f"the files of view '{view.name}' at {path} have no commits, so that none can be pinned.")
     if not path.exists():
         raise NotBuilt(f"view '{view.name}' has no table at {path}; build it first: punctual features build.")
+    # What a publisher left there is not ours to guess: which of the files are committed, only the manifest knows.
+    if (path / PUBLISHER_LOCK).exists():
+        manifest = path.parent / MANIFEST_FILE
+        if any(path.glob("v*/*/*.parquet")) and not manifest.exists():
+            raise BrokenTable(f"view '{view.name}' has files at {path}, and {manifest}, which says what they are, is gone; bring it back.")
+        raise NotBuilt(f"view '{view.name}' has no finished build at {path}; build it: punctual features build.")
     return sorted(str(file) for file in path.glob("**/*.parquet")) if path.is_dir() else [str(path)]
 
 
@@ -300,6 +318,14 @@ def _schema(view: FeatureView, path: str) -> pa.Schema:
         return pq.read_schema(path).remove_metadata()
     except (OSError, pa.ArrowException) as error:
         raise BrokenTable(f"view '{view.name}': {path} cannot be read as Parquet: {error}.") from error
+
+
+def _refuse_names_alike(view: FeatureView, path: str, schema: pa.Schema, columns: Sequence[str]) -> None:
+    """Features are read by their exact names; keys and times in SQL, which would take the first of two that differ in case."""
+    for name in columns:
+        alike = [other for other in schema.names if other.lower() == name.lower()]
+        if len(alike) > 1:
+            raise BrokenTable(f"view '{view.name}', file {path}: columns {', '.join(alike)} differ only in case; rename all but '{name}'.")
 
 
 def _check_columns(view: FeatureView, path: str, schema: pa.Schema, columns: Sequence[str]) -> None:

@@ -31,8 +31,12 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
     does not give what the view declares.
     """
     # Request-time features are written in `python` mode; Feast's older `pandas` mode gets and gives a frame.
-    given = pd.DataFrame(columns) if view.mode == "pandas" else columns
-    result = view.feature_transformation.udf(given)  # type: ignore[union-attr]
+    udf = view.feature_transformation.udf  # type: ignore[union-attr]
+    if view.singleton:
+        each = [udf(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+        result = {feature.name: [row.get(feature.name) for row in each] for feature in view.features}
+    else:
+        result = udf(pd.DataFrame(columns) if view.mode == "pandas" else columns)
     arrays: dict[str, pa.Array] = {}
     problems: list[str] = []
     for feature in view.features:
@@ -67,5 +71,10 @@ def append(table: pa.Table, views: Sequence[OnDemandFeatureView], asked: dict[st
         arrays = run(view, columns, table.num_rows)
         prefix = f"{view.projection.name_to_use()}__" if full_names else ""
         for feature in asked.get(view.projection.name_to_use(), []):
+            if prefix + feature in table.column_names:
+                raise InvalidRequest(
+                    f"feature '{prefix + feature}' of on-demand view '{view.name}' would stand beside a column of that name;"
+                    " ask with full_feature_names=True or rename the column."
+                )
             table = table.append_column(prefix + feature, arrays[feature])
     return table

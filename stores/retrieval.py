@@ -23,7 +23,7 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.saved_dataset import SavedDatasetStorage
 
-from feature_repo.errors import DataFolderError, InvalidRequest
+from feature_repo.errors import BrokenTable, DataFolderError, InvalidRequest
 from feature_repo.times import from_micros
 from stores import on_demand
 from stores.asof import Found, find_rows, known_too_late
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 BATCH_ROWS = 100_000
+_NO_ROOM = ("Out of Memory Error", "No space left", 'Could not write file "')
 
 
 class NothingKnown(UserWarning):
@@ -105,7 +106,7 @@ class Join:
             entities.prepare([], [])
             features_of_rows = connection.cursor().execute(f"SELECT {', '.join(selected)} FROM {ENTITIES} AS e{joins} ORDER BY e.{ROW}")
             pieces = _pieces(features_of_rows.to_arrow_reader(rows), rows)
-            for piece, features in zip(entities.slices(rows), pieces, strict=False):
+            for piece, features in zip(entities.slices(rows), pieces, strict=True):
                 for place, field in enumerate(fields, start=1):
                     piece = piece.append_column(field, features.column(place).cast(field.type))
                 yield piece
@@ -115,7 +116,8 @@ class Join:
         with self.connect() as connection:
             # DuckDB takes a frame of unknown size for a small one and would join it in nested loops, a thousand times slower.
             connection.execute("SET asof_loop_join_threshold = 0")
-            yield connection
+            with _room():
+                yield connection
 
     def _histories(self, entities: EntityRows) -> Iterator[tuple[JoinedView, History]]:
         last = _last(entities)
@@ -254,8 +256,8 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 def as_pandas(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as pandas, with nullable types for integers among nulls."""
-    frame = table.to_pandas()
+    """An Arrow table as pandas, with nullable types for integers among nulls; within lists they stay Python's."""
+    frame = table.to_pandas(integer_object_nulls=True)
     for name in table.column_names:
         if pa.types.is_integer(table.schema.field(name).type) and table[name].null_count:
             kind = table.schema.field(name).type
@@ -307,14 +309,24 @@ def _keep_values(connection: duckdb.DuckDBPyConnection, history: History, addres
     threads = _threads(connection)
     schema = pa.schema([(ADDRESS, pa.int64()), *((f"c{place}", feature.type) for place, feature in enumerate(history.features))])
 
+    broken: list[BrokenTable] = []
+
     def numbered() -> Iterator[pa.RecordBatch]:
         done = 0
-        for piece in gather(history, addresses, threads=threads):
-            part = pa.table([pa.array(addresses[done : done + piece.num_rows]), *piece.columns], schema=schema)
-            done += piece.num_rows
-            yield from part.combine_chunks().to_batches()
+        try:
+            for piece in gather(history, addresses, threads=threads):
+                part = pa.table([pa.array(addresses[done : done + piece.num_rows]), *piece.columns], schema=schema)
+                done += piece.num_rows
+                yield from part.combine_chunks().to_batches()
+        except BrokenTable as error:
+            broken.append(error)
+            raise
 
-    _keep(connection, values, pa.RecordBatchReader.from_batches(schema, numbered()))
+    try:
+        _keep(connection, values, pa.RecordBatchReader.from_batches(schema, numbered()))
+    except duckdb.Error as error:
+        # What a stream raised comes back as a text of DuckDB's.
+        raise broken[0] if broken else error from None
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, table: str, reader: pa.RecordBatchReader) -> None:
@@ -348,13 +360,23 @@ def _threads(connection: duckdb.DuckDBPyConnection) -> int:
 
 @contextmanager
 def _named(history: History) -> Iterator[None]:
-    """Tell what DuckDB could not read, or where it ran out of room."""
+    """Tell what DuckDB could not read, and of which view the rows were that it had no room for."""
+    try:
+        with _room(f" of view '{history.view}'"):
+            yield
+    except duckdb.Error as error:
+        raise diagnosed(history, error) from error
+
+
+@contextmanager
+def _room(of: str = "") -> Iterator[None]:
+    """Tell where DuckDB ran out of room; through a stream, its errors come as Arrow's."""
     try:
         yield
-    except duckdb.Error as error:
-        if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
-            raise DataFolderError(
-                f"the join of view '{history.view}' ran out of room: {str(error).splitlines()[0]}"
-                " Give offline_store more memory_limit in feature_store.yaml, or its spill_folder more disk."
-            ) from error
-        raise diagnosed(history, error) from error
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        if not any(sign in str(error) for sign in _NO_ROOM):
+            raise
+        raise DataFolderError(
+            f"the join{of} ran out of room: {str(error).splitlines()[0]}"
+            " Give offline_store more memory_limit in feature_store.yaml, or its spill_folder more disk."
+        ) from error

@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 from feature_repo.errors import BrokenTable, DataFolderError
 from feature_repo.times import from_micros, micros
 from stores.manifest import DataFile, Manifest, TableVersion
+from stores.spill import spill_folder
 
 EVENT = "event_timestamp"
 CREATED = "created_timestamp"
+PUBLISHER_LOCK = ".lock"
 _DAY = 86_400_000_000
 
 
@@ -43,14 +45,13 @@ def timestamp(moment: datetime) -> str:
 
 
 def connect(*, memory_limit: str | None = None, threads: int | None = None, temporary: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection of one's own, whose clock zone is UTC, with limits where given."""
+    """A DuckDB connection of one's own, whose clock zone is UTC, with limits where given; what it spills goes below `temporary`."""
     config: dict[str, str | bool | int | float | list[str]] = {}
     if memory_limit:
         config["memory_limit"] = memory_limit
     if threads:
         config["threads"] = threads
-    if temporary:
-        config["temp_directory"] = str(temporary)
+    config["temp_directory"] = str(spill_folder(temporary))
     connection = duckdb.connect(config=config)
     connection.execute("SET TimeZone = 'UTC'")
     # Its own progress bar would write over ours.
@@ -146,7 +147,7 @@ class Table:
         """Hold the table's lock, or wait for it: what is checked against the rows that are there must stay true until the commit."""
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with (self.folder.parent / ".lock").open("w") as lock:
+            with (self.folder.parent / PUBLISHER_LOCK).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 for left_behind in self.folder.glob(".aside-*"):
                     shutil.rmtree(left_behind, ignore_errors=True)

@@ -4,11 +4,19 @@ The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests
 """
 
 import os
+from datetime import timedelta
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource
+from feast.data_format import ParquetFormat
+from feast.repo_config import RepoConfig
+from feast.types import Int64
 from hypothesis import HealthCheck, settings
 
+from stores.history import declared_schema
+from stores.offline import point_in_time_join
 from stores.table import CREATED, EVENT, Table, connect
 
 settings.register_profile(
@@ -35,3 +43,73 @@ def publish():
             return table.publish(connection, "FROM __rows", built_until)
 
         yield publish
+
+
+class Views:
+    """Feature views and their published tables, in a folder of the test's own."""
+
+    def __init__(self, folder, publish):
+        self.folder = folder
+        self.tables = folder / "tables"
+        self._publish = publish
+        self._types = {}
+        self._views = {}
+        self.store = self.opened()
+
+    def opened(self, *, coerce_tz_aware=True, **offline):
+        """A feature store over the same registry, with other settings of the offline store."""
+        return FeatureStore(
+            config=RepoConfig(
+                project="test",
+                provider="local",
+                registry={"path": str(self.folder / "registry.pb"), "cache_ttl_seconds": 3600},
+                offline_store={"type": "stores.offline.AsofOfflineStore", **offline},
+                online_store={"type": "stores.online.PackedOnlineStore", "path": str(self.folder / "online.db")},
+                batch_engine={"type": "stores.engine.AsofEngine"},
+                entity_key_serialization_version=3,
+                coerce_tz_aware=coerce_tz_aware,
+            )
+        )
+
+    def add(self, name="driver_trips", keys=None, features=None, rows=(), *, ttl=timedelta(0), columns=None, **source):
+        """Declare a view and publish its rows, if there are any: keys, values, event, created; returns its table.
+
+        Columns have the types that the view declares, or those given in `columns`, and columns besides those.
+        """
+        keys, features = {"driver": Int64} if keys is None else keys, features or {"trips": Int64}
+        entities = [Entity(name=key, join_keys=[key], value_type=type_.to_value_type()) for key, type_ in keys.items()]
+        table = FileSource(
+            name=f"{name}_table",
+            path=str(self.tables / name),
+            file_format=ParquetFormat(),
+            **{"timestamp_field": EVENT, "created_timestamp_column": CREATED, **source},
+        )
+        schema = [Field(name=column, dtype=type_) for column, type_ in {**keys, **features}.items()]
+        view = FeatureView(name=name, entities=entities, schema=schema, source=table, ttl=ttl)
+        self.store.apply([*entities, view])
+        declared = declared_schema(view)
+        self._types[name] = {column: declared.field(column).type for column in [*keys, *features]} | (columns or {})
+        return self.publish(name, rows, tuple(keys)) if rows else None
+
+    def publish(self, name, rows, keys=("driver",)):
+        """One more commit."""
+        table = Table.for_definition(self.tables, name, "first", keys)
+        self._publish(table, self._types[name], rows)
+        return table
+
+    def write(self, name, table, file="rows.parquet"):
+        """A Parquet file of somebody else as the view's source."""
+        (self.tables / name).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, self.tables / name / file)
+
+    def job(self, frame, *features, store=None, **pins):
+        return point_in_time_join(store or self.store, frame, list(features), **pins)
+
+    def shown(self, frame, feature="driver_trips:trips", store=None, **pins):
+        """The values of one feature."""
+        return self.job(frame, feature, store=store, **pins).to_arrow()[feature.replace(":", "__")].to_pylist()
+
+
+@pytest.fixture
+def views(tmp_path, publish):
+    return Views(tmp_path, publish)
