@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from feature_repo.contract import data_path
 from feature_repo.errors import DataFolderError
 from feature_repo.times import from_micros, micros
 from orchestration.steps import Step
+from stores.database import address_of
 
 # The data folder's lock that a scheduler holds, and each step it started as long as that lives.
 SCHEDULE = "schedule"
@@ -68,6 +70,10 @@ class Ledger:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         connection = None
         try:
+            if self.path.exists() and not os.access(self.path.parent, os.W_OK):
+                connection = sqlite3.connect(address_of(self.path), uri=True)
+                yield connection
+                return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.path, timeout=60)
             connection.execute("PRAGMA journal_mode = WAL")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
+
+
+def address_of(path: Path) -> str:
+    """The file as `sqlite3.connect(…, uri=True)` takes it; where nobody can write, it is read without a reader's files beside it."""
+    alone = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+    return f"file:{quote(str(path))}" + ("?immutable=1" if alone else "")
 
 
 def make_database(path: Path, statements: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from feature_repo.errors import DataFolderError
 from feature_repo.times import from_micros, micros
-from stores.database import make_database
+from stores.database import address_of, make_database
 
 MANIFEST_FILE = "manifest.db"
 _SCHEMA = """
@@ -81,7 +81,7 @@ class Manifest:
         try:
             if write:
                 make_database(self.path, _SCHEMA.split(";"))
-            connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            connection = sqlite3.connect(address_of(self.path), uri=True, timeout=60, isolation_level=None)
         except OSError as error:
             raise DataFolderError(f"cannot make {self.path}: {error.strerror}. Choose another --home or mend its rights.") from error
         except sqlite3.OperationalError as error:

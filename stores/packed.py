@@ -22,7 +22,7 @@ from feast import FeatureView
 from feature_repo.errors import DataFolderError, NotBuilt
 from feature_repo.raw import digest
 from feature_repo.times import micros
-from stores.database import make_database
+from stores.database import address_of, make_database
 from stores.table import quoted
 
 FORMAT = 1
@@ -115,7 +115,7 @@ class PackedDatabase:
         try:
             identity = f"INSERT INTO identity VALUES ('{uuid.uuid4().hex[:12]}')"
             make_database(self.path, ["CREATE TABLE identity (id TEXT NOT NULL)", identity])
-            connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            connection = sqlite3.connect(address_of(self.path), uri=True, timeout=60, isolation_level=None)
             # A watermark that outlived a power failure must not speak for rows that did not.
             connection.execute("PRAGMA synchronous = FULL")
         except (OSError, sqlite3.OperationalError) as error:

@@ -1,0 +1,26 @@
+"""SQLite files in a folder that may only be read."""
+
+import sqlite3
+from contextlib import closing
+
+from stores.database import address_of, make_database
+
+
+def test_a_database_in_a_folder_that_nobody_can_write_is_read_and_nothing_is_made_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "a file?.db"
+    make_database(path, ["CREATE TABLE t (n)", "INSERT INTO t VALUES (7)"])
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with closing(sqlite3.connect(address_of(path), uri=True)) as connection:
+        assert connection.execute("SELECT n FROM t").fetchall() == [(7,)]
+        assert [file.name for file in tmp_path.iterdir() if "db" in file.name and not file.name.startswith(".")] == ["a file?.db"]
+
+
+def test_a_journal_that_is_not_yet_in_the_database_is_read_too(tmp_path, monkeypatch):
+    path = tmp_path / "with a journal.db"
+    make_database(path, ["CREATE TABLE t (n)"])
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("INSERT INTO t VALUES (7)")
+        writer.commit()
+        monkeypatch.setattr("os.access", lambda *_: False)
+        with closing(sqlite3.connect(address_of(path), uri=True)) as connection:
+            assert connection.execute("SELECT n FROM t").fetchall() == [(7,)]
