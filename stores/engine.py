@@ -21,7 +21,7 @@ from feature_repo.errors import NotBuilt, StoreOutdated
 from feature_repo.times import micros
 from stores.online import PackedOnlineStore
 from stores.packed import OnlineView, PackedDatabase, Row, encode_key
-from stores.table import CREATED, EVENT, Table, connect, literal, quoted
+from stores.table import CREATED, EVENT, WITHDRAWN, Table, connect, literal, quoted
 
 BATCH_ROWS = 20_000
 
@@ -118,7 +118,7 @@ def _newest_rows(table: Table, view: OnlineView, since: datetime | None, until: 
     if not files:
         return
     keys = ", ".join(map(quoted, view.join_keys))
-    columns = ", ".join(map(quoted, (*view.join_keys, *view.features, EVENT, CREATED)))
+    columns = ", ".join([*map(quoted, view.join_keys), *_features(view, table.has_withdrawals), EVENT, CREATED])
     effect = f"epoch_us(greatest({EVENT}, {CREATED}))"
     last = f"PARTITION BY {keys}, {effect} > {high} ORDER BY {EVENT} DESC, {CREATED} DESC"
     select = (
@@ -127,6 +127,12 @@ def _newest_rows(table: Table, view: OnlineView, since: datetime | None, until: 
     )
     with connect() as connection:
         yield from connection.execute(select).to_arrow_reader(BATCH_ROWS)
+
+
+def _features(view: OnlineView, has_withdrawals: bool) -> list[str]:
+    """The features in SQL; a row that withdraws others shows nulls, whatever it holds."""
+    names = [quoted(name) for name in view.features]
+    return [f"CASE WHEN {WITHDRAWN} THEN NULL ELSE {name} END AS {name}" for name in names] if has_withdrawals else names
 
 
 def _dummy(view: OnlineView) -> str:

@@ -20,9 +20,8 @@ from feast.types import from_feast_to_pyarrow_type
 from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
 from stores.entity_rows import kind_of
 from stores.manifest import MANIFEST_FILE, DataFile
-from stores.table import CREATED, EVENT, PUBLISHER_LOCK, Table, literal, quoted
+from stores.table import CREATED, EVENT, PUBLISHER_LOCK, WITHDRAWN, Table, literal, quoted
 
-WITHDRAWN = "is_withdrawn"
 ADDRESS = "__address"
 _ROW_BITS = 32
 

@@ -32,7 +32,7 @@ from feature_repo.times import aware, micros
 from stores.entity_rows import EntityFrame
 from stores.history import declared_schema, history_of, plain_scan, published
 from stores.retrieval import AsofRetrievalJob, Join, JoinedView, as_pandas
-from stores.table import EVENT, connect, quoted, timestamp
+from stores.table import EVENT, WITHDRAWN, connect, quoted, timestamp
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -107,11 +107,13 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row per entity with an event time in `[start_date, end_date]`."""
+        """The newest row per entity with an event time in `[start_date, end_date]`, where that is not a withdrawal."""
         newest = ", ".join(f"{quoted(column)} DESC" for column in (timestamp_field, created_timestamp_column) if column)
         keys = ", ".join(map(quoted, join_key_columns))
         last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest}) = 1"
         columns = [*join_key_columns, *feature_name_columns]
+        if (table := published(data_source)) and table.has_withdrawals:
+            last += f" AND NOT coalesce({WITHDRAWN}, false)"
         return _pull(config, data_source, columns, timestamp_field, created_timestamp_column, start_date, end_date, last)
 
     @staticmethod
@@ -140,6 +142,14 @@ class AsofOfflineStore(OfflineStore):
             return
         files = target.files()
         expected = pq.read_schema(target.root / files[0].path).remove_metadata() if files else declared_schema(feature_view)
+        if WITHDRAWN in table.column_names and not files:
+            expected = expected.append(pa.field(WITHDRAWN, pa.bool_()))
+        if WITHDRAWN in table.column_names and WITHDRAWN not in expected.names:
+            raise InvalidRequest(
+                f"table '{target.name}' has no column {WITHDRAWN}, so that its rows cannot be withdrawn; see Table.publish."
+            )
+        if WITHDRAWN in expected.names and WITHDRAWN not in table.column_names:
+            table = table.append_column(WITHDRAWN, pa.repeat(False, table.num_rows))
         missing = [name for name in expected.names if name not in table.column_names]
         if missing:
             raise InvalidRequest(f"rows pushed into view '{feature_view.name}' lack {', '.join(missing)}.")
@@ -249,7 +259,7 @@ def _rows_between(views: list[FeatureView], start: datetime | None, end: datetim
                 " give entity rows, or ask for one view at a time."
             )
         names = [f"__key{number} AS {quoted(name)}" for number, name in enumerate(history.keys)]
-        bounds = f"__event BETWEEN {micros(_in_utc(begin))} AND {micros(_in_utc(until))}"
+        bounds = f"NOT __withdrawn AND __event BETWEEN {micros(_in_utc(begin))} AND {micros(_in_utc(until))}"
         if history.paths:
             moment = f"make_timestamp(__event)::TIMESTAMPTZ AS {EVENT}"
             selects.append(f"SELECT DISTINCT {', '.join([*names, moment])} FROM ({history.scan()}) WHERE {bounds}")

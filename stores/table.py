@@ -25,6 +25,7 @@ from stores.spill import spill_folder
 
 EVENT = "event_timestamp"
 CREATED = "created_timestamp"
+WITHDRAWN = "is_withdrawn"
 PUBLISHER_LOCK = ".lock"
 _DAY = 86_400_000_000
 
@@ -104,6 +105,12 @@ class Table:
         """How many rows the table has at a commit."""
         return sum(file.rows for file in self.files(commit))
 
+    @property
+    def has_withdrawals(self) -> bool:
+        """Whether the table's rows can be withdrawn (see `publish`)."""
+        files = self.files()
+        return bool(files) and WITHDRAWN in pq.read_schema(self.root / files[0].path).names
+
     def scan(self, files: list[DataFile] | None = None, columns: tuple[str, ...] | None = None) -> str:
         """A SQL SELECT over the files (all of the newest commit by default); an empty table gives no rows."""
         chosen = self.files() if files is None else files
@@ -124,6 +131,10 @@ class Table:
     def publish(self, connection: duckdb.DuckDBPyConnection, select: str, built_until: datetime | None = None) -> int:
         """Append the rows of a SELECT and move the built watermark; returns how many rows were added.
 
+        A row whose `is_withdrawn` is true takes back what its keys showed: from its effect on they show nulls, until a newer row.
+        It has the `event_timestamp` of what it withdraws, or a later one, and a later `created_timestamp`; its features are not read.
+        The columns of a version are fixed: where rows may be withdrawn, every commit from the first has the column (false or null
+        elsewhere), beside those that the view declares; a table without it gets it in a new version. No feature may bear that name.
         Files are written aside and renamed; a process that dies leaves the table as it was.
         Raises `BrokenTable` where rows repeat (keys, event_timestamp, created_timestamp), among themselves or
         with rows that are there, where they have other columns than those, no time, or a moment that is closed.
@@ -195,6 +206,10 @@ class Table:
                 raise BrokenTable(
                     f"table '{self.name}' was offered {name} as {columns[name]}; expected TIMESTAMP, naive UTC in microseconds."
                 )
+        if columns.get(WITHDRAWN, "BOOLEAN") != "BOOLEAN":
+            raise BrokenTable(
+                f"table '{self.name}' was offered {WITHDRAWN}, which marks withdrawals, as {columns[WITHDRAWN]}; expected BOOLEAN."
+            )
 
     def _refuse_other_columns(self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path) -> None:
         """Raise where the written rows have other columns or types than the rows that are there."""

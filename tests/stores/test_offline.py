@@ -71,6 +71,7 @@ class Row:
     event: int
     created: int
     values: tuple
+    withdrawn: bool | None
     commit: int
 
 
@@ -82,7 +83,7 @@ def shown(history, keys, at, ttl, *, two_time):
             continue
         if newest is None or (row.event, row.created) > (newest.event, newest.created):
             newest = row
-    if newest is None or (ttl and newest.event + ttl < at):
+    if newest is None or newest.withdrawn or (ttl and newest.event + ttl < at):
         return None
     return newest.values
 
@@ -94,6 +95,7 @@ class ViewOfTest:
     ttl: int
     key_values: st.SearchStrategy
     feature_values: st.SearchStrategy
+    has_withdrawals: bool = True
 
 
 drivers = st.sampled_from([1, 2**53, 2**53 + 1, -(2**63), None])
@@ -108,7 +110,7 @@ VIEWS = {
         st.tuples(counts, st.sampled_from([None, 0.1, -0.0])),
     ),
     "city_driver_fares": ViewOfTest(
-        {"city": pa.string(), "driver": pa.int64()}, {"fare_y": pa.int64()}, 3, st.tuples(cities, drivers), st.tuples(counts)
+        {"city": pa.string(), "driver": pa.int64()}, {"fare_y": pa.int64()}, 3, st.tuples(cities, drivers), st.tuples(counts), False
     ),
     "city_weather": ViewOfTest(
         {"city": pa.string()}, {"is_raining": pa.bool_()}, DAY, st.tuples(cities), st.tuples(st.sampled_from([None, False, True]))
@@ -121,16 +123,18 @@ offsets = st.sampled_from([0, 1, 2, 3, 4, 5, DAY - 1, DAY, DAY + 1, DAY + 3, DAY
 
 @st.composite
 def histories(draw):
-    """Rows of each view: late ones, corrections, ties, null keys and values; some arrive in order, some do not."""
+    """Rows of each view: late ones, corrections, withdrawals, ties, null keys and values; some arrive in order, some do not."""
     everything = {}
     for name, view in VIEWS.items():
-        drawn = draw(st.lists(st.tuples(view.key_values, offsets, offsets, view.feature_values, st.integers(1, 3)), max_size=10))
+        withdrawn = st.sampled_from([None, False, True]) if view.has_withdrawals else st.just(False)
+        row = st.tuples(view.key_values, offsets, offsets, view.feature_values, withdrawn, st.integers(1, 3))
+        drawn = draw(st.lists(row, max_size=10))
         if draw(st.booleans()):
-            columns = list(zip(*drawn, strict=True)) if drawn else [[]] * 5
-            drawn = list(zip(columns[0], *map(sorted, columns[1:3]), columns[3], sorted(columns[4]), strict=True))
+            columns = list(zip(*drawn, strict=True)) if drawn else [[]] * 6
+            drawn = list(zip(columns[0], *map(sorted, columns[1:3]), *columns[3:5], sorted(columns[5]), strict=True))
         unique = {row[:3]: row for row in drawn}.values()
         commits = {commit: number for number, commit in enumerate(sorted({row[-1] for row in unique}), start=2)}
-        everything[name] = [Row(*row[:4], commit=commits[row[-1]]) for row in unique]
+        everything[name] = [Row(*row[:5], commit=commits[row[-1]]) for row in unique]
     return everything
 
 
@@ -163,8 +167,10 @@ def publish_history(folder, history, publish):
         table = Table.for_definition(folder / "tables", name, "first", tuple(view.keys))
         table.manifest.commit(table.version, [], None)
         for commit in sorted({row.commit for row in history[name]}):
-            rows = [(*r.keys, *r.values, START + r.event, START + r.created) for r in history[name] if r.commit == commit]
-            publish(table, {**view.keys, **view.features}, rows)
+            rows = [r for r in history[name] if r.commit == commit]
+            marks = {"is_withdrawn": pa.bool_()} if view.has_withdrawals else {}
+            values = [(*r.keys, *r.values, *[r.withdrawn for _ in marks], START + r.event, START + r.created) for r in rows]
+            publish(table, {**view.keys, **view.features, **marks}, values)
 
 
 def frame_of(entities):
@@ -219,10 +225,17 @@ def test_the_join_over_the_rows_near_each_moment_equals_reading_the_history_by_h
     assert result.to_pydict() == expected(history, entities, two_time=is_two_time)
 
 
-@given(histories(), entity_frames)
-def test_a_stream_of_batches_is_the_same_rows(world, publish, history, entities):
+@given(histories(), entity_frames, st.booleans())
+def test_a_stream_of_batches_is_the_same_rows(world, publish, history, entities, near):
     folder, two_time, _ = world
     publish_history(folder, history, publish)
+    with pytest.MonkeyPatch.context() as patch:
+        if near:
+            patch.setattr("stores.asof.worth_looking", lambda *_: True)
+        streamed(two_time, history, entities)
+
+
+def streamed(two_time, history, entities):
     reader = point_in_time_join(two_time, frame_of(entities), FEATURES).to_reader(rows=3)
     assert reader.read_all().to_pydict() == expected(history, entities)
 
