@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from feast import FeatureView, Field, FileSource
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID
-from feast.types import from_feast_to_pyarrow_type
+from feast.types import Array, Set, from_feast_to_pyarrow_type
 
 from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
 from stores.entity_rows import kind_of
@@ -232,16 +233,17 @@ def diagnosed(history: History, error: duckdb.Error) -> Exception:
 
 def _declared(field: Field) -> pa.DataType:
     """The Arrow type of a field, times naive as they are in tables; null for the few that Feast has none for."""
+    return _arrow_type(field.dtype)
+
+
+def _arrow_type(type_: Any) -> pa.DataType:
+    if isinstance(type_, (Array, Set)):
+        return pa.list_(_arrow_type(type_.base_type))
     try:
-        return _naive(from_feast_to_pyarrow_type(field.dtype))
+        arrow = from_feast_to_pyarrow_type(type_)
     except ValueError:
-        return pa.binary() if "BYTES" in field.dtype.to_value_type().name else pa.null()
-
-
-def _naive(type_: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(type_):
-        return pa.timestamp(type_.unit)
-    return pa.list_(_naive(type_.value_type)) if pa.types.is_list(type_) else type_
+        return pa.binary() if "BYTES" in type_.to_value_type().name else pa.null()
+    return pa.timestamp(arrow.unit) if pa.types.is_timestamp(arrow) else arrow
 
 
 def _keys(view: FeatureView) -> list[str]:
