@@ -49,6 +49,9 @@ class EntityRows:
                 self._arrow = reader.read_all()
             else:
                 self._load(reader)
+        names = self.schema.names
+        if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise InvalidRequest(f"entity rows have more than one column '{repeated[0]}'; give each a name of its own.")
         self.moments = moments_of(self._columns([time_column(self.schema)]), naive=naive)
 
     @property

@@ -1,0 +1,176 @@
+"""Entity rows in every form that they may come in, with naive times, and in every number."""
+
+import random
+import warnings
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_repo.errors import InvalidRequest, NaiveTimestamp
+from stores.retrieval import NothingKnown
+
+NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
+FORMS = ["pandas", "arrow", "polars", "path", "text of a path", "sql", "relation"]
+
+
+def utc(hour, minute=0):
+    """A moment of 1 June 2013 as tables hold it: naive UTC."""
+    return datetime(2013, 6, 1, hour, minute)
+
+
+def at(*moments, driver=7):
+    return pa.table({"driver": [driver] * len(moments), "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC"))})
+
+
+def in_form(form, rows, folder):
+    """The same rows as a frame of another kind."""
+    path = folder / "entities.parquet"
+    pq.write_table(rows, path)
+    return {
+        "pandas": rows.to_pandas,
+        "arrow": lambda: rows,
+        "polars": lambda: pl.from_arrow(rows),
+        "path": lambda: path,
+        "text of a path": lambda: str(path),
+        "sql": lambda: f"SELECT * FROM read_parquet('{path}')",
+        "relation": lambda: duckdb.connect().execute("SET TimeZone = 'UTC'").from_parquet(str(path)),
+    }[form]()
+
+
+@pytest.fixture
+def trips(views):
+    views.add(rows=[(7, 3, utc(11), utc(12)), (7, 4, utc(11), utc(13))])
+    return views
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_frame_gives_the_same_rows(trips, tmp_path, form):
+    rows = at(utc(11), utc(13), utc(12)).append_column("label", [["a", None, "c"]])
+    job = trips.job(in_form(form, rows, tmp_path), "driver_trips:trips")
+    expected = {**rows.to_pydict(), "driver_trips__trips": [None, 4, 3]}
+    assert job.to_arrow().to_pydict() == expected
+    assert job.to_reader(rows=2).read_all().to_pydict() == expected
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_frame_may_be_without_rows(trips, tmp_path, form):
+    frame = in_form(form, at().set_column(0, "driver", pa.array([], pa.int64())), tmp_path)
+    job = trips.job(frame, "driver_trips:trips")
+    for table in (job.to_arrow(), job.to_reader().read_all(), pq.read_table(job.to_parquet(tmp_path / "out.parquet"))):
+        assert (table.num_rows, table.column_names) == (0, ["driver", "event_timestamp", "driver_trips__trips"])
+        assert table.schema.field("driver_trips__trips").type == pa.int64()
+    assert job.to_polars().shape == (0, 3)
+    assert job.to_df().shape == (0, 3)
+    assert (job.metadata.min_event_timestamp, job.metadata.max_event_timestamp) == (None, None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_naive_times_are_refused_or_utc_as_the_setting_says(trips, tmp_path, form):
+    naive = pa.table({"driver": [7, 7], "event_timestamp": pa.array([utc(11), utc(13)], pa.timestamp("us"))})
+    frame = in_form(form, naive, tmp_path)
+    with pytest.raises(NaiveTimestamp, match=r"entity column 'event_timestamp' is timestamp\[.s\]; expected timestamps with a time zone"):
+        trips.shown(frame)
+    for store in (trips.opened(naive_timestamps="utc"), trips.opened(naive_timestamps="utc", coerce_tz_aware=False)):
+        assert trips.shown(frame, store=store) == [None, 4]
+        assert store.get_historical_features(frame, ["driver_trips:trips"]).to_arrow()["trips"].to_pylist() == [None, 4]
+
+
+def test_feast_itself_takes_naive_pandas_times_for_utc_unless_it_is_told_not_to(trips):
+    naive = pd.DataFrame({"driver": [7], "event_timestamp": [utc(13)]})
+    told = trips.opened(coerce_tz_aware=False)
+    assert trips.store.get_historical_features(naive, ["driver_trips:trips"]).to_arrow()["trips"].to_pylist() == [4]
+    with pytest.raises(NaiveTimestamp):
+        told.get_historical_features(naive, ["driver_trips:trips"]).to_arrow()
+    # Through our own function the setting of this store decides alone.
+    with pytest.raises(NaiveTimestamp):
+        trips.shown(naive)
+
+
+def test_text_is_no_time(trips):
+    with pytest.raises(NaiveTimestamp, match="entity column 'event_timestamp' is string"):
+        trips.shown(pa.table({"driver": [7], "event_timestamp": ["2013-06-01T12:00Z"]}))
+
+
+@pytest.mark.parametrize("frame", [7, [{"driver": 7}], pl.LazyFrame({"driver": [7]})], ids=["number", "list", "lazy frame"])
+def test_what_is_no_frame_is_refused_with_what_may_be_one(trips, frame):
+    with pytest.raises(InvalidRequest, match="entity rows came as .*; expected a pandas, polars or Arrow frame, a DuckDB relation"):
+        trips.job(frame, "driver_trips:trips").to_arrow()
+
+
+@pytest.mark.parametrize("text", ["SELECT nothing FROM nowhere", "no_such_file.parquet"])
+def test_text_that_cannot_be_read_is_an_error_that_shows_it(trips, text):
+    with pytest.raises(
+        InvalidRequest, match=r"(the SQL text|the file no_such_file.parquet) cannot be read as entity rows: .*(nowhere|no_such_file)"
+    ):
+        trips.job(text, "driver_trips:trips").to_arrow()
+
+
+def test_two_columns_of_one_name_are_refused(trips):
+    sql = "SELECT 7 AS driver, 8 AS driver, TIMESTAMPTZ '2013-06-01 12:00:00+00' AS event_timestamp"
+    twice = at(utc(12)).append_column("driver", [[8]])
+    for frame in (sql, twice):
+        job = trips.job(frame, "driver_trips:trips")
+        for read in (job.to_arrow, job.to_reader):
+            with pytest.raises(InvalidRequest, match="entity rows have more than one column 'driver'"):
+                read()
+
+
+def test_the_time_may_have_another_name_where_it_is_the_only_one(trips):
+    rows = at(utc(13)).rename_columns(["driver", "asked_at"])
+    assert trips.shown(rows) == [4]
+    with pytest.raises(InvalidRequest, match="entity rows need a column 'event_timestamp'"):
+        trips.shown(rows.append_column("departs_at", rows["asked_at"]))
+
+
+def test_rows_come_out_in_their_order_repeated_ones_too(trips):
+    chance = random.Random(7)
+    trips.publish("driver_trips", [(driver, driver, utc(9), utc(9)) for driver in range(100, 200)])
+    drivers = [chance.randrange(90, 200) for _ in range(20_000)]
+    moments = [utc(chance.randrange(7, 12), chance.randrange(60)) for _ in drivers]
+    rows = pa.table({"driver": drivers, "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC")), "row": range(len(drivers))})
+    expected = [driver if driver >= 100 and moment >= utc(9) else None for driver, moment in zip(drivers, moments, strict=True)]
+    job = trips.job(rows, "driver_trips:trips")
+    for result in (job.to_arrow(), job.to_reader(rows=777).read_all()):
+        assert result["driver_trips__trips"].to_pylist() == expected
+        assert result.select(rows.column_names).equals(rows)
+
+
+@pytest.mark.parametrize("nearby", [False, True])
+def test_that_all_became_known_too_late_is_said(trips, monkeypatch, nearby):
+    monkeypatch.setattr("stores.asof.worth_looking", lambda *_: nearby)
+    job = trips.job(at(utc(11), utc(11, 59)), "driver_trips:trips")
+    with pytest.warns(NothingKnown, match="view 'driver_trips' gives nothing but nulls: each of its rows became known .created_timestamp."):
+        job.to_arrow()
+    with pytest.warns(NothingKnown):
+        job.to_reader()
+
+
+def test_nothing_is_said_where_something_is_known_or_nothing_happened_or_all_counts(trips):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trips.shown(at(utc(11), utc(12))) == [None, 3]
+        # Known, but of another driver; or nothing had happened yet; or there is no row to join.
+        assert trips.shown(at(utc(12), driver=8)) == [None]
+        assert trips.shown(at(utc(10))) == [None]
+        assert trips.shown(at().set_column(0, "driver", pa.array([], pa.int64()))) == []
+        assert trips.shown(at(utc(11)), store=trips.opened(point_in_time="event_time")) == [4]
+
+
+def test_in_event_time_a_commit_and_as_of_still_hold(trips):
+    trips.publish("driver_trips", [(7, 5, utc(11), utc(14))])
+    by_event = trips.opened(point_in_time="event_time")
+    assert trips.shown(at(utc(11)), store=by_event) == [5]
+    assert trips.shown(at(utc(11)), store=by_event, commits={"driver_trips": (1, 1)}) == [4]
+    assert trips.shown(at(utc(11)), store=by_event, as_of=NOON) == [3]
+    assert trips.shown(at(utc(11)), store=by_event, as_of=NOON - timedelta(seconds=1)) == [None]
+
+
+def test_feasts_own_setting_for_one_call_brings_both_times_to_an_event_time_store(trips):
+    by_event = trips.opened(point_in_time="event_time")
+    job = by_event.get_historical_features(at(utc(12)), ["driver_trips:trips"], filter_by_created_timestamp=True)
+    assert job.to_arrow()["trips"].to_pylist() == [3]
