@@ -78,7 +78,7 @@ def _stretch_of(connection: duckdb.DuckDBPyConnection, history: History) -> Stre
     """What a manifest would say, read from the rows; ties are taken to be possible."""
     (rows, min_event, max_event, min_created, max_created) = connection.execute(
         f"SELECT count(*), min(__event), max(__event), min(__created), max(__created) FROM ({history.scan()})"
-    ).fetchone() or (0, 0, 0, 0, 0)
+    ).fetchall()[0]
     if not rows:
         return Stretch(0, 0, 0, 0, 0, 0, 0, in_order=False)
     # That all lags be equal would say nothing of ties, since nobody has refused repetitions.
@@ -149,12 +149,12 @@ class _Join:
         entities = f"SELECT * FROM {ENTITIES} WHERE {ROW} % greatest(1, (SELECT count(*) FROM {ENTITIES}) // {_SAMPLED_ENTITIES}) = 0"
         matches, matched = self._connection.execute(
             f"SELECT count(*), count(DISTINCT {ROW}) FROM ({self._history.scan(sample)}) JOIN ({entities}) USING ({', '.join(self._keys)})"
-        ).fetchone() or (0, 0)
+        ).fetchall()[0]
         lag = 0
         if self._waits:
             (lag,) = self._connection.execute(
                 f"SELECT quantile_disc(greatest(__created - __event, 0), 0.9) FROM ({self._history.scan(sample)})"
-            ).fetchone() or (0,)
+            ).fetchall()[0]
         return _Density(self._first, self._last, max(1.0, matches / max(1, matched) / share), int(lag or 0))
 
     def _settle(self, waiting: str, width: int, left: str) -> int:
@@ -178,17 +178,17 @@ class _Join:
         self._connection.execute(
             f"CREATE OR REPLACE TABLE {left} AS SELECT * FROM {waiting} SEMI JOIN (FROM __found WHERE NOT __settled) USING ({ROW})"
         )
-        (unsettled,) = self._connection.execute(f"SELECT count(*) FROM {left}").fetchone() or (0,)
+        (unsettled,) = self._connection.execute(f"SELECT count(*) FROM {left}").fetchall()[0]
         return int(unsettled)
 
     def _count_keys(self, waiting: str) -> int:
         keys = f"SELECT DISTINCT {', '.join(self._keys)} FROM {waiting}"
-        (count,) = self._connection.execute(f"SELECT count(*) FROM ({keys})").fetchone() or (0,)
+        (count,) = self._connection.execute(f"SELECT count(*) FROM ({keys})").fetchall()[0]
         return int(count)
 
     def _first_near(self, waiting: str, bucket: str, width: int) -> int:
         """The place of the first file that can hold a row of the buckets; those before it all end too early."""
-        (earliest,) = self._connection.execute(f"SELECT min({bucket}) - 1 FROM {waiting}").fetchone() or (0,)
+        (earliest,) = self._connection.execute(f"SELECT min({bucket}) - 1 FROM {waiting}").fetchall()[0]
         start = self._first + int(earliest or 0) * width
         place = 0
         for latest in self._history.latest:
@@ -234,5 +234,5 @@ def known_too_late(connection: duckdb.DuckDBPyConnection, history: History, last
     """Whether there are rows with events by the last moment asked for, and all of those became known after it."""
     (events, known) = connection.execute(
         f"SELECT count(*), count(*) FILTER (__created <= {last_moment}) FROM ({history.scan()}) WHERE __event <= {last_moment}"
-    ).fetchone() or (0, 0)
+    ).fetchall()[0]
     return bool(events and not known)

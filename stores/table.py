@@ -242,9 +242,9 @@ class Table:
         found = connection.execute(
             f"SELECT {', '.join(f'n.{quoted(name)}' for name in columns)} FROM read_parquet([{new}], hive_partitioning = false) AS n"
             f" SEMI JOIN ({self.scan(near, columns)}) AS h ON {same} LIMIT 1"
-        ).fetchone()
+        ).fetchall()
         if found:
-            raise self._repetition(found)
+            raise self._repetition(found[0])
 
     def _refuse_neighbours(self, rows: pa.Table) -> None:
         """Raise where two rows of a sorted day are the same in keys and times."""
