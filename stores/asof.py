@@ -19,7 +19,8 @@ import duckdb
 import numpy as np
 
 from stores.entity_rows import ENTITIES, MOMENT, ROW, key_column
-from stores.history import ADDRESS, History, Stretch
+from stores.history import ADDRESS, History
+from stores.manifest import Stretch
 
 # Below this many rows a plain join is as fast as a careful one.
 FEW_ROWS = 500_000

@@ -20,7 +20,7 @@ from feast.types import Array, Set, from_feast_to_pyarrow_type
 
 from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
 from stores.entity_rows import kind_of
-from stores.manifest import MANIFEST_FILE, DataFile
+from stores.manifest import MANIFEST_FILE, DataFile, Stretch
 from stores.table import CREATED, EVENT, PUBLISHER_LOCK, WITHDRAWN, Table, literal, quoted
 
 ADDRESS = "__address"
@@ -34,25 +34,6 @@ class FeatureColumn:
     name: str
     column: str
     type: pa.DataType
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """What the manifest knows of the rows, in microseconds since 1970 in UTC (see `DataFile`)."""
-
-    rows: int
-    min_event: int
-    max_event: int
-    min_created: int
-    max_created: int
-    min_lag: int
-    max_lag: int
-    in_order: bool
-
-    @property
-    def is_regular(self) -> bool:
-        """Whether all rows became known equally long after their event, so that none overtook another and no two tie."""
-        return self.min_lag == self.max_lag
 
 
 @dataclass(frozen=True)
@@ -135,7 +116,7 @@ def history_of(
     created = back.get(source.created_timestamp_column, source.created_timestamp_column) or event
     if table is not None:
         files = _files_of(table, view, as_of, commits, until)
-        paths, stretch = [str(table.root / file.path) for file in files], _stretch(files)
+        paths, stretch = [str(table.root / file.path) for file in files], Stretch.over(files) if files else None
         latest, row_counts = [max(file.max_event, file.max_created) for file in files], [file.rows for file in files]
         _check_sizes(view, files, paths)
     else:
@@ -270,21 +251,6 @@ def _files_of(
         for file in table.files(commit)
         if file.rows and (as_of is None or file.min_created <= as_of) and (until is None or file.min_event <= until)
     ]
-
-
-def _stretch(files: list[DataFile]) -> Stretch | None:
-    if not files:
-        return None
-    return Stretch(
-        sum(file.rows for file in files),
-        min(file.min_event for file in files),
-        max(file.max_event for file in files),
-        min(file.min_created for file in files),
-        max(file.max_created for file in files),
-        min(file.min_lag for file in files),
-        max(file.max_lag for file in files),
-        all(file.in_order for file in files),
-    )
 
 
 def _plain_files(view: FeatureView, path: Path, commits: dict[str, tuple[int, int]] | None) -> list[str]:

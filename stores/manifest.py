@@ -6,13 +6,13 @@ One SQLite file for all tables of a data folder, so that a commit, its files and
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
-from feature_repo.errors import DataFolderError
+from feature_repo.errors import DataFolderError, StoreOutdated
 from feature_repo.times import from_micros, micros
 from stores.database import address_of, make_database
 
@@ -37,14 +37,13 @@ CREATE TABLE IF NOT EXISTS watermarks (
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """One immutable Parquet file of a table; times are microseconds since 1970 in UTC, both ends inclusive.
+class Stretch:
+    """What is known of some rows without reading them; times are microseconds since 1970 in UTC, both ends inclusive.
 
-    The lag of a row is `created_timestamp - event_timestamp` in microseconds. `in_order` says that the file's rows, one after the
-    other and after all earlier ones, were created in the order of their events.
+    The lag of a row is `created_timestamp - event_timestamp` in microseconds. `in_order` says that the rows, one after the
+    other and after all earlier ones of their table, were created in the order of their events.
     """
 
-    path: str
     rows: int
     min_event: int
     max_event: int
@@ -53,6 +52,32 @@ class DataFile:
     min_lag: int
     max_lag: int
     in_order: bool
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether all rows became known equally long after their event, so that none overtook another and no two tie."""
+        return self.min_lag == self.max_lag
+
+    @classmethod
+    def over(cls, parts: Sequence[Stretch]) -> Stretch:
+        """What is known of all the parts together; at least one."""
+        return Stretch(
+            sum(part.rows for part in parts),
+            min(part.min_event for part in parts),
+            max(part.max_event for part in parts),
+            min(part.min_created for part in parts),
+            max(part.max_created for part in parts),
+            min(part.min_lag for part in parts),
+            max(part.max_lag for part in parts),
+            all(part.in_order for part in parts),
+        )
+
+
+@dataclass(frozen=True)
+class DataFile(Stretch):
+    """One immutable Parquet file of a table: its rows, its path below the tables' folder, its size."""
+
+    path: str
     bytes: int
 
 
@@ -93,6 +118,10 @@ class Manifest:
             if write:
                 connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
+            if "no such column" in str(error):
+                raise StoreOutdated(
+                    f"the tables in {self.root} were written by an earlier version of Punctual; remove the data folder and build it again."
+                ) from error
             if "readonly" in str(error) or "full" in str(error) or "unable to open" in str(error):
                 raise DataFolderError(f"cannot write {self.path}: {error}. Free space or choose another --home.") from error
             raise

@@ -16,8 +16,9 @@ from feature_repo.errors import AlreadyRunning
 from feature_repo.times import moment
 from pipelines.build import build
 from pipelines.progress import Progress
+from stores.canonical import canonical_hash
 from stores.locks import only_one
-from stores.table import Table, canonical_hash
+from stores.table import Table
 
 QUIET = Progress(quiet=True)
 END = moment("2019-04-01T06:00Z")

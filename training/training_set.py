@@ -16,9 +16,10 @@ from feature_repo.errors import NotBuilt, NotEnoughData, StoreOutdated
 from feature_repo.raw import Events
 from feature_repo.times import aware, iso, micros
 from feature_repo.windows import declaration_of
+from stores.canonical import canonical_hash
 from stores.manifest import Manifest
 from stores.offline import historical_features
-from stores.table import CREATED, EVENT, Table, canonical_hash, connect, quoted
+from stores.table import CREATED, EVENT, Table, connect, quoted
 
 LABEL = "label"
 LABEL_TIMESTAMP = "label_timestamp"

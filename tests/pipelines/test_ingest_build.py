@@ -21,10 +21,11 @@ from feature_repo.times import micros
 from pipelines.build import build, event_table, view_table
 from pipelines.materialize import apply_definitions, materialize, online_database
 from pipelines.progress import Progress
+from stores.canonical import canonical_hash
 from stores.locks import only_one
 from stores.offline import historical_features
 from stores.packed import OnlineView, encode_key
-from stores.table import Table, canonical_hash
+from stores.table import Table
 
 QUIET = Progress(quiet=True)
 DAY = timedelta(days=1)

@@ -15,7 +15,8 @@ from feature_repo.raw import Events
 from feature_repo.times import from_micros, micros
 from feature_repo.windows import count, declaration_of, latest_feature_view, mean, share, std, sum_of, windowed_feature_view
 from pipelines.windows import feature_rows
-from stores.table import Table, canonical_hash, connect
+from stores.canonical import canonical_hash
+from stores.table import Table, connect
 
 START = micros(datetime(2013, 6, 1, tzinfo=UTC))
 MINUTE = 60_000_000

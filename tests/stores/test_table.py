@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.errors import BrokenTable, DataFolderError
+from stores.canonical import canonical_hash
 from stores.manifest import MANIFEST_FILE, Manifest, TableVersion
-from stores.table import Table, canonical_hash, connect, timestamp
+from stores.table import Table, connect, timestamp
 
 TRIPS = {"driver": pa.int64(), "trips": pa.int64()}
 

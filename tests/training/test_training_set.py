@@ -10,7 +10,7 @@ from feature_repo.times import moment
 from pipelines.build import build
 from pipelines.materialize import apply_definitions
 from pipelines.progress import Progress
-from stores.table import canonical_hash
+from stores.canonical import canonical_hash
 from training.training_set import training_set
 
 QUIET = Progress(quiet=True)
