@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import shutil
@@ -42,6 +43,7 @@ def _of_this_process(within: Path, pid: int) -> Path:
         lock = os.open(unlocked / _LOCK, os.O_CREAT | os.O_WRONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
         unlocked.rename(folder)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     except OSError as error:
         raise DataFolderError(f"cannot write spill_folder {within}: {error.strerror}. Name another one in feature_store.yaml.") from error
     return folder
