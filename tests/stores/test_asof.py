@@ -1,0 +1,143 @@
+"""The join below Feast, against a loop over the history: a hundredth of a second each, so that a hundred thousand can be tried."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stores.history import FeatureColumn, History
+from stores.manifest import Stretch
+from stores.retrieval import Join, JoinedView
+from stores.table import connect, write_parquet
+
+pytestmark = pytest.mark.filterwarnings("ignore:view '.*' gives nothing but nulls")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a history; times are microseconds since 1970."""
+
+    city: str | None
+    driver: int | None
+    event: int
+    created: int
+    value: int | None
+    is_withdrawn: bool
+
+
+cities = st.sampled_from(["Oslo", "O'Hare", None])
+drivers = st.sampled_from([1, 2, 2**53 + 1, None])
+# Few moments, so that they meet; some far from the others, so that buckets between them are empty.
+moments = st.one_of(st.integers(0, 12), st.sampled_from([40, 41, 100, 1_000]))
+rows_of_history = st.builds(
+    Row, cities, drivers, moments, moments, st.sampled_from([None, 0, 2**53 + 1, 2**63 - 1]), st.just(False) | st.booleans()
+)
+
+
+@st.composite
+def histories(draw):
+    """Rows in order of arrival: any lags, lags that keep the order, or one lag for all."""
+    rows = draw(st.lists(rows_of_history, max_size=14))
+    kind = draw(st.sampled_from(["any", "in order", "regular"]))
+    if kind == "in order":
+        events, created = sorted(row.event for row in rows), sorted(row.created for row in rows)
+        rows = [Row(row.city, row.driver, *times, row.value, row.is_withdrawn) for row, *times in zip(rows, events, created, strict=True)]
+    if kind == "regular":
+        lag = draw(st.sampled_from([0, 3]))
+        rows = [Row(row.city, row.driver, row.event, row.event + lag, row.value, row.is_withdrawn) for row in rows]
+    unique = {(row.city, row.driver, row.event, row.created): row for row in rows}.values()
+    return sorted(unique, key=lambda row: (row.created, row.event))
+
+
+def shown(history, city, driver, at, *, ttl, two_time, as_of):
+    """The value that the definition in `stores/asof.py` gives, found by looking at every row."""
+    newest = None
+    for row in history:
+        if (row.city, row.driver) != (city, driver) or None in (city, driver) or row.event > at:
+            continue
+        if (two_time and row.created > at) or (as_of is not None and row.created > as_of):
+            continue
+        if newest is None or (row.event, row.created) > (newest.event, newest.created):
+            newest = row
+    if newest is None or newest.is_withdrawn or (ttl and newest.event + ttl < at):
+        return None
+    return newest.value
+
+
+@pytest.fixture(scope="module")
+def connection():
+    with connect() as connection:
+        yield connection
+
+
+def published(folder, history, cuts):
+    """The history in files, as a manifest describes them."""
+    edges = sorted({0, len(history), *(min(cut, len(history)) for cut in cuts)})
+    parts = [history[start:end] for start, end in pairwise(edges)]
+    paths, stretches, newest = [], [], -1
+    for number, part in enumerate(parts):
+        path = folder / f"{number}.parquet"
+        columns = {
+            "city": pa.array([row.city for row in part], pa.string()),
+            "driver": pa.array([row.driver for row in part], pa.int64()),
+            "value": pa.array([row.value for row in part], pa.int64()),
+            "is_withdrawn": pa.array([row.is_withdrawn for row in part], pa.bool_()),
+            "event_timestamp": pa.array([row.event for row in part], pa.timestamp("us")),
+            "created_timestamp": pa.array([row.created for row in part], pa.timestamp("us")),
+        }
+        write_parquet(pa.table(columns), path)
+        events, created = np.array([row.event for row in part]), np.array([row.created for row in part])
+        in_order = bool(np.all(np.diff(events) >= 0)) and events[0] >= newest
+        newest = max(newest, events.max())
+        ends = (events.min(), events.max(), created.min(), created.max(), (created - events).min(), (created - events).max())
+        stretches.append(Stretch(len(part), *map(int, ends), in_order))
+        paths.append(str(path))
+    return History(
+        "taxis",
+        paths,
+        keys={"city": "city", "driver": "driver"},
+        key_types=[pa.string(), pa.int64()],
+        features=[FeatureColumn("value", "value", pa.int64())],
+        event="event_timestamp",
+        created="created_timestamp",
+        has_withdrawals=True,
+        stretch=Stretch.over(stretches) if stretches else None,
+        latest=[max(stretch.max_event, stretch.max_created) for stretch in stretches],
+        row_counts=[stretch.rows for stretch in stretches],
+    )
+
+
+@given(
+    histories(),
+    st.lists(st.integers(0, 14), max_size=3),
+    st.lists(st.tuples(cities, drivers, moments), min_size=1, max_size=14),
+    st.sampled_from([0, 2, 30]),
+    st.booleans(),
+    st.none() | moments,
+    st.none() | st.sampled_from([0.1, 1.0, 3.0]),
+)
+def test_the_join_equals_looking_at_every_row(tmp_path_factory, connection, history, cuts, entities, ttl, two_time, as_of, width):
+    folder = tmp_path_factory.getbasetemp() / "history"
+    folder.mkdir(exist_ok=True)
+    described = published(folder, history, cuts)
+    if as_of is not None:
+        described = History(**{**vars(described), "as_of": as_of})
+    frame = pa.table(
+        {
+            "city": pa.array([city for city, _, _ in entities], pa.string()),
+            "driver": pa.array([driver for _, driver, _ in entities], pa.int64()),
+            "event_timestamp": pa.array([at for _, _, at in entities], pa.timestamp("us", "UTC")),
+        }
+    )
+    join = Join(frame, [JoinedView(lambda _: described, "", ttl)], connection.cursor, two_time=two_time)
+    with pytest.MonkeyPatch.context() as patch:
+        if width is not None:
+            # A history of few rows would be joined whole.
+            patch.setattr("stores.asof.worth_looking", lambda *_: True)
+            patch.setattr("stores.asof.ROWS_A_BUCKET", width)
+        found = join.table()["value"].to_pylist()
+    assert found == [shown(history, *entity, ttl=ttl, two_time=two_time, as_of=as_of) for entity in entities]
