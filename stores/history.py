@@ -98,11 +98,14 @@ def history_of(
     view: FeatureView,
     features: Sequence[str],
     until: int | None = None,
+    since: int | None = None,
     *,
     as_of: int | None = None,
     commits: dict[str, tuple[int, int]] | None = None,
 ) -> History:
-    """The history of a view at a commit (by default the newest), created by `as_of` (by default ever), of events up to `until`.
+    """The history of a view at a commit (by default the newest), created by `as_of` (by default ever).
+
+    Files whose events are all outside `[since, until]` are left out.
 
     Raises `NotBuilt`, `StoreOutdated`, or `BrokenTable` where a file or column is missing or of another type than the view declares.
     """
@@ -115,7 +118,7 @@ def history_of(
     event = back.get(source.timestamp_field, source.timestamp_field)
     created = back.get(source.created_timestamp_column, source.created_timestamp_column) or event
     if table is not None:
-        files = _files_of(table, view, as_of, commits, until)
+        files = _files_of(table, view, as_of, commits, until, since)
         paths, stretch = [str(table.root / file.path) for file in files], Stretch.over(files) if files else None
         latest, row_counts = [max(file.max_event, file.max_created) for file in files], [file.rows for file in files]
         _check_sizes(view, files, paths)
@@ -233,7 +236,12 @@ def _keys(view: FeatureView) -> list[str]:
 
 
 def _files_of(
-    table: Table, view: FeatureView, as_of: int | None, commits: dict[str, tuple[int, int]] | None, until: int | None
+    table: Table,
+    view: FeatureView,
+    as_of: int | None,
+    commits: dict[str, tuple[int, int]] | None,
+    until: int | None,
+    since: int | None,
 ) -> list[DataFile]:
     commit = None
     if commits is not None:
@@ -249,7 +257,10 @@ def _files_of(
     return [
         file
         for file in table.files(commit)
-        if file.rows and (as_of is None or file.min_created <= as_of) and (until is None or file.min_event <= until)
+        if file.rows
+        and (as_of is None or file.min_created <= as_of)
+        and (until is None or file.min_event <= until)
+        and (since is None or file.max_event >= since)
     ]
 
 

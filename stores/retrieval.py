@@ -44,9 +44,9 @@ class NothingKnown(UserWarning):
 
 @dataclass(frozen=True)
 class JoinedView:
-    """A feature view in a join: its history up to a moment, what is put before its features' names, its ttl; in microseconds."""
+    """A feature view in a join: its history until a moment and since one, what is put before its features' names, its ttl (µs)."""
 
-    history: Callable[[int], History]
+    history: Callable[[int, int | None], History]
     prefix: str
     ttl: int
 
@@ -120,10 +120,11 @@ class Join:
                 yield connection
 
     def _histories(self, entities: EntityRows) -> Iterator[tuple[JoinedView, History]]:
-        last = _last(entities)
         names = set(entities.schema.names)
         for view in self.views:
-            history = view.history(last)
+            # What no entity row can see any more is not read.
+            since = pc.min(entities.moments).as_py() - view.ttl if view.ttl and entities.rows else None
+            history = view.history(_last(entities), since)
             for feature in history.features:
                 if view.prefix + feature.name in names:
                     raise InvalidRequest(

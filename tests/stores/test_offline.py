@@ -307,6 +307,19 @@ def test_nanoseconds_are_cut_and_not_rounded(trips):
     assert trips_at(trips, frame) == [None, 3]
 
 
+def test_files_that_nobody_can_see_any_more_are_not_read(tmp_path, publish):
+    store = open_store(tmp_path)
+    store.apply([DRIVER, a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64}, ttl=timedelta(hours=1))])
+    table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
+    for rows in ([(7, 3, utc(1), utc(1))], [(7, 4, utc(12), utc(12))]):
+        publish(table, {"driver": pa.int64(), "trips": pa.int64()}, rows)
+    (tmp_path / "tables" / table.files()[0].path).unlink()
+    assert trips_at(store, at(utc(12), utc(13), utc(13) + MICROSECOND)) == [4, 4, None]
+    # An hour after its event the first file's row could still be seen.
+    with pytest.raises(BrokenTable, match="is in the manifest and cannot be read"):
+        trips_at(store, at(utc(2)))
+
+
 def test_another_zone_is_the_same_moment(trips):
     in_new_york = pd.DataFrame({"driver": [7], "event_timestamp": pd.to_datetime(["2013-06-01 08:00"]).tz_localize("America/New_York")})
     assert trips_at(trips, in_new_york) == [3]
