@@ -142,6 +142,15 @@ def peak_mb() -> float:
     return here or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
 
 
+def peak_mb_of(pid: int) -> float:
+    """The most resident memory that a process or one of its children, whichever has more, has had, in MB; 0 where it cannot be known."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        children = []
+    return max([_kilobytes(f"/proc/{pid}/status", "VmHWM") / 1000, *(peak_mb_of(int(child)) for child in children)])
+
+
 def repeat(work: Work, repetitions: int, patience: float) -> dict[str, Any]:
     """A measurement's fields but its name; raises `UnequalResults` where two repetitions differ."""
     seconds: list[float] = []
@@ -205,7 +214,7 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
     """The measurements of a case as Markdown; `times` is the median beside the first contender's that came to an end."""
     ended = [one for one in measurements if not one.failed]
     base = ended[0].seconds if ended else 0.0
-    more = sorted({name for one in ended for name in one.more})
+    more = list(dict.fromkeys(name for one in ended for name in one.more))
     head = ["contender", "seconds", "fastest", "cpu s", "runs", "times", "peak MB", "rows/s", "rows/s/core", *more, "hash"]
     rows = [_row(one, base, more) for one in measurements]
     widths = [max(len(row[number]) for row in [head, *rows]) for number in range(len(head))]
