@@ -50,6 +50,7 @@ def make(folder: Path, *, rows: int, rounds: int) -> tuple[int, int]:
         max_bin=128,
         early_stopping_rounds=40,
         random_state=0,
+        n_jobs=1,
     )
     inputs = prepare.fit_transform(train)
     model.fit(inputs, labels, eval_set=[(prepare.transform(validation), seen)], verbose=False)

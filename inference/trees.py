@@ -1,4 +1,4 @@
-"""A few rows through all trees of a booster at once, bit for bit as XGBoost does it, in a tenth of its time.
+"""A few rows through all trees of a booster at once, bit for bit as XGBoost does it, in a fraction of its time.
 
 XGBoost walks tree by tree and pays for every call; numpy takes one step in all trees at a time. What is added, in which
 order and precision, is XGBoost's: the base score and then the leaves in order of the trees, in float32, and the
