@@ -118,6 +118,8 @@ def drive(target: Target, connections: int, seconds: float, rate: float | None) 
                 failed += 1
             free.append(connection if status else _Connection(target.port))
     elapsed = perf_counter() - start
+    for connection in free:
+        connection.socket.close()
     failed += 0 if total is None else total - sent
     p50, p99, p999 = np.percentile(np.array(took) * 1000, (50, 99, 99.9)) if took else (0.0, 0.0, 0.0)
     return Load(len(took), failed, elapsed, float(p50), float(p99), float(p999))
