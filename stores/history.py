@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureView, Field, FileSource
+from feast import FeatureView, FileSource
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.types import Array, Set, from_feast_to_pyarrow_type
 
-from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
+from feature_repo.errors import BrokenTable, InvalidDeclaration, InvalidRequest, NotBuilt, StoreOutdated
 from stores.entity_rows import kind_of
 from stores.manifest import MANIFEST_FILE, DataFile, Stretch
 from stores.table import CREATED, EVENT, PUBLISHER_LOCK, WITHDRAWN, Table, literal, quoted
@@ -50,20 +50,25 @@ class History:
     created: str
     as_of: int | None = None
     has_withdrawals: bool = False
-    stretch: Stretch | None = None
-    """None for files that no manifest describes."""
-    latest: list[int] = dataclasses.field(default_factory=list)
-    """Per file, the moment of effect of its last row; empty without a manifest."""
-    row_counts: list[int] = dataclasses.field(default_factory=list)
-    """Per file, its rows; empty without a manifest."""
+    parts: Sequence[Stretch] = ()
+    """What the manifest knows of each file; empty for files that no manifest describes."""
+    in_nanoseconds: frozenset[str] = frozenset()
+    """Which of the time columns have that unit in the files."""
+    held: str = ""
+    """The relation that holds all rows and their addresses, once they are read (see `hold`)."""
+
+    @cached_property
+    def stretch(self) -> Stretch | None:
+        """What the manifest knows of all rows together."""
+        return Stretch.over(self.parts) if self.parts else None
 
     def scan(self, places: range | None = None, *, first: int = 0) -> str:
         """A SELECT of `__key0`…, `__event`, `__created` (microseconds), `__address` and `__withdrawn`, without rows that nobody can see.
 
-        Of all files, of those from a place on, or of some (then their addresses mean nothing).
+        Of all files, of those from a place on, or of some (then their addresses mean nothing); of all where they are held.
         """
         keys = [f"{quoted(column)} AS __key{number}" for number, column in enumerate(self.keys.values())]
-        event, created = _micros(self.event), f"coalesce({_micros(self.created)}, {_micros(self.event)})"
+        event, created = self._micros(self.event), f"coalesce({self._micros(self.created)}, {self._micros(self.event)})"
         if self.stretch and self.stretch.is_regular:
             created = f"({event} + {self.stretch.min_lag})"
         withdrawn = f"coalesce({quoted(WITHDRAWN)}, false)" if self.has_withdrawals else "false"
@@ -71,17 +76,23 @@ class History:
         conditions = [f"{quoted(column)} IS NOT NULL" for column in (*self.keys.values(), self.event)]
         if self.as_of is not None:
             conditions.append(f"{created} <= {self.as_of}")
-        files = ", ".join(literal(self.paths[place]) for place in places or range(first, len(self.paths)))
+        address, source = ADDRESS, self.held
+        if not self.held:
+            address = f"((file_index::BIGINT + {first}) << {_ROW_BITS}) | file_row_number"
+            files = ", ".join(literal(self.paths[place]) for place in places or range(first, len(self.paths)))
+            source = f"read_parquet([{files}], file_row_number = true, hive_partitioning = false)"
         return (
             f"SELECT {''.join(key + ', ' for key in keys)}{event} AS __event, {created} AS __created,"
-            f" ((file_index::BIGINT + {first}) << {_ROW_BITS}) | file_row_number AS {ADDRESS}, {withdrawn} AS __withdrawn"
-            f" FROM read_parquet([{files}], file_row_number = true, hive_partitioning = false) WHERE {' AND '.join(conditions)}"
+            f" {address} AS {ADDRESS}, {withdrawn} AS __withdrawn FROM {source} WHERE {' AND '.join(conditions)}"
         )
 
-
-def _micros(column: str) -> str:
-    # Naive times in files are UTC; zoned ones are brought to it by the connection's time zone.
-    return f"epoch_us(CAST({quoted(column)} AS TIMESTAMP))"
+    def _micros(self, column: str) -> str:
+        # Naive times in files are UTC; zoned ones are brought to it by the connection's time zone.
+        naive = f"CAST({quoted(column)} AS TIMESTAMP)"
+        if column in self.in_nanoseconds:
+            # DuckDB 2 knows no way from zoned nanoseconds to microseconds but this.
+            naive = f"CAST(CAST({quoted(column)} AS TIMESTAMP_NS) AS TIMESTAMP)"
+        return f"epoch_us({naive})"
 
 
 def address_parts(addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +100,7 @@ def address_parts(addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return addresses >> _ROW_BITS, addresses & ((1 << _ROW_BITS) - 1)
 
 
-def address_of(files: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def address_of(files: np.ndarray | int, rows: np.ndarray) -> np.ndarray:
     """The addresses of rows by their files' places and their places in those."""
     return (files << _ROW_BITS) | rows
 
@@ -109,52 +120,40 @@ def history_of(
 
     Raises `NotBuilt`, `StoreOutdated`, or `BrokenTable` where a file or column is missing or of another type than the view declares.
     """
+    refuse_mark(view)
     source = view.batch_source
     table = published(source)
     assert isinstance(source, FileSource)
     back = {new: old for old, new in source.field_mapping.items()}
-    keys = {view.projection.join_key_map.get(key, key): back.get(key, key) for key in _keys(view)}
+    keys = {name: back.get(name, name) for name in _keys(view)}
+    columns = {name: back.get(name, name) for name in features}
     # Feast maps time columns too; a source may name either end of the mapping.
     event = back.get(source.timestamp_field, source.timestamp_field)
     created = back.get(source.created_timestamp_column, source.created_timestamp_column) or event
+    parts: Sequence[DataFile] = ()
     if table is not None:
-        files = _files_of(table, view, as_of, commits, until, since)
-        paths, stretch = [str(table.root / file.path) for file in files], Stretch.over(files) if files else None
-        latest, row_counts = [max(file.max_event, file.max_created) for file in files], [file.rows for file in files]
-        _check_sizes(view, files, paths)
+        parts = _files_of(table, view, as_of, commits, until, since)
+        paths = _paths_of(table, view, parts)
     else:
-        paths, stretch, latest, row_counts = _plain_files(view, Path(source.path), commits), None, [], []
-    declared = {field.name: _declared(field) for field in view.schema}
-    columns = {name: back.get(name, name) for name in features}
-    if not paths:
-        shown = [FeatureColumn(name, column, declared[name]) for name, column in columns.items()]
-        return History(view.name, [], keys, [declared[name] for name in _keys(view)], shown, event, created, as_of)
-    schema = _schema(view, paths[0])
-    _check_columns(view, paths[0], schema, [*keys.values(), *columns.values(), event, created])
-    if table is None:
-        for path in paths[1:]:
-            other = _schema(view, path)
-            _check_columns(view, path, other, [*keys.values(), *columns.values(), event, created])
-            _refuse_names_alike(view, path, other, [*keys.values(), event, created])
-            for column in keys.values():
-                given_out(view.name, path, column, other.field(column).type, schema.field(column).type)
-    _refuse_names_alike(view, paths[0], schema, [*keys.values(), event, created])
-    for time in {event, created}:
-        if not pa.types.is_timestamp(schema.field(time).type):
-            raise BrokenTable(f"view '{view.name}', file {paths[0]}: column '{time}' is {schema.field(time).type}; expected a timestamp.")
-    # Files of others have the types that they have; what we published has those that were declared.
-    if table is None:
-        declared = {name: schema.field(back.get(name, name)).type for name in (*_keys(view), *features)}
-    key_types = [
-        given_out(view.name, paths[0], column, schema.field(column).type, declared[key])
-        for key, column in zip(_keys(view), keys.values(), strict=True)
-    ]
-    shown = [
-        FeatureColumn(name, column, given_out(view.name, paths[0], column, schema.field(column).type, declared[name]))
-        for name, column in columns.items()
-    ]
-    withdrawals = table is not None and WITHDRAWN in schema.names
-    return History(view.name, paths, keys, key_types, shown, event, created, as_of, withdrawals, stretch, latest, row_counts)
+        paths = _plain_files(view, Path(source.path), commits)
+    # What we published has the same columns everywhere; the files of others are looked at one by one.
+    schemas = [_schema(view, path) for path in (paths[:1] if parts else paths)]
+    for path, schema in zip(paths, schemas, strict=False):
+        _check_columns(view, path, schema, [*columns.values()], keys=[*keys.values()], times=[event, created])
+    types = _types_of(view, paths, schemas, keys, columns, as_declared=table is not None)
+    return History(
+        view.name,
+        paths,
+        keys={view.projection.join_key_map.get(name, name): column for name, column in keys.items()},
+        key_types=[in_zone(types[name], None) for name in keys],
+        features=[FeatureColumn(name, column, types[name]) for name, column in columns.items()],
+        event=event,
+        created=created,
+        as_of=as_of,
+        has_withdrawals=bool(parts) and WITHDRAWN in schemas[0].names,
+        parts=parts,
+        in_nanoseconds=frozenset(name for schema in schemas for name in (event, created) if schema.field(name).type.unit == "ns"),
+    )
 
 
 def published(source: DataSource | None) -> Table | None:
@@ -175,16 +174,24 @@ def plain_scan(path: Path) -> str:
 
 def declared_schema(view: FeatureView) -> pa.Schema:
     """The columns of the view's table with the types that the view declares, and both times."""
-    columns = [(field.name, _declared(field)) for field in view.schema if field.name != DUMMY_ENTITY_ID]
+    columns = [(field.name, in_zone(_arrow_type(field.dtype), None)) for field in view.schema if field.name != DUMMY_ENTITY_ID]
     return pa.schema([*columns, (EVENT, pa.timestamp("us")), (CREATED, pa.timestamp("us"))])
 
 
+def refuse_mark(view: FeatureView) -> None:
+    """Raise `InvalidDeclaration` where a feature has the name of the column that withdraws rows, which would be taken for it."""
+    if any(field.name == WITHDRAWN for field in view.schema):
+        raise InvalidDeclaration(
+            f"view '{view.name}'", [f"'{WITHDRAWN}' is the column of tables that marks withdrawals (Table.publish); call it otherwise."]
+        )
+
+
 def given_out(view: str, path: str, column: str, found: pa.DataType, declared: pa.DataType) -> pa.DataType:
-    """The type in which a column of a file is given out: the declared one where that is only wider, else the file's.
+    """The type in which a column of a file is given out: the declared one where that is only wider, else the file's; times in UTC.
 
     Raises `BrokenTable` where the file's type is not what the view declares.
     """
-    plain = found.value_type if pa.types.is_dictionary(found) else found
+    plain = in_zone(found.value_type if pa.types.is_dictionary(found) else found, "UTC")
     if plain == declared or pa.types.is_null(plain):
         return declared
     if pa.types.is_null(declared) or pa.types.is_map(declared) or pa.types.is_struct(declared):
@@ -198,6 +205,19 @@ def given_out(view: str, path: str, column: str, found: pa.DataType, declared: p
         if kind == "list":
             return pa.list_(given_out(view, path, column, plain.value_type, declared.value_type))
     raise BrokenTable(f"view '{view}' declares column '{column}' as {declared}; in {path} it is {found}. Build the table again.")
+
+
+def in_zone(type_: pa.DataType, zone: str | None) -> pa.DataType:
+    """The type with all times in it in a zone, or in none."""
+    if pa.types.is_timestamp(type_):
+        return pa.timestamp(type_.unit, zone)
+    if pa.types.is_map(type_):
+        return pa.map_(in_zone(type_.key_type, zone), in_zone(type_.item_type, zone))
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(in_zone(field.type, zone)) for field in type_])
+    if pa.types.is_list(type_):
+        return pa.list_(in_zone(type_.value_type, zone))
+    return type_
 
 
 def diagnosed(history: History, error: duckdb.Error) -> Exception:
@@ -215,24 +235,43 @@ def diagnosed(history: History, error: duckdb.Error) -> Exception:
     return error
 
 
-def _declared(field: Field) -> pa.DataType:
-    """The Arrow type of a field, times naive as they are in tables; null for the few that Feast has none for."""
-    return _arrow_type(field.dtype)
-
-
 def _arrow_type(type_: Any) -> pa.DataType:
+    """Feast's Arrow type for one of its own; null for the few that it has none for."""
     if isinstance(type_, (Array, Set)):
         return pa.list_(_arrow_type(type_.base_type))
     try:
-        arrow = from_feast_to_pyarrow_type(type_)
+        return from_feast_to_pyarrow_type(type_)
     except ValueError:
         return pa.binary() if "BYTES" in type_.to_value_type().name else pa.null()
-    return pa.timestamp(arrow.unit) if pa.types.is_timestamp(arrow) else arrow
 
 
 def _keys(view: FeatureView) -> list[str]:
     """The view's key columns in its table; a view without entities has none."""
     return [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
+
+
+def _types_of(
+    view: FeatureView,
+    paths: list[str],
+    schemas: list[pa.Schema],
+    keys: dict[str, str],
+    columns: dict[str, str],
+    *,
+    as_declared: bool,
+) -> dict[str, pa.DataType]:
+    """The types of keys and features as they are given out: those declared, or those that the first file has, for files of others."""
+    types = {field.name: _arrow_type(field.dtype) if as_declared or not schemas else pa.null() for field in view.schema}
+
+    def given(place: int, name: str, column: str) -> pa.DataType:
+        return given_out(view.name, paths[place], column, schemas[place].field(column).type, types[name])
+
+    if schemas:
+        types |= {name: given(0, name, column) for name, column in (keys | columns).items()}
+    # A feature's type is looked at when its file is read for values; keys are compared in SQL, which would convert them.
+    for place in range(1, len(schemas)):
+        for name, column in keys.items():
+            given(place, name, column)
+    return types
 
 
 def _files_of(
@@ -278,8 +317,9 @@ def _plain_files(view: FeatureView, path: Path, commits: dict[str, tuple[int, in
     return sorted(str(file) for file in path.glob("**/*.parquet")) if path.is_dir() else [str(path)]
 
 
-def _check_sizes(view: FeatureView, files: list[DataFile], paths: list[str]) -> None:
-    """Published files are immutable: one that is gone, cut or written over is found by its size."""
+def _paths_of(table: Table, view: FeatureView, files: Sequence[DataFile]) -> list[str]:
+    """Where the files are; published ones are immutable: one that is gone, cut or written over is found by its size."""
+    paths = [f"{table.root}/{file.path}" for file in files]
     for file, path in zip(files, paths, strict=True):
         try:
             size = Path(path).stat().st_size
@@ -289,6 +329,7 @@ def _check_sizes(view: FeatureView, files: list[DataFile], paths: list[str]) -> 
             raise BrokenTable(
                 f"view '{view.name}': {path} has {size:,} bytes, {file.bytes:,} were published; bring the file back or build again."
             )
+    return paths
 
 
 def _schema(view: FeatureView, path: str) -> pa.Schema:
@@ -298,18 +339,41 @@ def _schema(view: FeatureView, path: str) -> pa.Schema:
         raise BrokenTable(f"view '{view.name}': {path} cannot be read as Parquet: {error}.") from error
 
 
-def _refuse_names_alike(view: FeatureView, path: str, schema: pa.Schema, columns: Sequence[str]) -> None:
-    """Features are read by their exact names; keys and times in SQL, which would take the first of two that differ in case."""
-    for name in columns:
-        alike = [other for other in schema.names if other.lower() == name.lower()]
-        if len(alike) > 1:
-            raise BrokenTable(f"view '{view.name}', file {path}: columns {', '.join(alike)} differ only in case; rename all but '{name}'.")
-
-
-def _check_columns(view: FeatureView, path: str, schema: pa.Schema, columns: Sequence[str]) -> None:
-    missing = [name for name in dict.fromkeys(columns) if name not in schema.names]
+def _check_columns(
+    view: FeatureView, path: str, schema: pa.Schema, features: Sequence[str], *, keys: Sequence[str], times: Sequence[str]
+) -> None:
+    """Raise where a file lacks a column, or has keys or times that SQL would take for others."""
+    missing = [name for name in dict.fromkeys([*keys, *features, *times]) if name not in schema.names]
     if missing:
         raise BrokenTable(
             f"view '{view.name}' declares {', '.join(missing)}, which {path} does not have. "
             "Build the table again after changing its definition: punctual features build."
         )
+    # Features are read by their exact names; keys and times in SQL, which would take the first of two that differ in case.
+    for name in (*keys, *times):
+        alike = [other for other in schema.names if other.lower() == name.lower()]
+        if len(alike) > 1:
+            raise BrokenTable(f"view '{view.name}', file {path}: columns {', '.join(alike)} differ only in case; rename all but '{name}'.")
+    for name in times:
+        if not pa.types.is_timestamp(schema.field(name).type):
+            raise BrokenTable(f"view '{view.name}', file {path}: column '{name}' is {schema.field(name).type}; expected a timestamp.")
+    for name in dict.fromkeys((*keys, *times)):
+        type_ = schema.field(name).type
+        if pa.types.is_timestamp(type_) and type_.unit == "ns":
+            _refuse_parts_of_microseconds(view, path, name)
+
+
+def _refuse_parts_of_microseconds(view: FeatureView, path: str, column: str) -> None:
+    """Raise where a column of nanoseconds is not of whole microseconds: cut, its rows would be shown too early; DuckDB 2 rounds them."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=[column]):
+                parts = batch[0].cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) % 1_000
+                if parts.any():
+                    finer = batch[0][int(parts.argmax())]
+                    raise BrokenTable(
+                        f"view '{view.name}', file {path}: column '{column}' has {finer}, which is no whole microsecond;"
+                        " round its times up to microseconds."
+                    )
+    except (OSError, pa.ArrowException) as error:
+        raise BrokenTable(f"view '{view.name}': {path} cannot be read: {error}.") from error

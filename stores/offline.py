@@ -30,7 +30,7 @@ from feast.utils import compute_non_entity_date_range
 from feature_repo.errors import InvalidRequest, NotBuilt
 from feature_repo.times import aware, micros
 from stores.entity_rows import EntityFrame
-from stores.history import declared_schema, history_of, plain_scan, published
+from stores.history import declared_schema, history_of, plain_scan, published, refuse_mark
 from stores.retrieval import AsofRetrievalJob, Join, JoinedView, as_pandas
 from stores.table import EVENT, WITHDRAWN, Table, connect, quoted, timestamp
 
@@ -134,6 +134,7 @@ class AsofOfflineStore(OfflineStore):
     @staticmethod
     def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
         """Append rows to the view's table; rows that are not yet there are published as one commit."""
+        refuse_mark(feature_view)
         target = published(feature_view.batch_source)
         if target is None:
             _append_to_file(feature_view, table)

@@ -28,8 +28,8 @@ from feature_repo.times import from_micros
 from stores import on_demand
 from stores.asof import Found, find_rows, known_too_late
 from stores.entity_rows import ENTITIES, ROW, EntityFrame, EntityRows, NaiveTimestamps, time_column
-from stores.gather import gather
-from stores.history import ADDRESS, History, address_of, address_parts, diagnosed
+from stores.gather import gather, hold, worth_holding
+from stores.history import ADDRESS, History, address_of, address_parts, diagnosed, in_zone
 
 if TYPE_CHECKING:
     import polars as pl
@@ -68,12 +68,24 @@ class Join:
             result = entities.whole()
             for view, history in self._histories(entities):
                 with _named(history):
-                    addresses, places = _places(self._find(connection, entities, view, history), history, entities.rows)
-                    values = _concatenated(history, gather(history, addresses, threads=_threads(connection)))
+                    values, places = self._values(connection, entities, view, history)
                 indices = pa.array(places, mask=places < 0)
                 for feature in history.features:
                     result = result.append_column(view.prefix + feature.name, values[feature.name].take(indices))
             return result
+
+    def _values(
+        self, connection: duckdb.DuckDBPyConnection, entities: EntityRows, view: JoinedView, history: History
+    ) -> tuple[pa.Table, np.ndarray]:
+        """Features of rows of the history, and for each entity row the place of its row among them (-1: none)."""
+        if worth_holding(history, entities.rows):
+            held, values = hold(connection, history)
+            found = self._find(connection, entities, view, held)
+            places = np.full(entities.rows, -1)
+            places[found.rows] = _numbers(found, history)
+            return values, places
+        addresses, places = _places(self._find(connection, entities, view, history), history, entities.rows)
+        return _concatenated(history, gather(history, addresses, threads=_threads(connection))), places
 
     def extent(self) -> tuple[list[str], datetime | None, datetime | None]:
         """The entity rows' columns but their time, and their first and last moments (aware UTC)."""
@@ -284,11 +296,9 @@ def _last(entities: EntityRows) -> int:
 def _places(found: Found, history: History, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """The addresses that are shown, ascending and each once, and for each entity row the place of its address among them (-1: none)."""
     places = np.full(rows, -1, dtype=np.int64)
-    if history.row_counts and sum(history.row_counts) <= 4 * len(found.rows):
+    if history.stretch and history.stretch.rows <= 4 * len(found.rows):
         # Many of few: marking each row that is shown is faster than sorting all addresses.
-        files, places_in_file = address_parts(found.addresses)
-        starts = np.cumsum([0, *history.row_counts])
-        numbers = starts[files] + places_in_file
+        starts, numbers = _starts(history), _numbers(found, history)
         marked = np.zeros(starts[-1], dtype=bool)
         marked[numbers] = True
         places[found.rows] = (np.cumsum(marked) - 1)[numbers]
@@ -297,6 +307,17 @@ def _places(found: Found, history: History, rows: int) -> tuple[np.ndarray, np.n
         return address_of(files, shown_numbers - starts[files]), places
     addresses, places[found.rows] = np.unique(found.addresses, return_inverse=True)
     return addresses, places
+
+
+def _starts(history: History) -> np.ndarray:
+    """How many rows are before each file, and how many there are."""
+    return np.cumsum([0, *(part.rows for part in history.parts)])
+
+
+def _numbers(found: Found, history: History) -> np.ndarray:
+    """The place of each row that was found among all rows of the history."""
+    files, rows = address_parts(found.addresses)
+    return _starts(history)[files] + rows
 
 
 def _concatenated(history: History, pieces: Iterator[pa.Table]) -> pa.Table:
@@ -308,17 +329,18 @@ def _keep_values(connection: duckdb.DuckDBPyConnection, history: History, addres
     """Make the table `values` of `__address` and the features by number."""
     # Nothing may run on the connection while it takes the pieces.
     threads = _threads(connection)
-    schema = pa.schema([(ADDRESS, pa.int64()), *((f"c{place}", feature.type) for place, feature in enumerate(history.features))])
-
+    # Naive, since DuckDB 1.5 has no zoned nanoseconds.
+    types = [in_zone(feature.type, None) for feature in history.features]
+    schema = pa.schema([(ADDRESS, pa.int64()), *((f"c{place}", type_) for place, type_ in enumerate(types))])
     broken: list[BrokenTable] = []
 
     def numbered() -> Iterator[pa.RecordBatch]:
         done = 0
         try:
             for piece in gather(history, addresses, threads=threads):
-                part = pa.table([pa.array(addresses[done : done + piece.num_rows]), *piece.columns], schema=schema)
+                part = pa.table([pa.array(addresses[done : done + piece.num_rows]), *piece.columns], names=schema.names)
                 done += piece.num_rows
-                yield from part.combine_chunks().to_batches()
+                yield from part.cast(schema).combine_chunks().to_batches()
         except BrokenTable as error:
             broken.append(error)
             raise

@@ -8,21 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast.types import Float64, Int64, String
+from feast.types import Float64, Int64, String, UnixTimestamp
 
 from feature_repo.errors import BrokenTable, DataFolderError, InvalidRequest, NotBuilt
 from stores.manifest import MANIFEST_FILE
+from tests.stores.by_hand import at, utc
 
 TIMES = ("event_timestamp", "created_timestamp")
-
-
-def utc(hour):
-    """A moment of 1 June 2013 as tables hold it: naive UTC."""
-    return datetime(2013, 6, 1, hour)
-
-
-def at(*moments, driver=7):
-    return pa.table({"driver": [driver] * len(moments), "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC"))})
 
 
 @pytest.fixture
@@ -49,11 +41,15 @@ def ways_of_reading(views, tmp_path, rows):
 
 
 def refused_in_all_ways(views, tmp_path, error, match, rows=None):
-    for read in ways_of_reading(views, tmp_path, at(utc(13)) if rows is None else rows):
-        with pytest.raises(error, match=match):
-            read()
-        assert not (tmp_path / "out.parquet").exists()
-        assert not list(tmp_path.glob(".*aside"))
+    for is_held in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            # A history of one file and few entity rows would be read by need.
+            patch.setattr("stores.retrieval.worth_holding", lambda history, _, is_held=is_held: is_held and bool(history.parts))
+            for read in ways_of_reading(views, tmp_path, at(utc(13)) if rows is None else rows):
+                with pytest.raises(error, match=match):
+                    read()
+                assert not (tmp_path / "out.parquet").exists()
+                assert not list(tmp_path.glob(".*aside"))
 
 
 def test_a_truncated_file_is_named(views, published, tmp_path):
@@ -174,6 +170,27 @@ def test_a_time_that_is_text_is_named(views, tmp_path):
     views.add()
     views.write("driver_trips", rows_of_others(created_timestamp=["2013-06-01", "2013-06-02"]))
     refused_in_all_ways(views, tmp_path, BrokenTable, "file .*rows.parquet: column 'created_timestamp' is string; expected a timestamp")
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+@pytest.mark.parametrize("column", TIMES)
+def test_a_part_of_a_microsecond_is_refused_since_it_would_be_shown_too_early(views, tmp_path, column, zone):
+    views.add()
+    finer = pa.array([1_370_088_000_000_000_000, 1_370_088_000_000_000_500], pa.timestamp("ns", zone))
+    views.write("driver_trips", rows_of_others(**{column: finer}))
+    match = (
+        f"view 'driver_trips', file .*rows.parquet: column '{column}' has 2013-06-01 12:00:00.000000500.*, which is no whole microsecond"
+    )
+    refused_in_all_ways(views, tmp_path, BrokenTable, match)
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_a_key_with_a_part_of_a_microsecond_is_refused_since_it_would_be_another(views, zone):
+    views.add(keys={"driver": UnixTimestamp})
+    finer = pa.array([1_370_088_000_000_000_000, 1_370_088_000_000_000_500], pa.timestamp("ns", zone))
+    views.write("driver_trips", rows_of_others(driver=finer))
+    with pytest.raises(BrokenTable, match="column 'driver' has 2013-06-01 12:00:00.000000500"):
+        views.shown(at(utc(13), driver=utc(12)))
 
 
 def test_keys_that_differ_only_in_case_are_refused_since_sql_would_take_the_first(views, tmp_path):

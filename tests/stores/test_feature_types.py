@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import Field, OnDemandFeatureView, RequestSource
+from feast import Entity, FeatureView, Field, OnDemandFeatureView, RequestSource
 from feast.errors import RequestDataNotFoundInEntityDfException
 from feast.transformation.python_transformation import PythonTransformation
 from feast.types import (
@@ -29,18 +29,12 @@ from feast.types import (
     Uuid,
 )
 
-from feature_repo.errors import InvalidRequest
+from feature_repo.errors import InvalidDeclaration, InvalidRequest
+from stores.offline import AsofOfflineStore
+from tests.stores.by_hand import at, utc
 
 BIG = 2**53 + 1
-
-
-def utc(hour, minute=0, microsecond=0):
-    """A moment of 1 June 2013 as tables hold it: naive UTC."""
-    return datetime(2013, 6, 1, hour, minute, 0, microsecond)
-
-
-def at(*moments, driver=7):
-    return pa.table({"driver": [driver] * len(moments), "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC"))})
+TIMES = ("event_timestamp", "created_timestamp")
 
 
 EVERY_TYPE = {
@@ -52,7 +46,7 @@ EVERY_TYPE = {
     "bytes": (Bytes, b"\x00\xff"),
     "pdf": (PdfBytes, b"%PDF"),
     "bool": (Bool, False),
-    "time": (UnixTimestamp, utc(3, microsecond=1)),
+    "time": (UnixTimestamp, utc(3, microsecond=1).replace(tzinfo=UTC)),
     "uuid": (Uuid, "4f0e7c1e-1b0e-4a53-9d63-3d9f1a5cf3b0"),
     "decimal": (Decimal, "0.1000"),
     "json": (Json, '{"a": [1]}'),
@@ -65,7 +59,7 @@ EVERY_TYPE = {
     "strings": (Array(String), ["a", None, ""]),
     "bytess": (Array(Bytes), [b"a", None]),
     "bools": (Array(Bool), [True, None]),
-    "times": (Array(UnixTimestamp), [utc(3), None]),
+    "times": (Array(UnixTimestamp), [utc(3).replace(tzinfo=UTC), None]),
     "maps": (Array(Map), [[("a", "b")], []]),
     "structs": (Array(Struct({"gate": String})), [{"gate": "B7"}, {"gate": None}]),
     "int64_set": (Set(Int64), [BIG]),
@@ -73,7 +67,9 @@ EVERY_TYPE = {
 }
 
 
-def test_features_of_every_type_come_out_as_they_went_in(views):
+@pytest.mark.parametrize("is_held", [False, True])
+def test_features_of_every_type_come_out_as_they_went_in(views, monkeypatch, is_held):
+    monkeypatch.setattr("stores.retrieval.worth_holding", lambda *_: is_held)
     features = {name: type_ for name, (type_, _) in EVERY_TYPE.items()}
     nothing = [None] * len(features)
     views.add(
@@ -87,6 +83,67 @@ def test_features_of_every_type_come_out_as_they_went_in(views):
     stream = views.job(frame, *refs).to_reader(rows=3)
     assert stream.schema == at_once.schema
     assert stream.read_all().to_pylist() == at_once.to_pylist()
+
+
+@pytest.mark.parametrize("unit", ["us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
+def test_times_come_out_in_utc_whatever_zone_the_files_have(views, unit, zone):
+    views.add(features={"seen": UnixTimestamp, "seen_at": Array(UnixTimestamp), "last": Struct({"seen": UnixTimestamp})})
+    seen = pa.array([utc(3, microsecond=1)], pa.timestamp(unit, zone))
+    columns = {"seen": seen, "seen_at": pa.ListArray.from_arrays([0, 1], seen), "last": pa.StructArray.from_arrays([seen], ["seen"])}
+    views.write("driver_trips", pa.table({"driver": [7], **columns, **dict.fromkeys(TIMES, pa.array([utc(9)], pa.timestamp("us")))}))
+    job = views.job(at(utc(8), utc(10)), *(f"driver_trips:{name}" for name in columns))
+    moment = utc(3, microsecond=1).replace(tzinfo=UTC)
+    for table in (job.to_arrow(), job.to_reader().read_all()):
+        assert table.schema.field("driver_trips__seen").type == pa.timestamp(unit, "UTC")
+        assert table["driver_trips__seen"].to_pylist() == [None, moment]
+        assert table["driver_trips__seen_at"].to_pylist() == [None, [moment]]
+        assert table["driver_trips__last"].to_pylist() == [None, {"seen": moment}]
+
+
+def test_nanoseconds_of_a_feature_are_kept(views):
+    views.add(features={"seen": UnixTimestamp})
+    seen = pa.array([1_370_088_000_000_000_001], pa.timestamp("ns", "UTC"))
+    views.write("driver_trips", pa.table({"driver": [7], "seen": seen, **dict.fromkeys(TIMES, pa.array([utc(9)], pa.timestamp("us")))}))
+    job = views.job(at(utc(10)), "driver_trips:seen")
+    assert job.to_arrow()["driver_trips__seen"].cast(pa.int64()).to_pylist() == [1_370_088_000_000_000_001]
+    assert job.to_reader().read_all()["driver_trips__seen"].cast(pa.int64()).to_pylist() == [1_370_088_000_000_000_001]
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_whole_microseconds_may_be_written_as_nanoseconds(views, zone):
+    views.add()
+    event, created = (pa.array([moment], pa.timestamp("ns", zone)) for moment in (utc(9, microsecond=1), utc(10, microsecond=1)))
+    views.write("driver_trips", pa.table({"driver": [7], "trips": [3], "event_timestamp": event, "created_timestamp": created}))
+    assert views.shown(at(utc(10), utc(10, microsecond=1))) == [None, 3]
+    by_event = views.opened(point_in_time="event_time")
+    assert views.shown(at(utc(9), utc(9, microsecond=1)), store=by_event) == [None, 3]
+
+
+def test_text_that_repeats_may_be_written_with_a_dictionary(views):
+    views.add(keys={"driver": String}, features={"city": String, "cities": Array(String)})
+    city = pa.array(["Oslo", "Rome"]).dictionary_encode()
+    times = dict.fromkeys(TIMES, pa.array([utc(9)] * 2, pa.timestamp("us")))
+    views.write(
+        "driver_trips", pa.table({"driver": pa.array(["a", "b"]).dictionary_encode(), "city": city, "cities": [["x"], []], **times})
+    )
+    job = views.job(pa.concat_tables([at(utc(10), driver="b"), at(utc(10), driver="c")]), "driver_trips:city", "driver_trips:cities")
+    for table in (job.to_arrow(), job.to_reader().read_all()):
+        assert table["driver_trips__city"].to_pylist() == ["Rome", None]
+        assert table["driver_trips__cities"].to_pylist() == [[], None]
+
+
+@pytest.mark.parametrize("is_built", [False, True])
+def test_no_feature_may_bear_the_name_of_the_mark_of_withdrawals(views, is_built):
+    views.add(features={"trips": Int64}, rows=[(7, 3, utc(9), utc(9))] if is_built else ())
+    schema = [Field(name="driver", dtype=Int64), Field(name="is_withdrawn", dtype=Bool)]
+    view = views.store.get_feature_view("driver_trips")
+    views.store.apply([FeatureView(name="driver_trips", entities=[Entity(name="driver")], schema=schema, source=view.batch_source)])
+    match = "view 'driver_trips' has 1 problem:\n  - 'is_withdrawn' is the column of tables that marks withdrawals"
+    with pytest.raises(InvalidDeclaration, match=match):
+        views.shown(at(utc(10)), "driver_trips:is_withdrawn")
+    with pytest.raises(InvalidDeclaration, match=match):
+        AsofOfflineStore.offline_write_batch(views.store.config, views.store.get_feature_view("driver_trips"), at(utc(10)), None)
 
 
 def test_an_empty_table_has_columns_of_every_declared_type(views):
