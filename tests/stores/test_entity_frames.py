@@ -13,18 +13,10 @@ import pytest
 
 from feature_repo.errors import InvalidRequest, NaiveTimestamp
 from stores.retrieval import NothingKnown
+from tests.stores.by_hand import at, utc
 
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
 FORMS = ["pandas", "arrow", "polars", "path", "text of a path", "sql", "relation"]
-
-
-def utc(hour, minute=0):
-    """A moment of 1 June 2013 as tables hold it: naive UTC."""
-    return datetime(2013, 6, 1, hour, minute)
-
-
-def at(*moments, driver=7):
-    return pa.table({"driver": [driver] * len(moments), "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC"))})
 
 
 def in_form(form, rows, folder):

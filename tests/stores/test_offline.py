@@ -21,6 +21,7 @@ from feature_repo.errors import BrokenTable, InvalidRequest, NaiveTimestamp, Not
 from feature_repo.times import from_micros, micros
 from stores.offline import AsofOfflineStore, historical_features, point_in_time_join
 from stores.table import Table
+from tests.stores.by_hand import Row, at, shown, utc
 
 # What is known too late is said in a warning; here it is the rule.
 pytestmark = pytest.mark.filterwarnings("ignore:view '.*' gives nothing but nulls")
@@ -61,31 +62,6 @@ def open_store(folder, **offline):
             entity_key_serialization_version=3,
         )
     )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a view's history; times in microseconds after the start, `commit` in order of publication."""
-
-    keys: tuple
-    event: int
-    created: int
-    values: tuple
-    withdrawn: bool | None
-    commit: int
-
-
-def shown(history, keys, at, ttl, *, two_time):
-    """The definition in `stores/offline.py`, read by hand."""
-    newest = None
-    for row in history:
-        if row.keys != keys or None in keys or row.event > at or (two_time and row.created > at):
-            continue
-        if newest is None or (row.event, row.created) > (newest.event, newest.created):
-            newest = row
-    if newest is None or newest.withdrawn or (ttl and newest.event + ttl < at):
-        return None
-    return newest.values
 
 
 @dataclass(frozen=True)
@@ -169,7 +145,7 @@ def publish_history(folder, history, publish):
         for commit in sorted({row.commit for row in history[name]}):
             rows = [r for r in history[name] if r.commit == commit]
             marks = {"is_withdrawn": pa.bool_()} if view.has_withdrawals else {}
-            values = [(*r.keys, *r.values, *[r.withdrawn for _ in marks], START + r.event, START + r.created) for r in rows]
+            values = [(*r.keys, *r.values, *[r.is_withdrawn for _ in marks], START + r.event, START + r.created) for r in rows]
             publish(table, {**view.keys, **view.features, **marks}, values)
 
 
@@ -187,13 +163,13 @@ def frame_of(entities):
 def expected(history, entities, *, two_time=True):
     columns = {"driver": [], "label": list(range(len(entities))), "city": [], "event_timestamp": []}
     columns.update({ref.replace(":", "__"): [] for ref in FEATURES})
-    for driver, city, at in entities:
+    for driver, city, moment in entities:
         row = {"driver": driver, "city": city}
         columns["driver"].append(driver)
         columns["city"].append(city)
-        columns["event_timestamp"].append(from_micros(START + at))
+        columns["event_timestamp"].append(from_micros(START + moment))
         for name, view in VIEWS.items():
-            values = shown(history[name], tuple(row[key] for key in view.keys), at, view.ttl, two_time=two_time)
+            values = shown(history[name], tuple(row[key] for key in view.keys), moment, view.ttl, two_time=two_time)
             for number, feature in enumerate(view.features):
                 columns[f"{name}__{feature}"].append(None if values is None else values[number])
     return columns
@@ -258,15 +234,6 @@ def trips(tmp_path, publish):
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
     publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(7, 3, utc(11), utc(12)), (7, 4, utc(11), utc(13))])
     return store
-
-
-def utc(hour, minute=0, microsecond=0):
-    """A moment of 1 June 2013 as tables hold it: naive UTC."""
-    return datetime(2013, 6, 1, hour, minute, 0, microsecond)
-
-
-def at(*moments, driver=7):
-    return pa.table({"driver": [driver] * len(moments), "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC"))})
 
 
 def trips_at(store, frame, **pins):

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,15 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.errors import BrokenTable, DataFolderError
-
-
-def utc(hour):
-    """A moment of 1 June 2013 as tables hold it: naive UTC."""
-    return datetime(2013, 6, 1, hour)
-
-
-def at(*moments, driver=7):
-    return pa.table({"driver": [driver] * len(moments), "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC"))})
+from tests.stores.by_hand import at, utc
 
 
 @pytest.fixture

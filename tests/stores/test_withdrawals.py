@@ -8,19 +8,14 @@ from feast.types import Int64
 
 from feature_repo.errors import BrokenTable, InvalidRequest
 from stores.offline import AsofOfflineStore
+from tests.stores import by_hand
+from tests.stores.by_hand import utc
 
 MARK = {"is_withdrawn": pa.bool_()}
 
 
-def utc(hour):
-    """A moment of 1 June 2013 as tables hold it: naive UTC."""
-    return datetime(2013, 6, 1, hour)
-
-
 def at(*hours, driver=7):
-    return pa.table(
-        {"driver": [driver] * len(hours), "event_timestamp": pa.array([utc(hour) for hour in hours], pa.timestamp("us", "UTC"))}
-    )
+    return by_hand.at(*map(utc, hours), driver=driver)
 
 
 @pytest.fixture
