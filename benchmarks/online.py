@@ -62,11 +62,11 @@ def _cases() -> Iterator[tuple[str, Case]]:
     for views in (1, 5, 10, 20):
         note = f"50 rows of {views} views of 3 features, one Redis server"
         yield f"redis_{views}", Case(SMALL, ON_REDIS, note, Reads(views, 50, REQUESTS[50]))
-    yield "materialize", Case(MILLION, MATERIALIZERS, "1M entities of 10 features into an empty store")
-    yield "materialize_5m", Case(replace(MILLION, entities=5_000_000), OURS, "the same for 5M entities: memory must not grow")
+    yield "materialize", Case(MILLION, MATERIALIZERS, "every entity's 10 features into an empty store")
+    yield "materialize_5m", Case(replace(MILLION, entities=5_000_000), OURS, "the same for five times as many: memory must not grow")
     yield (
         "rebuild",
-        Case(MILLION, OURS, "a reader a core, 10 rows 200 times a second, in quiet and while 1M entities are rebuilt", rebuild=True),
+        Case(MILLION, OURS, "a reader a core, 10 rows 200 times a second, in quiet and while everything is rebuilt", rebuild=True),
     )
 
 

@@ -26,40 +26,43 @@ ROWS = 10
 
 
 def readers_meanwhile(folder: str, data: dict[str, int], store: str, redis_url: str, quiet_seconds: float = 5.0) -> Work:
-    """Rebuild the filled store; the figures are what the readers saw, the seconds those of the rebuild."""
-    made, place = OnlineData(**data), Path(folder)
-    opened = feature_store(place, made, store, redis_url)
-    seen: dict[str, float] = {}
+    """Rebuild the filled store; the figures are what the readers saw."""
+    made = OnlineData(**data)
+    opened = feature_store(Path(folder), made, store, redis_url)
+    command = [sys.executable, "-m", "benchmarks.online_rebuild"]
+    command += [json.dumps({"folder": folder, "data": data, "store": store, "redis_url": redis_url})]
+    readers: list[_Readers] = []
+    ends: list[float] = []
+
+    def before() -> None:
+        readers[:] = [_Readers(command)]
+        time.sleep(quiet_seconds)
 
     def run() -> int:
-        with _Readers({"folder": folder, "data": data, "store": store, "redis_url": redis_url}) as readers:
-            time.sleep(quiet_seconds)
-            start = time.monotonic()
-            rows = online_ours.rebuild(opened, made)
-            end = time.monotonic()
-        seen.update(readers.figures(start, end), rebuild_s=end - start)
+        start = time.monotonic()
+        rows = online_ours.rebuild(opened, made)
+        ends[:] = [start, time.monotonic()]
         return rows
 
-    return Work(run, lambda rows: Outcome(rows, "", dict(seen)))
+    return Work(run, lambda rows: Outcome(rows, "", readers[0].ended().figures(*ends)), before)
 
 
 class _Readers:
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "benchmarks.online_rebuild", json.dumps(arguments)]
+    """They read from when this is made until they are ended, or this process ends."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._seen: list[dict[str, Any]] = []
         self._processes = [
             subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(cores())
         ]
-        self._seen: list[dict[str, Any]] = []
-
-    def __enter__(self) -> _Readers:
         for process in self._processes:
             if process.stdout is None or process.stdout.readline() != "ready\n":
                 raise RuntimeError("a reader did not start")
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        # The end of its input ends a reader.
+    def ended(self) -> _Readers:
+        """The end of its input ends a reader."""
         self._seen = [json.loads(process.communicate(timeout=60)[0] or "{}") for process in self._processes]
+        return self
 
     def figures(self, start: float, end: float) -> dict[str, float]:
         """In milliseconds from the moment a read was due; `during` are those that were due in the rebuild."""

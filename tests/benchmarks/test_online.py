@@ -1,0 +1,120 @@
+"""The online benchmark, tiny: contenders agree, on data and requests that are always the same."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from benchmarks import online, online_stores
+from benchmarks.data import Progress
+from benchmarks.harness import Measurement, repeat
+from benchmarks.online import CASES, EVERYONE, MATERIALIZERS, READERS, SETS, Run, store_of
+from benchmarks.online_data import OnlineData, Reads, latencies, values_hash
+
+TINY = OnlineData(views=2, features=3, entities=40)
+READS = Reads(views=2, rows=4, requests=30, missing=True)
+# Packed rows on Redis come with the next version of the store.
+WAITING = {"ours_redis", "ours_redis_via_feast"}
+
+
+@pytest.fixture
+def place(tmp_path, redis_server):
+    """The arguments of every contender: a folder with data, and a server."""
+    folder = tmp_path / "data"
+    TINY.make(folder, Progress())
+    return {"folder": str(folder), "data": asdict(TINY), "redis_url": redis_server.url}
+
+
+def outcome(work):
+    return Measurement("", **repeat(work, 1, 60.0))
+
+
+def test_all_readers_give_the_same_values(place):
+    filled, found = set(), {}
+    for contender in sorted(set(READERS) - WAITING):
+        store = store_of(contender)
+        if store not in filled:
+            assert outcome(online_stores.fill(store=store, **place)).rows == 80
+            filled.add(store)
+        read = online_stores.via_feast if "feast" in contender else online_stores.direct
+        one = outcome(read(store=store, reads=asdict(READS), **place))
+        assert one.rows == READS.rows * READS.requests
+        assert 0 < one.more["p50_ms"] <= one.more["p99_ms"]
+        found[contender] = one.hash
+    assert len(set(found.values())) == 1, found
+
+
+def test_all_materializers_show_the_same_values_and_say_what_they_take(place):
+    found = {}
+    for contender in sorted(set(MATERIALIZERS) - WAITING):
+        work = online_stores.materialize(store=store_of(contender), defaults=contender.endswith("_defaults"), **place)
+        # A second one starts from nothing again.
+        repetitions = 2 if contender in ("ours_sqlite", "ours_redis") else 1
+        one = Measurement("", **repeat(work, repetitions, 60.0))
+        assert (one.rows, one.repetitions) == (80, repetitions)
+        assert one.more["used_memory_mb" if "redis" in contender else "file_mb"] > 0
+        found[contender] = one.hash
+    assert len(set(found.values())) == 1, found
+
+
+def test_requests_are_the_same_each_time_and_a_third_of_their_keys_is_missing():
+    asked = replace(READS, requests=1000)
+    keys = asked.keys(1000)
+    assert np.array_equal(keys, asked.keys(1000))
+    assert (keys >= 1000).mean() == pytest.approx(1 / 3, abs=0.02)
+    assert replace(asked, missing=False).keys(1000).max() == 999
+
+
+def test_data_have_a_row_for_each_entity_both_types_and_a_few_nulls(tmp_path):
+    data = OnlineData(views=2, features=2, entities=500)
+    data.make(tmp_path / "data", Progress())
+    rows = online_stores_rows(data, tmp_path / "data")
+    assert sorted(rows["entity"].to_pylist()) == list(range(500))
+    assert [str(rows[name].type) for name in data.feature_names(1)] == ["double", "int64"]
+    assert 0 < rows["feature_2"].null_count < 50 and rows["feature_3"].null_count == 0
+    assert max(rows["feature_3"].to_pylist()) < 2**53
+
+
+def online_stores_rows(data, folder):
+    from stores.table import Table
+
+    table = Table.current(data.tables(folder), "view_01")
+    assert table.built_until is not None
+    return table.read()
+
+
+def test_the_hash_takes_every_nan_for_the_same_and_knows_shapes():
+    one = np.array([[1.0, np.nan]])
+    other = np.array([[1.0, -np.nan]])
+    assert values_hash(iter([one])) == values_hash(iter([other]))
+    assert values_hash(iter([one])) != values_hash(iter([one.T]))
+    assert values_hash(iter([one])) != values_hash(iter([one, one]))
+
+
+def test_latencies_are_told_in_milliseconds():
+    assert latencies([0.001] * 99 + [0.1]) == {"p50_ms": pytest.approx(1.0), "p99_ms": pytest.approx(1.99)}
+
+
+def test_every_case_has_contenders_that_there_are():
+    assert {name for case in CASES.values() for name in case.contenders} == set(EVERYONE)
+    assert {store_of(name) for name in EVERYONE} == set(online_stores.STORES)
+    assert len(SETS["reads"]) == 12 and len(SETS["redis"]) == 4
+    assert CASES["materialize"].quick().data.entities == 100_000
+    assert CASES["reads_5x1_found"].quick().reads.requests == 200
+
+
+def test_the_command_prints_a_table_and_ends_with_json_and_refuses_results_that_differ(monkeypatch, capsys, tmp_path, redis_server):
+    hashes = iter("aaab")
+    monkeypatch.setitem(CASES, "reads_5x1_found", replace(CASES["reads_5x1_found"], data=TINY))
+    monkeypatch.setattr(
+        Run, "_measured", lambda run, case, name, place: Measurement(name, 1.0, rows=9, hash=next(hashes), more={"p50_ms": 0.5})
+    )
+    command = ["--case", "reads_5x1_found", "--contender", "ours", "--contender", "feast_redis", "--folder", str(tmp_path)]
+    assert online.main(command) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("| ours ") for line in said)
+    case = json.loads(said[-1])["cases"]["reads_5x1_found"]
+    assert list(case) == ["feast_redis", "ours"] and case["ours"]["p50_ms"] == 0.5
+    assert online.main(command) == 1
+    assert "UnequalResults: case 'reads_5x1_found'" in capsys.readouterr().err
