@@ -48,30 +48,27 @@ def test_one_process_at_a_time_does_a_kind_of_work(home):
         pass
 
 
-def test_a_child_that_outlives_its_process_holds_the_lock_until_it_ends(home):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout
-    child = int(holder.stdout.readline())
-    try:
+@pytest.fixture
+def orphan(home):
+    """The child of a process that took the lock, handed it on and was killed; its number."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+        child = int(holder.stdout.readline())
         holder.kill()
-        holder.wait()
+    return child
+
+
+def test_a_child_that_outlives_its_process_holds_the_lock_until_it_ends(orphan):
+    try:
         with pytest.raises(AlreadyRunning, match="or a child it left"), only_one("schedule", patience=0.2):
             pass
     finally:
-        os.kill(child, signal.SIGKILL)
-        holder.stdout.close()
+        os.kill(orphan, signal.SIGKILL)
     with only_one("schedule", patience=5):
         pass
 
 
-def test_the_wait_for_the_lock_bridges_the_death_of_a_child(home):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout
-    child = int(holder.stdout.readline())
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
-    subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({child}, 9)"]).wait()
+def test_the_wait_for_the_lock_bridges_the_death_of_a_child(orphan):
+    subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({orphan}, 9)"]).wait()
     started = time.monotonic()
     with only_one("schedule", patience=10):
         assert time.monotonic() - started < 3
