@@ -127,8 +127,12 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row with an event time in `[start_date, end_date]`."""
-        columns = [*join_key_columns, *feature_name_columns]
+        """Every row with an event time in `[start_date, end_date]`; of a saved dataset, with every column.
+
+        Feast asks for the keys and features of a saved dataset alone, and its labels would be lost.
+        """
+        is_saved_dataset = not data_source.timestamp_field
+        columns = [] if is_saved_dataset else [*join_key_columns, *feature_name_columns]
         return _pull(config, data_source, columns, timestamp_field, created_timestamp_column, start_date, end_date, "")
 
     @staticmethod
@@ -292,12 +296,12 @@ def _pull(
         table = published(source)
         with _connection(config.offline_store) as connection:
             scan = table.scan() if table else plain_scan(Path(source.path))  # type: ignore[attr-defined]
-            wanted = ", ".join(map(quoted, [*columns, timestamp_field, *([created_column] if created_column else [])]))
+            wanted = ", ".join(map(quoted, [*columns, timestamp_field, *([created_column] if created_column else [])])) if columns else "*"
             bounds = [
                 f"{quoted(timestamp_field)} {sign} {timestamp(_in_utc(moment))}" for sign, moment in ((">=", start), ("<=", end)) if moment
             ]
             where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
-            return connection.execute(f"SELECT {wanted} FROM ({scan}){where} {last}").to_arrow_table()
+            return connection.sql(f"SELECT {wanted} FROM ({scan}){where} {last}").to_arrow_table()
 
     return _PulledRows(read)
 
