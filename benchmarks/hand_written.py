@@ -48,7 +48,7 @@ def _duckdb(folder: Path, *, two_time: bool) -> Work:
         with duckdb.connect() as connection:
             # Else a frame that is taken for a small one is joined in nested loops.
             connection.execute("SET asof_loop_join_threshold = 0")
-            return connection.execute(query).to_arrow_table()
+            return connection.sql(query).to_arrow_table()
 
     return Work(run, outcome_of(data))
 

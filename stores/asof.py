@@ -105,8 +105,7 @@ class _Join:
         self._take()
 
     def _take(self, only: str = "") -> None:
-        result = self._connection.execute(f"SELECT {ROW}, {ADDRESS} FROM __found WHERE {only}{ADDRESS} >= 0")
-        found = result.to_arrow_table()
+        found = self._connection.sql(f"SELECT {ROW}, {ADDRESS} FROM __found WHERE {only}{ADDRESS} >= 0").to_arrow_table()
         self.found.append((found[ROW].to_numpy(), found[ADDRESS].to_numpy()))
 
     def narrowing(self, rows: int) -> None:

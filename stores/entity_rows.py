@@ -122,7 +122,10 @@ class EntityRows:
 
     def _read(self, select: str, what: str) -> pa.RecordBatchReader:
         try:
-            return self._connection.execute(select).to_arrow_reader(200_000)
+            relation = self._connection.sql(select)
+            if relation is None:
+                raise InvalidRequest(f"{what} gives no rows to be entity rows; expected a SELECT.")
+            return relation.to_arrow_reader(200_000)
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
@@ -134,7 +137,7 @@ class EntityRows:
         if not names:
             return pa.table({})
         numbers = ", ".join(f"c{self.schema.get_field_index(name)}" for name in names)
-        table = self._connection.execute(f"SELECT {numbers} FROM {_FRAME} {where} ORDER BY rowid").to_arrow_table()
+        table = self._connection.sql(f"SELECT {numbers} FROM {_FRAME} {where} ORDER BY rowid").to_arrow_table()
         return table.cast(
             pa.schema([self.schema.field(name).with_name(f"c{self.schema.get_field_index(name)}") for name in names])
         ).rename_columns(names)

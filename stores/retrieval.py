@@ -116,7 +116,7 @@ class Join:
                 selected += [f"v{number}.c{place} AS v{number}c{place}" for place in range(len(history.features))]
                 fields += [pa.field(view.prefix + feature.name, feature.type) for feature in history.features]
             entities.prepare([], [])
-            features_of_rows = connection.cursor().execute(f"SELECT {', '.join(selected)} FROM {ENTITIES} AS e{joins} ORDER BY e.{ROW}")
+            features_of_rows = connection.cursor().sql(f"SELECT {', '.join(selected)} FROM {ENTITIES} AS e{joins} ORDER BY e.{ROW}")
             pieces = _pieces(features_of_rows.to_arrow_reader(rows), rows)
             for piece, features in zip(entities.slices(rows), pieces, strict=True):
                 for place, field in enumerate(fields, start=1):

@@ -126,7 +126,7 @@ class Table:
         if not files:
             return pa.table({})
         with connect() as connection:
-            return connection.execute(self.scan(files)).to_arrow_table()
+            return connection.sql(self.scan(files)).to_arrow_table()
 
     def publish(self, connection: duckdb.DuckDBPyConnection, select: str, built_until: datetime | None = None) -> int:
         """Append the rows of a SELECT and move the built watermark; returns how many rows were added.
@@ -170,7 +170,7 @@ class Table:
         number = self.manifest.head(self.version) + 1
         self._refuse_other_times({name: kind for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM ({select})").fetchall()})
         order = ", ".join(map(quoted, (CREATED, EVENT, *self.version.keys)))
-        reader = connection.execute(f"SELECT * FROM ({select}) ORDER BY {order}").to_arrow_reader(200_000)
+        reader = connection.sql(f"SELECT * FROM ({select}) ORDER BY {order}").to_arrow_reader(200_000)
         here, closed = self.files(), self.built_until
         newest = max((file.max_event for file in here), default=-(2**63))
         latest = max((file.max_created for file in here), default=-(2**63))
