@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from feature_repo.domains import LoadedDomain
 from feature_repo.errors import BrokenModel, StoreOutdated
 from feature_repo.model_card import REFERENCE_FILE, ModelCard, model_input
 from feature_repo.model_registry import artifact, read_card, registered_version
+from inference.fast_model import FastModel
+from inference.parity import difference, parity_inputs
 
 # Trees sum float32 leaves; another processor may round the last digits of the sum otherwise.
 PARITY_TOLERANCE = 1e-6
@@ -22,16 +25,47 @@ PARITY_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Champion:
-    """A registered model with its card; it predicts what it predicted when it was registered."""
+    """A registered model with its card; it predicts what it predicted when it was registered.
+
+    `fast` gives the same predictions to the bit, where the model's pipeline is of a shape that `FastModel` knows.
+    """
 
     card: ModelCard
     model: Any
+    fast: FastModel | None = None
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """Probabilities of a binary label, or predicted values; float64, in the order of the rows."""
+        """Probabilities of a binary label, or predicted values; float64, in the order of the rows of a `model_input`."""
+        if self.fast is not None:
+            numbers, categories = self._columns(frame)
+            # What is neither text nor None, such as the NaN of somebody's own frame, the pipeline's encoder judges.
+            if all(set(map(type, values)) <= {str, type(None)} for values in categories):
+                return self.fast.predict(numbers, categories)
+        return self.predict_registered(frame)
+
+    def predict_matrix(self, numbers: np.ndarray, categories: Sequence[Sequence[str | None]]) -> np.ndarray:
+        """What `predict` gives for the same rows as plain columns.
+
+        `numbers` is float64, rows x the card's numeric features in its order, NaN for null; `categories` has a list
+        for each of the card's categories in its order, None for null. Raises `ValueError` for an infinite number.
+        """
+        if self.fast is not None:
+            return self.fast.predict(numbers, categories)
+        if not len(numbers):
+            return np.empty(0)
+        number, category = iter(numbers.T), iter(categories)
+        columns = {each.name: np.array(next(category), object) if each.kind == "category" else next(number) for each in self.card.features}
+        return self.predict_registered(pd.DataFrame(columns))
+
+    def predict_registered(self, frame: pd.DataFrame) -> np.ndarray:
+        """The same by the registered pipeline itself, which takes some hundred times as long for a row."""
         if self.card.task == "binary":
             return np.asarray(self.model.predict_proba(frame)[:, 1], dtype=np.float64)
         return np.asarray(self.model.predict(frame), dtype=np.float64)
+
+    def _columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, list[list[Any]]]:
+        names = {kind: [feature.name for feature in self.card.features if feature.kind == kind] for kind in ("number", "category")}
+        return frame[names["number"]].to_numpy(np.float64), [frame[name].tolist() for name in names["category"]]
 
 
 def champion_version(use_case: str) -> str:
@@ -53,12 +87,14 @@ def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None =
 def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> Champion:
     """The champion, or a given version, ready to predict.
 
-    Raises what `champion_card` does, and `BrokenModel` where the model cannot be loaded or predicts otherwise than
-    when it was registered.
+    Raises what `champion_card` does, and `BrokenModel` where the model cannot be loaded, predicts otherwise than
+    when it was registered, or otherwise in the fast way than by its pipeline.
     """
     card = champion_card(domain, use_case, version)
-    champion = Champion(card, _model(use_case.name, card.version))
+    model = _model(use_case.name, card.version)
+    champion = Champion(card, model, FastModel.of(card, model))
     _refuse_other_predictions(champion)
+    _refuse_unfaithful_ways(champion)
     return champion
 
 
@@ -108,14 +144,31 @@ def _refuse_other_predictions(champion: Champion) -> None:
     columns = {feature.name: [row["features"].get(feature.name) for row in card.parity_rows] for feature in card.features}
     expected = np.array([row["prediction"] for row in card.parity_rows], dtype=np.float64)
     try:
-        predicted = champion.predict(model_input(columns, card.features))
+        predicted = champion.predict_registered(model_input(columns, card.features))
     except Exception as error:  # whatever a model of other libraries raises
         raise BrokenModel(f"version {card.version} of '{card.use_case}' cannot predict: {error}. Train again or roll back.") from error
-    difference = np.abs(predicted - expected)
-    if not np.all(difference <= PARITY_TOLERANCE * np.maximum(1.0, np.abs(expected))):
-        worst = int(np.nanargmax(np.where(np.isnan(difference), np.inf, difference)))
+    apart = np.abs(predicted - expected)
+    if not np.all(apart <= PARITY_TOLERANCE * np.maximum(1.0, np.abs(expected))):
+        worst = int(np.nanargmax(np.where(np.isnan(apart), np.inf, apart)))
         raise BrokenModel(
             f"version {card.version} of '{card.use_case}' predicts {predicted[worst]:.9g} where it predicted {expected[worst]:.9g} when it "
-            f"was registered; its card names the libraries: {', '.join(f'{name} {number}' for name, number in card.libraries.items())}. "
-            "Install those, train again or roll back."
+            f"was registered; its card names the libraries: {_libraries(card)}. Install those, train again or roll back."
         )
+
+
+def _refuse_unfaithful_ways(champion: Champion) -> None:
+    """Predictions are logged and repeated bit for bit: alone, among others and by the pipeline they must be the same."""
+    if champion.fast is None:
+        return
+    card = champion.card
+    inputs = parity_inputs(card, reference(card))
+    if found := difference(inputs, champion.predict_registered(inputs.frame), champion.fast.predict):
+        raise BrokenModel(
+            f"version {card.version} of '{card.use_case}' predicts {found.fast:.17g} in the fast way and {found.registered:.17g} by its "
+            f"registered pipeline for {found.row} ({found.manner}), the largest of {found.rows} differences; expected the same bits. "
+            f"Its card names the libraries: {_libraries(card)}. Install those, train again or roll back."
+        )
+
+
+def _libraries(card: ModelCard) -> str:
+    return ", ".join(f"{name} {number}" for name, number in card.libraries.items())

@@ -14,6 +14,7 @@ and so the join is linear in the history, its memory that of the entity rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 import duckdb
 import numpy as np
@@ -29,20 +30,6 @@ ROWS_A_BUCKET = 3.0
 WIDER = 8
 _SAMPLED_FILES = 16
 _SAMPLED_ENTITIES = 1_000
-
-
-@dataclass(frozen=True)
-class _Density:
-    """How the history lies over time: its span in microseconds, the mean rows of a key in it, and the usual lag."""
-
-    first: int
-    last: int
-    rows_per_key: float
-    lag: int
-
-    @property
-    def span(self) -> int:
-        return max(1, self.last - self.first + 1)
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,7 @@ def find_rows(connection: duckdb.DuckDBPyConnection, history: History, *, two_ti
     if history.keys and worth_looking(stretch.rows, rows, 2 * rows):
         join.narrowing(rows)
     else:
-        join.whole_history(ENTITIES, rows)
+        join.whole_history(join.askable, rows)
     return Found(*(np.concatenate(parts) for parts in zip(*join.found, strict=True)))
 
 
@@ -95,17 +82,20 @@ class _Join:
         self._two_time = two_time
         self._ttl = ttl
         self._keys = [key_column(number) for number in range(len(history.keys))]
+        # An entity row without a key sees nothing.
+        has_keys = " AND ".join(f"{key} IS NOT NULL" for key in self._keys)
+        self.askable = f"(SELECT * FROM {ENTITIES} WHERE {has_keys})" if has_keys else ENTITIES
         # Where no row overtook another, effect has the order of events, and buckets by effect need not wait for what is known late.
         ordered = two_time and (stretch.in_order or stretch.is_regular)
         self._measure = "greatest(__event, __created)" if ordered else "__event"
         self._first = stretch.min_event
         self._last = max(stretch.max_event, stretch.max_created) if ordered else stretch.max_event
+        self._span = max(1, self._last - self._first + 1)
         self._waits = two_time and not ordered
 
     def whole_history(self, entities: str, rows: int) -> None:
         """Join all rows of the entity rows' keys."""
         candidates = self._history.scan()
-        entities = self._with_keys(entities)
         # Where there are many entity rows, most rows of the history are of their keys.
         if self._keys and self._stretch.rows > 4 * rows:
             keys = ", ".join(self._keys)
@@ -119,32 +109,28 @@ class _Join:
         found = result.to_arrow_table()
         self.found.append((found[ROW].to_numpy(), found[ADDRESS].to_numpy()))
 
-    def _with_keys(self, entities: str) -> str:
-        """The entity rows that have all keys; the others see nothing."""
-        return f"(SELECT * FROM (FROM {entities}) WHERE {' AND '.join([*(f'{key} IS NOT NULL' for key in self._keys), 'true'])})"
-
     def narrowing(self, rows: int) -> None:
         """Join the rows near each entity row's moment; what is not settled by them goes on to wider buckets."""
-        density = self._density()
-        width = max(1, round(ROWS_A_BUCKET * density.span / density.rows_per_key), density.lag)
-        # An entity row before the history or without a key sees nothing.
-        waiting = self._with_keys(f"{ENTITIES} WHERE {MOMENT} >= {self._first}")
+        rows_per_key, lag = self._sampled()
+        width = max(1, round(ROWS_A_BUCKET * self._span / rows_per_key), lag)
+        # An entity row before the history sees nothing.
+        waiting = f"(SELECT * FROM {self.askable} WHERE {MOMENT} >= {self._first})"
         number = 0
         while rows:
             # Two buckets for each waiting entity row, if every one were alone in its own.
-            near = 2 * width / density.span * density.rows_per_key * rows
-            if width >= density.span or not worth_looking(self._stretch.rows, rows, near):
+            near = 2 * width / self._span * rows_per_key * rows
+            if width >= self._span or not worth_looking(self._stretch.rows, rows, near):
                 self.whole_history(waiting, rows)
                 return
             rows = self._settle(waiting, width, f"__waiting{number}")
             waiting, width, number = f"__waiting{number}", width * WIDER, number + 1
             # What waits now are often keys that the history does not know, or few keys with gaps.
-            if rows and self._count_keys(waiting) * density.rows_per_key < self._stretch.rows / WIDER:
+            if rows and self._count_keys(waiting) * rows_per_key < self._stretch.rows / WIDER:
                 self.whole_history(waiting, rows)
                 return
 
-    def _density(self) -> _Density:
-        """From a few files and a few entity rows: rows of a key, and how late nearly all are."""
+    def _sampled(self) -> tuple[float, int]:
+        """From a few files and a few entity rows: the mean rows of a key, and how late nearly all rows are (µs)."""
         sample = range(0, len(self._history.paths), max(1, len(self._history.paths) // _SAMPLED_FILES))
         share = len(sample) / len(self._history.paths)
         entities = f"SELECT * FROM {ENTITIES} WHERE {ROW} % greatest(1, (SELECT count(*) FROM {ENTITIES}) // {_SAMPLED_ENTITIES}) = 0"
@@ -156,7 +142,7 @@ class _Join:
             (lag,) = self._connection.execute(
                 f"SELECT quantile_disc(greatest(__created - __event, 0), 0.9) FROM ({self._history.scan(sample)})"
             ).fetchall()[0]
-        return _Density(self._first, self._last, max(1.0, matches / max(1, matched) / share), int(lag or 0))
+        return max(1.0, matches / max(1, matched) / share), int(lag or 0)
 
     def _settle(self, waiting: str, width: int, left: str) -> int:
         """Join the rows of two buckets; make the table `left` of the entity rows that they do not settle, and return how many."""
@@ -191,12 +177,8 @@ class _Join:
         """The place of the first file that can hold a row of the buckets; those before it all end too early."""
         (earliest,) = self._connection.execute(f"SELECT min({bucket}) - 1 FROM {waiting}").fetchall()[0]
         start = self._first + int(earliest or 0) * width
-        place = 0
-        for latest in self._history.latest:
-            if latest >= start:
-                break
-            place += 1
-        return min(place, len(self._history.paths) - 1)
+        too_early = takewhile(lambda latest: latest < start, self._history.latest)
+        return min(len(list(too_early)), len(self._history.paths) - 1)
 
     def _expired(self, bucket: str, width: int) -> str:
         """Whether the two buckets reach back as far as the view's ttl: what is older is not shown anyway."""

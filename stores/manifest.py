@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -166,7 +166,7 @@ class Manifest:
             " WHERE name = ? AND version = ? AND added <= ? AND (removed IS NULL OR removed > ?) ORDER BY min_created, path",
             (table.name, table.version, at, at),
         )
-        return [DataFile(**dict(zip(_FILE_COLUMNS, row, strict=True))) for row in rows]
+        return [DataFile(*row) for row in rows]
 
     def commit(
         self, table: TableVersion, added: list[DataFile], built_until: datetime | None, removed: list[DataFile] | None = None
@@ -180,9 +180,10 @@ class Manifest:
             ).fetchone()
             until = until if built_until is None else max(until, micros(built_until))
             connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?)", (*key, last + 1, until, sum(file.rows for file in added)))
+            columns = ("name", "version", "added", *_FILE_COLUMNS)
             connection.executemany(
-                f"INSERT INTO files VALUES (?, ?, ?, ?, NULL{', ?' * 9})",
-                [(*key, f.path, last + 1, f.rows, *_ends(f), int(f.in_order), f.bytes) for f in added],
+                f"INSERT INTO files ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+                [(*key, last + 1, *astuple(file)) for file in added],
             )
             connection.executemany(
                 "UPDATE files SET removed = ? WHERE name = ? AND version = ? AND path = ?",
@@ -217,10 +218,6 @@ class Manifest:
         """Forget a watermark, so that its work starts from the beginning."""
         with self._connection(write=True) as connection:
             connection.execute("DELETE FROM watermarks WHERE name = ? AND version = ? AND kind = ?", (table.name, table.version, kind))
-
-
-def _ends(file: DataFile) -> tuple[int, ...]:
-    return file.min_event, file.max_event, file.min_created, file.max_created, file.min_lag, file.max_lag
 
 
 def _split(keys: str) -> tuple[str, ...]:

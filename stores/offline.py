@@ -32,7 +32,7 @@ from feature_repo.times import aware, micros
 from stores.entity_rows import EntityFrame
 from stores.history import declared_schema, history_of, plain_scan, published
 from stores.retrieval import AsofRetrievalJob, Join, JoinedView, as_pandas
-from stores.table import EVENT, WITHDRAWN, connect, quoted, timestamp
+from stores.table import EVENT, WITHDRAWN, Table, connect, quoted, timestamp
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -137,29 +137,8 @@ class AsofOfflineStore(OfflineStore):
         target = published(feature_view.batch_source)
         if target is None:
             _append_to_file(feature_view, table)
-            if progress:
-                progress(table.num_rows)
-            return
-        files = target.files()
-        expected = pq.read_schema(target.root / files[0].path).remove_metadata() if files else declared_schema(feature_view)
-        if WITHDRAWN in table.column_names and not files:
-            expected = expected.append(pa.field(WITHDRAWN, pa.bool_()))
-        if WITHDRAWN in table.column_names and WITHDRAWN not in expected.names:
-            raise InvalidRequest(
-                f"table '{target.name}' has no column {WITHDRAWN}, so that its rows cannot be withdrawn; see Table.publish."
-            )
-        if WITHDRAWN in expected.names and WITHDRAWN not in table.column_names:
-            table = table.append_column(WITHDRAWN, pa.repeat(False, table.num_rows))
-        missing = [name for name in expected.names if name not in table.column_names]
-        if missing:
-            raise InvalidRequest(f"rows pushed into view '{feature_view.name}' lack {', '.join(missing)}.")
-        try:
-            rows = table.select(expected.names).cast(expected)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InvalidRequest(f"rows pushed into view '{feature_view.name}' do not fit its columns: {error}.") from error
-        with connect() as connection:
-            connection.register("__pushed", rows)
-            target.publish(connection, "FROM __pushed")
+        else:
+            _append_to_table(feature_view, target, table)
         if progress:
             progress(table.num_rows)
 
@@ -232,35 +211,57 @@ def _connection(settings: AsofOfflineStoreConfig) -> duckdb.DuckDBPyConnection:
     return connect(memory_limit=settings.memory_limit, threads=settings.threads, temporary=spill)
 
 
+def _append_to_table(view: FeatureView, target: Table, rows: pa.Table) -> None:
+    """Publish rows as one more commit; those that do not say that they withdraw something do not."""
+    files = target.files()
+    expected = pq.read_schema(target.root / files[0].path).remove_metadata() if files else declared_schema(view)
+    if WITHDRAWN in rows.column_names and not files:
+        expected = expected.append(pa.field(WITHDRAWN, pa.bool_()))
+    if WITHDRAWN in rows.column_names and WITHDRAWN not in expected.names:
+        raise InvalidRequest(f"table '{target.name}' has no column {WITHDRAWN}, so that its rows cannot be withdrawn; see Table.publish.")
+    if WITHDRAWN in expected.names and WITHDRAWN not in rows.column_names:
+        rows = rows.append_column(WITHDRAWN, pa.repeat(False, rows.num_rows))
+    with connect() as connection:
+        connection.register("__pushed", _fitted(view, rows, expected))
+        target.publish(connection, "FROM __pushed")
+
+
 def _append_to_file(view: FeatureView, rows: pa.Table) -> None:
     """Add rows to a Parquet file that is no table of ours: written anew beside it, then put in its place."""
     path = Path(view.batch_source.path) if isinstance(view.batch_source, FileSource) else None
     if path is None or not path.is_file():
         raise NotBuilt(f"view '{view.name}' has no table yet; build it before pushing rows into it.")
-    here = pq.read_table(path)
-    expected = here.schema.remove_metadata()
+    here = pq.read_table(path).replace_schema_metadata(None)
+    aside = path.with_name(f".{path.name}.aside")
+    pq.write_table(pa.concat_tables([here, _fitted(view, rows, here.schema)]), aside)
+    aside.replace(path)
+
+
+def _fitted(view: FeatureView, rows: pa.Table, expected: pa.Schema) -> pa.Table:
+    """Rows that are pushed into a view, with the columns and types of those that are there."""
     missing = [name for name in expected.names if name not in rows.column_names]
     if missing:
         raise InvalidRequest(f"rows pushed into view '{view.name}' lack {', '.join(missing)}.")
-    aside = path.with_name(f".{path.name}.aside")
-    pq.write_table(pa.concat_tables([here.replace_schema_metadata(None), rows.select(expected.names).cast(expected)]), aside)
-    aside.replace(path)
+    try:
+        return rows.select(expected.names).cast(expected)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidRequest(f"rows pushed into view '{view.name}' do not fit its columns: {error}.") from error
 
 
 def _rows_between(views: list[FeatureView], start: datetime | None, end: datetime | None) -> str:
     """Entity rows where none are given, as SQL: the keys and event times of the views' rows in `[start, end]` (Feast's defaults)."""
     begin, until = compute_non_entity_date_range(views, start_date=start, end_date=end)
+    histories = [history_of(view, []) for view in views]
+    bounds = f"NOT __withdrawn AND __event BETWEEN {micros(_in_utc(begin))} AND {micros(_in_utc(until))}"
     selects = []
-    for view in views:
-        history = history_of(view, [])
-        if [*history.keys] != [*history_of(views[0], []).keys]:
+    for view, history in zip(views, histories, strict=True):
+        if [*history.keys] != [*histories[0].keys]:
             raise InvalidRequest(
                 f"views '{views[0].name}' and '{view.name}' have different keys, so that their rows make no common entity rows;"
                 " give entity rows, or ask for one view at a time."
             )
-        names = [f"__key{number} AS {quoted(name)}" for number, name in enumerate(history.keys)]
-        bounds = f"NOT __withdrawn AND __event BETWEEN {micros(_in_utc(begin))} AND {micros(_in_utc(until))}"
         if history.paths:
+            names = [f"__key{number} AS {quoted(name)}" for number, name in enumerate(history.keys)]
             moment = f"make_timestamp(__event)::TIMESTAMPTZ AS {EVENT}"
             selects.append(f"SELECT DISTINCT {', '.join([*names, moment])} FROM ({history.scan()}) WHERE {bounds}")
     if not selects:

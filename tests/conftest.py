@@ -8,9 +8,12 @@ import random
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+
+from benchmarks.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parent / "repository"
 
@@ -96,6 +99,41 @@ def _copy_home(original: Path, copy: Path) -> None:
 
     # Models stay where the registry says that they are.
     shutil.copytree(original, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models"), copy_function=link_tables)
+
+
+@pytest.fixture(scope="session")
+def redis_server_of_session(tmp_path_factory):
+    """One Redis server for all tests of a worker, as they left it."""
+    needs_redis()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(redis_server_of_session):
+    """A running, empty Redis server, with `url`, `client()`, `stop()`, `kill()` and `start()`."""
+    with closing(redis_server_of_session.start().client()) as client:
+        client.flushall()
+    return redis_server_of_session
+
+
+@pytest.fixture
+def start_redis(tmp_path):
+    """Starts Redis servers of the test's own: `start_redis(appendonly=…, password=…, tls=…, cluster=…)`."""
+    with ExitStack() as servers:
+
+        def start(**options):
+            needs_redis(tls=options.get("tls", False))
+            number = len(list(tmp_path.glob("redis_*")))
+            return servers.enter_context(RedisServer(tmp_path / f"redis_{number}", **options))
+
+        yield start
+
+
+def needs_redis(*, tls=False):
+    """Skips the test where the machine has no Redis server, with the reason; CI must have one, and fails."""
+    if reason := RedisServer.missing(tls=tls):
+        (pytest.fail if os.environ.get("PUNCTUAL_CI") else pytest.skip)(reason)
 
 
 def write_sales(path: Path) -> None:
