@@ -20,13 +20,13 @@ from feast.types import FeastType
 
 from feature_repo.contract import UseCase
 from feature_repo.domains import AT, LoadedDomain, feature_store
-from feature_repo.errors import InvalidRequest, NotBuilt, PunctualError, StoreOutdated, unknown_name
+from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, PunctualError, StoreOutdated, unknown_name
 from feature_repo.times import aware, from_micros, iso, micros
 from inference.frames import typed_rows
 from inference.monitoring.freshness import materialized_until
 from stores import on_demand
 from stores.online import packed_database
-from stores.packed import OnlineRow, OnlineView, unreadable
+from stores.packed import OnlineRow, OnlineView
 
 Row = Mapping[str, Any]
 _END_OF_TIME = 2**62
@@ -173,7 +173,10 @@ class OnlineFeatures:
             unique = dict.fromkeys(keys)
             records = dict(zip(unique, self.database.read(view.online, list(unique), at), strict=True))
             if any(row.status == "INVALID" for row in records.values()):
-                raise unreadable(view.online, self.database.records.where)
+                raise BrokenTable(
+                    f"a record of view '{view.name}' in {self.database.records.where} is damaged; "
+                    f"run: punctual features materialize {self.domain.name} --rebuild."
+                )
             self._refuse_false_absence(view, at, [key for key, row in records.items() if key is not None and row.status == "NOT_FOUND"])
             for place, key in zip(here, keys, strict=True):
                 found[place] = records[key]

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from feast import FeatureView
 from feast.types import FeastType
 
-from feature_repo.errors import BrokenTable, NotBuilt, PunctualError
+from feature_repo.errors import NotBuilt, PunctualError
 from feature_repo.raw import digest
 from feature_repo.times import micros
 from stores.entity_keys import EntityKeys
@@ -338,8 +338,3 @@ class PackedDatabase:
 def not_online(view: OnlineView) -> NotBuilt:
     """The error for a view that has no place."""
     return NotBuilt(f"view '{view.name}' is not in the online store as it is defined now; run: punctual features materialize.")
-
-
-def unreadable(view: OnlineView, where: str) -> BrokenTable:
-    """The error for those who cannot go on without a record that is `INVALID`."""
-    return BrokenTable(f"a record of view '{view.name}' in {where} is damaged; run: punctual features materialize --rebuild.")
