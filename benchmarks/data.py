@@ -108,14 +108,14 @@ def read(folder: Path) -> DataSet:
     return DataSet(views, **fields)
 
 
-def _written_by() -> str:
-    """What made the files, as a hash; data that another publisher made are made anew."""
-    sources = [Path(__file__), *(Path(str(module.__file__)) for module in (stores.table, stores.manifest))]
+def written_by(maker: str = __file__) -> str:
+    """What made the files, as a hash of a maker's source and our publisher's; data that another made are made anew."""
+    sources = [Path(maker), *(Path(str(module.__file__)) for module in (stores.table, stores.manifest))]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def _description(data: DataSet) -> dict[str, Any]:
-    described: dict[str, Any] = json.loads(json.dumps({"data": asdict(data), "written_by": _written_by()}))
+    described: dict[str, Any] = json.loads(json.dumps({"data": asdict(data), "written_by": written_by()}))
     return described
 
 

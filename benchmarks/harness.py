@@ -42,10 +42,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed, and how its result is checked afterwards, off the clock."""
+    """What is timed, how its result is checked afterwards, and what is prepared before each repetition, both off the clock."""
 
     run: Callable[[], Any]
     outcome: Callable[[Any], Outcome]
+    before: Callable[[], Any] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,15 @@ def peak_mb() -> float:
     return here or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
 
 
+def peak_mb_of(pid: int) -> float:
+    """The most resident memory that a process or one of its children, whichever has more, has had, in MB; 0 where it cannot be known."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        children = []
+    return max([_kilobytes(f"/proc/{pid}/status", "VmHWM") / 1000, *(peak_mb_of(int(child)) for child in children)])
+
+
 def repeat(work: Work, repetitions: int, patience: float) -> dict[str, Any]:
     """A measurement's fields but its name; raises `UnequalResults` where two repetitions differ."""
     seconds: list[float] = []
@@ -148,6 +158,7 @@ def repeat(work: Work, repetitions: int, patience: float) -> dict[str, Any]:
     outcomes: list[Outcome] = []
     peak = 0.0
     while len(seconds) < max(repetitions, 1) and (not seconds or sum(seconds) < patience):
+        work.before()
         gc.collect()
         start, start_cpu = time.perf_counter(), time.process_time()
         result = work.run()
@@ -203,7 +214,7 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
     """The measurements of a case as Markdown; `times` is the median beside the first contender's that came to an end."""
     ended = [one for one in measurements if not one.failed]
     base = ended[0].seconds if ended else 0.0
-    more = sorted({name for one in ended for name in one.more})
+    more = list(dict.fromkeys(name for one in ended for name in one.more))
     head = ["contender", "seconds", "fastest", "cpu s", "runs", "times", "peak MB", "rows/s", "rows/s/core", *more, "hash"]
     rows = [_row(one, base, more) for one in measurements]
     widths = [max(len(row[number]) for row in [head, *rows]) for number in range(len(head))]
@@ -217,7 +228,12 @@ def _row(one: Measurement, base: float, more: list[str]) -> list[str]:
         return [one.contender, "-", "-", "-", "0", "-", f"{one.peak_mb:,.0f}", "-", "-", *["-"] * len(more), one.failed]
     figures = [f"{one.seconds:.3f}", f"{one.fastest:.3f}", f"{one.cpu_seconds:.2f}", str(one.repetitions), f"{one.seconds / base:.2f}"]
     figures += [f"{one.peak_mb:,.0f}", f"{one.rows_per_s:,.0f}", f"{one.rows_per_s / cores():,.0f}"]
-    return [one.contender, *figures, *[f"{one.more[name]:,.0f}" if name in one.more else "" for name in more], one.hash]
+    return [one.contender, *figures, *[_figure(one.more[name]) if name in one.more else "" for name in more], one.hash]
+
+
+def _figure(value: float) -> str:
+    """With about three digits that count."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def as_json(cases: dict[str, list[Measurement]]) -> str:
@@ -236,7 +252,7 @@ def _json(one: Measurement) -> dict[str, Any]:
         "rows_per_s": round(one.rows_per_s, 1),
         "hash": one.hash,
         "repetitions": one.repetitions,
-        **one.more,
+        **{name: round(value, 6) for name, value in one.more.items()},
     }
 
 

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "training": {"feature_repo", "stores"},
     "inference": {"feature_repo", "stores"},
     "orchestration": {"feature_repo", "stores", *STAGES},
-    "benchmarks": {"feature_repo", "stores"},
+    "benchmarks": {"feature_repo", "stores", "inference"},
 }
 # Asking the clock is a command line's right; Feast's online interface and a run's own wall times have no other way.
 MAY_ASK_THE_CLOCK = {

@@ -1,0 +1,23 @@
+"""An empty FastAPI route, as ours is served: what no prediction can be faster than. `python -m benchmarks.floor PORT`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def serve(port: int) -> None:
+    """Serve on a loopback port until the process is ended."""
+    import uvicorn
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    async def predict() -> dict[str, str]:
+        return {}
+
+    app.post("/predict")(predict)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, server_header=False)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

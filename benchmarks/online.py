@@ -1,0 +1,191 @@
+"""Compares online stores, reading and materializing: `python -m benchmarks.online`; see `README.md` beside this file.
+
+Prints a table a case and, as its last line, one JSON object. Seconds are wall time, MB are 10^6 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data import Progress
+from benchmarks.harness import Measurement, UnequalResults, as_json, cores, measure, refuse_unequal, table
+from benchmarks.online_data import OnlineData, Reads
+from benchmarks.redis_server import RedisServer
+
+READERS = ("feast_sqlite", "feast_redis", "ours", "ours_redis", "ours_via_feast", "ours_redis_via_feast")
+ON_REDIS = ("feast_redis", "ours_redis", "ours_redis_via_feast")
+MATERIALIZERS = ("feast_sqlite", "feast_sqlite_defaults", "feast_redis", "feast_redis_defaults", "ours_sqlite", "ours_redis")
+OURS = ("ours_sqlite", "ours_redis")
+EVERYONE = tuple(dict.fromkeys((*READERS, *MATERIALIZERS)))
+
+SHAPE = OnlineData(views=25, features=10, entities=10_000)
+SMALL = OnlineData(views=20, features=3, entities=1_000)
+MILLION = OnlineData(views=1, features=10, entities=1_000_000)
+# The more rows a request has, the longer it takes, and the fewer will do.
+REQUESTS = {1: 2_000, 10: 500, 50: 500, 100: 200}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data and who does what with them: `reads`, or materializes, or reads while everything is rebuilt."""
+
+    data: OnlineData
+    contenders: tuple[str, ...]
+    note: str
+    reads: Reads | None = None
+    rebuild: bool = False
+
+    def quick(self) -> Case:
+        """A tenth of the rows or requests."""
+        if self.reads:
+            return replace(self, reads=replace(self.reads, requests=max(self.reads.requests // 10, 20)))
+        return replace(self, data=replace(self.data, entities=self.data.entities // 10))
+
+
+def _reading(views: int, rows: int, *, missing: bool) -> Case:
+    note = "a third of the keys missing" if missing else "no key missing"
+    return Case(SHAPE, READERS, f"{rows} rows of {views} views of 10 features, {note}", Reads(views, rows, REQUESTS[rows], missing))
+
+
+def _cases() -> Iterator[tuple[str, Case]]:
+    for missing in (True, False):
+        for views in (5, 25):
+            for rows in (1, 10, 100):
+                yield f"reads_{views}x{rows}_{'missing' if missing else 'found'}", _reading(views, rows, missing=missing)
+    for views in (1, 5, 10, 20):
+        note = f"50 rows of {views} views of 3 features, one Redis server"
+        yield f"redis_{views}", Case(SMALL, ON_REDIS, note, Reads(views, 50, REQUESTS[50]))
+    yield "materialize", Case(MILLION, MATERIALIZERS, "1M entities of 10 features into an empty store")
+    yield "materialize_5m", Case(replace(MILLION, entities=5_000_000), OURS, "the same for 5M entities: memory must not grow")
+    yield (
+        "rebuild",
+        Case(MILLION, OURS, "a reader a core, 10 rows 200 times a second, in quiet and while 1M entities are rebuilt", rebuild=True),
+    )
+
+
+CASES = dict(_cases())
+SETS = {
+    "reads": tuple(name for name in CASES if name.startswith("reads_")),
+    "redis": tuple(name for name in CASES if name.startswith("redis_")),
+    "all": tuple(CASES),
+}
+
+
+@dataclass
+class Run:
+    """Where the data are, and how often and how long; one Redis server for all who read the same data."""
+
+    folder: Path
+    servers: ExitStack
+    repetitions: int = 3
+    patience: float = 60.0
+    timeout: float = 1800.0
+    _of: dict[Path, RedisServer] = field(default_factory=dict)
+    _filled: set[tuple[Path, str]] = field(default_factory=set)
+
+    def case(self, name: str, case: Case, contenders: Sequence[str]) -> list[Measurement]:
+        """Measure a case's contenders, and raise `UnequalResults` where they do not agree."""
+        place = self.folder / f"{case.data.views}x{case.data.features}x{case.data.entities}"
+        case.data.make(place, Progress())
+        measurements = []
+        for contender in contenders:
+            print(f"{name}: {contender} …", file=sys.stderr, flush=True)
+            measurements.append(self._measured(case, contender, place))
+        print(table(name, measurements, f"{case.note}; {case.data.entities:,} entities, {cores()} cores."), flush=True)
+        refuse_unequal(name, [measurements])
+        return measurements
+
+    def _measured(self, case: Case, contender: str, place: Path) -> Measurement:
+        store = store_of(contender)
+        if not case.reads and not case.rebuild:
+            repetitions = 1 if store.startswith("feast") else self.repetitions
+            with RedisServer(place / "redis_alone") as server:
+                defaults = contender.endswith("_defaults")
+                return self._child(contender, "online_stores:materialize", case, store, server, place, repetitions, defaults=defaults)
+        server = self._server(place)
+        if failed := self._filled_or_failed(case, store, server, place):
+            return replace(failed, contender=contender)
+        if case.rebuild:
+            return self._child(contender, "online_rebuild:readers_meanwhile", case, store, server, place, self.repetitions)
+        target = "via_feast" if "feast" in contender else "direct"
+        reads = asdict(case.reads) if case.reads else {}
+        return self._child(contender, f"online_stores:{target}", case, store, server, place, self.repetitions, reads=reads)
+
+    def _server(self, place: Path) -> RedisServer:
+        if place not in self._of:
+            self._of[place] = self.servers.enter_context(RedisServer(place / "redis"))
+        return self._of[place]
+
+    def _filled_or_failed(self, case: Case, store: str, server: RedisServer, place: Path) -> Measurement | None:
+        """Fill a store for all who read it in this run; the measurement where that failed."""
+        if (place, store) in self._filled:
+            return None
+        print(f"filling {store} …", file=sys.stderr, flush=True)
+        done = self._child(store, "online_stores:fill", case, store, server, place, 1)
+        if done.failed:
+            return done
+        self._filled.add((place, store))
+        return None
+
+    def _child(
+        self, contender: str, target: str, case: Case, store: str, server: RedisServer, place: Path, repetitions: int, **more: Any
+    ) -> Measurement:
+        arguments = {"folder": str(place), "data": asdict(case.data), "store": store, "redis_url": server.url, **more}
+        limits: dict[str, Any] = {"repetitions": repetitions, "patience": self.patience, "timeout": self.timeout}
+        return measure(contender, f"benchmarks.{target}", arguments, folder=place, **limits)
+
+
+def store_of(contender: str) -> str:
+    """Which store a contender reads or fills."""
+    name = contender.removesuffix("_defaults").removesuffix("_via_feast")
+    return "ours_sqlite" if name == "ours" else name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 1 where results that must be equal are not, 2 where the data or a server cannot be made."""
+    asked = _arguments().parse_args(arguments)
+    if reason := RedisServer.missing():
+        print(reason, file=sys.stderr)
+        return 2
+    names = [name for given in asked.case or ["all"] for name in SETS.get(given, (given,))]
+    results: dict[str, list[Measurement]] = {}
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as servers:
+        run = Run(Path(asked.folder or temporary).resolve(), servers, asked.repetitions or (1 if asked.quick else 3), timeout=asked.timeout)
+        for name in dict.fromkeys(names):
+            case = CASES[name].quick() if asked.quick else CASES[name]
+            if asked.rows and not case.reads:
+                case = replace(case, data=replace(case.data, entities=asked.rows))
+            contenders = [each for each in case.contenders if not asked.contender or each in asked.contender]
+            try:
+                results[name] = run.case(name, case, contenders)
+            except UnequalResults as error:
+                print(f"UnequalResults: {error}", file=sys.stderr)
+                return 1
+            except OSError as error:
+                print(f"cannot make the data: {error}", file=sys.stderr)
+                return 2
+    print(as_json(results))
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=__doc__)
+    parser.add_argument("--case", action="append", choices=[*CASES, *SETS], help="may be repeated; all where none is given")
+    parser.add_argument("--contender", action="append", choices=EVERYONE, help="may be repeated; those of the case where none is given")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the requests and of the rows to materialize, once")
+    parser.add_argument("--rows", type=int, help="so many entities are materialized, whatever the case says")
+    parser.add_argument("--repetitions", type=int, help="of which the median is shown (3); Feast's own stores materialize once")
+    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds after which a contender is ended (1800)")
+    parser.add_argument("--folder", type=Path, help="where the data are made, and found again; else made anew and removed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

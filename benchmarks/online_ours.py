@@ -1,0 +1,59 @@
+"""All that the online benchmarks know of our own online store's inside: its settings, its reader and its rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.online_data import BUILT, OnlineData
+from feature_repo.times import micros
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+OFFLINE = {"type": "stores.offline.AsofOfflineStore"}
+ENGINE = {"type": "stores.engine.AsofEngine"}
+Read = Callable[[np.ndarray], np.ndarray]
+
+
+def sqlite_settings(path: Path) -> dict[str, Any]:
+    """Packed rows in a file."""
+    return {"type": "stores.online.PackedOnlineStore", "path": str(path)}
+
+
+def redis_settings(url: str) -> dict[str, Any]:
+    """Packed rows on a server."""
+    raise NotImplementedError(f"packed rows on Redis ({url})")
+
+
+def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
+    """From the keys of a request to a matrix of doubles, a row for each key and a column for each feature of the first so many views."""
+    from stores.packed import OnlineView, encode_key
+
+    database = _database(store)
+    online = [OnlineView.of(store.project, store.get_feature_view(name)) for name in data.view_names[:views]]
+    at = micros(BUILT)
+
+    def read(keys: np.ndarray) -> np.ndarray:
+        encoded = [encode_key([key]) for key in keys.tolist()]
+        blocks = [[row.values for row in database.read(view, encoded, at)] for view in online]
+        return np.hstack([np.array(block, np.float64) for block in blocks])
+
+    return read
+
+
+def rebuild(store: FeatureStore, data: OnlineData) -> int:
+    """Materialize every view anew beside what is there; how many rows went online."""
+    from stores.engine import materialize_view
+
+    views = [store.get_feature_view(name) for name in data.view_names]
+    return sum(materialize_view(store.config, _database(store), view, now=BUILT, rebuild=True).rows for view in views)
+
+
+def _database(store: FeatureStore) -> Any:
+    from stores.packed import PackedDatabase
+
+    return PackedDatabase(Path(store.config.online_store.path))

@@ -1,0 +1,117 @@
+"""Readers while everything is materialized anew: a process for each core asks in a fixed rhythm, first in quiet, then meanwhile.
+
+A read that raises, or that shows other values than the quiet ones did, counts as failed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import online_ours
+from benchmarks.harness import ROOT, Outcome, Work, cores
+from benchmarks.online_data import OnlineData, Reads, values_hash
+from benchmarks.online_stores import feature_store
+
+# Readers in a rhythm, as callers are: without pauses they would measure who gets the cores.
+READS_A_SECOND = 200
+ROWS = 10
+
+
+def readers_meanwhile(folder: str, data: dict[str, int], store: str, redis_url: str, quiet_seconds: float = 5.0) -> Work:
+    """Rebuild the filled store; the figures are what the readers saw, the seconds those of the rebuild."""
+    made, place = OnlineData(**data), Path(folder)
+    opened = feature_store(place, made, store, redis_url)
+    seen: dict[str, float] = {}
+
+    def run() -> int:
+        with _Readers({"folder": folder, "data": data, "store": store, "redis_url": redis_url}) as readers:
+            time.sleep(quiet_seconds)
+            start = time.monotonic()
+            rows = online_ours.rebuild(opened, made)
+            end = time.monotonic()
+        seen.update(readers.figures(start, end), rebuild_s=end - start)
+        return rows
+
+    return Work(run, lambda rows: Outcome(rows, "", dict(seen)))
+
+
+class _Readers:
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "benchmarks.online_rebuild", json.dumps(arguments)]
+        self._processes = [
+            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(cores())
+        ]
+        self._seen: list[dict[str, Any]] = []
+
+    def __enter__(self) -> _Readers:
+        for process in self._processes:
+            if process.stdout is None or process.stdout.readline() != "ready\n":
+                raise RuntimeError("a reader did not start")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The end of its input ends a reader.
+        self._seen = [json.loads(process.communicate(timeout=60)[0] or "{}") for process in self._processes]
+
+    def figures(self, start: float, end: float) -> dict[str, float]:
+        """In milliseconds from the moment a read was due; `during` are those that were due in the rebuild."""
+        if not all(self._seen):
+            raise RuntimeError("a reader did not come to its end")
+        due = np.concatenate([np.array(seen["due"]) for seen in self._seen])
+        took = np.concatenate([np.array(seen["took"]) for seen in self._seen]) * 1000
+        during = (due >= start) & (due < end)
+        failed = sum(seen["failed"] for seen in self._seen)
+        figures = {"readers": len(self._seen), "reads_meanwhile": int(during.sum()), "failed_reads": failed}
+        for name, chosen in (("quiet", due < start), ("meanwhile", during)):
+            if chosen.any():
+                figures |= {
+                    f"{name}_p50_ms": float(np.percentile(took[chosen], 50)),
+                    f"{name}_p99_ms": float(np.percentile(took[chosen], 99)),
+                }
+        return figures
+
+
+def _read_in_rhythm(folder: str, data: dict[str, int], store: str, redis_url: str) -> None:
+    """Read until standard input ends; say `ready` once, and at the end when each read was due and how long it took."""
+    made = OnlineData(**data)
+    read = online_ours.reader(feature_store(Path(folder), made, store, redis_url), made, made.views)
+    requests = Reads(made.views, ROWS, 200).keys(made.entities)
+    expected = [values_hash(iter([read(keys)])) for keys in requests]
+    ended = threading.Event()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    print("ready", flush=True)
+    due: list[float] = []
+    took: list[float] = []
+    failed = 0
+    moment = time.monotonic()
+    while not ended.is_set():
+        time.sleep(max(moment - time.monotonic(), 0.0))
+        number = len(due) % len(requests)
+        try:
+            matrix = read(requests[number])
+            seconds = time.monotonic() - moment
+            failed += values_hash(iter([matrix])) != expected[number]
+        except Exception:  # whatever it is, a caller would have had no answer
+            seconds = time.monotonic() - moment
+            failed += 1
+        due.append(moment)
+        took.append(seconds)
+        moment += 1 / READS_A_SECOND
+    print(json.dumps({"due": due, "took": took, "failed": failed}))
+
+
+if __name__ == "__main__":
+    _read_in_rhythm(**json.loads(sys.argv[1]))

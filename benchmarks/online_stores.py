@@ -1,0 +1,193 @@
+"""The contenders of the online benchmarks; each function takes JSON values and gives the `Work`.
+
+A store is one of `feast_sqlite`, `feast_redis` (Feast's own, in front of its DuckDB offline store), `ours_sqlite` and
+`ours_redis`. All read the same published Parquet files; what they are filled with, they keep for the contenders that read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from benchmarks import online_ours
+from benchmarks.harness import MB, Outcome, Work
+from benchmarks.online_data import BUILT, FIRST, KEY, OnlineData, Reads, latencies, values_hash
+from stores.table import CREATED, EVENT
+
+if TYPE_CHECKING:
+    import redis
+    from feast import FeatureStore
+
+STORES = ("feast_sqlite", "feast_redis", "ours_sqlite", "ours_redis")
+# What was fastest of 1,000, 10,000 and 100,000 rows a batch; Redis is not asked for what it holds before each write.
+BEST = {"pull_latest_features": True, "online_write_batch_size": 10_000}
+WARM_UP = 20
+CHECKED = 2_000
+
+
+def fill(folder: str, data: dict[str, int], store: str, redis_url: str) -> Work:
+    """Declare the views and a service of every number of them that is read, and materialize them."""
+    made = OnlineData(**data)
+    opened = feature_store(Path(folder), made, store, redis_url, apply=True)
+    return Work(lambda: opened.materialize(FIRST, BUILT), lambda _: Outcome(made.views * made.entities, ""))
+
+
+def via_feast(folder: str, data: dict[str, int], reads: dict[str, Any], store: str, redis_url: str) -> Work:
+    """Requests through Feast's `get_online_features`; taking the values out of its answer is not counted."""
+    made, asked = OnlineData(**data), Reads(**reads)
+    opened = feature_store(Path(folder), made, store, redis_url)
+    service = opened.get_feature_service(f"first_{asked.views}")
+    names = [name for view in range(asked.views) for name in made.feature_names(view)]
+
+    def ask(keys: np.ndarray) -> Any:
+        return opened.get_online_features(service, {KEY: keys.tolist()})
+
+    def matrix(answer: Any) -> np.ndarray:
+        values = answer.to_dict()
+        return np.array([values[name] for name in names], np.float64).T
+
+    return _reading(asked.keys(made.entities), ask, matrix)
+
+
+def direct(folder: str, data: dict[str, int], reads: dict[str, Any], store: str, redis_url: str) -> Work:
+    """Requests through our own reader, from keys to a matrix."""
+    made, asked = OnlineData(**data), Reads(**reads)
+    read = online_ours.reader(feature_store(Path(folder), made, store, redis_url), made, asked.views)
+    return _reading(asked.keys(made.entities), read, lambda answer: answer)
+
+
+def _reading(requests: np.ndarray, ask: Callable[[np.ndarray], Any], matrix: Callable[[Any], np.ndarray]) -> Work:
+    def warm_up() -> None:
+        for keys in requests[:WARM_UP]:
+            ask(keys)
+
+    def run() -> list[float]:
+        seconds = []
+        for keys in requests:
+            start = perf_counter()
+            ask(keys)
+            seconds.append(perf_counter() - start)
+        return seconds
+
+    @functools.cache
+    def answered() -> str:
+        return values_hash(matrix(ask(keys)) for keys in requests)
+
+    return Work(run, lambda seconds: Outcome(requests.size, answered(), latencies(seconds)), warm_up)
+
+
+def materialize(folder: str, data: dict[str, int], store: str, redis_url: str, *, defaults: bool = False) -> Work:
+    """The first materialization into an empty store; the hash is over the values of some entities, read through Feast."""
+    made, place = OnlineData(**data), Path(folder)
+    names = [name for view in range(made.views) for name in made.feature_names(view)]
+    asked = np.random.default_rng(17).choice(made.entities, min(CHECKED, made.entities), replace=False)
+    opened: list[FeatureStore] = []
+    empty = 0.0
+
+    def before() -> None:
+        nonlocal empty
+        opened.clear()
+        for path in place.glob(f"{store}.db*"):
+            path.unlink()
+        if "redis" in store:
+            with closing(redis_client(redis_url)) as client:
+                client.flushall()
+        empty = _used_mb(place, store, redis_url)
+        opened.append(feature_store(place, made, store, redis_url, apply=True, defaults=defaults))
+
+    def outcome(_: None) -> Outcome:
+        service = opened[0].get_feature_service(f"first_{made.views}")
+        values = opened[0].get_online_features(service, {KEY: asked.tolist()}).to_dict()
+        found = values_hash(iter([np.array([values[name] for name in names], np.float64)]))
+        name = "used_memory_mb" if "redis" in store else "file_mb"
+        return Outcome(made.views * made.entities, found, {name: _used_mb(place, store, redis_url) - empty})
+
+    return Work(lambda: opened[0].materialize(FIRST, BUILT), outcome, before)
+
+
+def feature_store(
+    folder: Path, data: OnlineData, store: str, redis_url: str, *, apply: bool = False, defaults: bool = False
+) -> FeatureStore:
+    """Feast on one of the stores; with `apply` its registry is made, otherwise it is there."""
+    from feast import FeatureStore
+    from feast.repo_config import RepoConfig
+
+    stock = store.startswith("feast")
+    registry = folder / f"registry_{store}.db"
+    if apply:
+        registry.unlink(missing_ok=True)
+    opened = FeatureStore(
+        config=RepoConfig(
+            project="benchmark",
+            provider="local",
+            registry={
+                "registry_type": "sql",
+                "path": f"sqlite:///{registry}",
+                "cache_ttl_seconds": 3600,
+                "serve_features_while_materializing": True,
+            },
+            offline_store={"type": "duckdb"} if stock else online_ours.OFFLINE,
+            online_store=_online_store(folder, store, redis_url, defaults=defaults),
+            batch_engine={"type": "local"} if stock else online_ours.ENGINE,
+            materialization={} if defaults or not stock else BEST,
+            entity_key_serialization_version=3,
+        )
+    )
+    if apply:
+        _declare(opened, folder, data, store)
+    return opened
+
+
+def _online_store(folder: Path, store: str, redis_url: str, *, defaults: bool) -> dict[str, Any]:
+    file = folder / f"{store}.db"
+    if store == "feast_sqlite":
+        return {"type": "sqlite", "path": str(file)}
+    if store == "feast_redis":
+        return {"type": "redis", "connection_string": f"{urlsplit(redis_url).netloc},db=0", "skip_dedup": not defaults}
+    return online_ours.sqlite_settings(file) if store == "ours_sqlite" else online_ours.redis_settings(redis_url)
+
+
+def _declare(opened: FeatureStore, folder: Path, data: OnlineData, store: str) -> None:
+    """Ours is given the tables' folders, Feast's own their files."""
+    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+    from feast.data_format import ParquetFormat
+    from feast.types import Float64, Int64
+
+    entity = Entity(name=KEY, join_keys=[KEY], value_type=ValueType.INT64)
+    views = []
+    for number, name in enumerate(data.view_names):
+        path = data.tables(folder) / name
+        source = FileSource(
+            name=f"{name}_rows",
+            path=str(path / "v1" / "*" / "*.parquet" if store.startswith("feast") else path),
+            file_format=ParquetFormat(),
+            timestamp_field=EVENT,
+            created_timestamp_column=CREATED,
+        )
+        features = [Field(name=name, dtype=Int64 if place % 2 else Float64) for place, name in enumerate(data.feature_names(number))]
+        views.append(FeatureView(name=name, entities=[entity], schema=[Field(name=KEY, dtype=Int64), *features], source=source, ttl=None))
+    services = [FeatureService(name=f"first_{count}", features=views[:count]) for count in range(1, data.views + 1)]
+    opened.apply([entity, *views, *services])
+
+
+def _used_mb(folder: Path, store: str, redis_url: str) -> float:
+    """What the store takes: its file and what lies beside it, or the server's memory."""
+    if "redis" not in store:
+        return sum(path.stat().st_size for path in folder.glob(f"{store}.db*")) / MB
+    with closing(redis_client(redis_url)) as client:
+        used: dict[str, Any] = client.info("memory")  # type: ignore[assignment]
+    return float(used["used_memory"]) / MB
+
+
+def redis_client(url: str) -> redis.Redis:
+    """A connection to the server of the run."""
+    import redis
+
+    return redis.Redis.from_url(url)

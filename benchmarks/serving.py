@@ -1,0 +1,193 @@
+"""Compares prediction servers over HTTP: `python -m benchmarks.serving`; see `README.md` beside this file.
+
+Prints a table a case and, as its last line, one JSON object. Figures in milliseconds are latencies, MB are 10^6 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import ROOT, Measurement, as_json, cores, measure, peak_mb_of, table
+from benchmarks.load import HOST, Load, Target, closed_loop, open_loop
+from benchmarks.serving_data import SERVICE, bodies
+
+CONTENDERS = ("ours", "feast_serve", "fastapi_empty")
+CASES = {"predict_1": 1, "predict_100": 100}
+CONNECTIONS = (4, 16)
+OPEN_CONNECTIONS = 64
+USE_CASE = "arrival_delay"
+START_PATIENCE = 120.0
+BIN = Path(sys.executable).parent
+# Without a limit of requests, at which its only worker would start anew.
+FEAST_OPTIONS = ("--workers", "1", "--no-access-log", "--max-requests", "0", "--registry_ttl_sec", "3600")
+
+
+class NoServer(Exception):
+    """A server did not start, or does not answer as it should."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which data folder is served, at which moment, and how long each load goes on."""
+
+    home: Path
+    folder: Path
+    at: str
+    seconds: float
+
+    def measured(self, contender: str, rows: int) -> Measurement:
+        """A server of its own, asked on one connection, on several, and on a schedule at half of what it can do at most."""
+        with self.serving(contender) as (port, process):
+            path = "/get-online-features" if contender.startswith("feast") else "/predict"
+            target = Target(port, path, str(bodies(self.folder, contender, rows)))
+            _check(target, contender, rows)
+            closed_loop(target, 1, max(self.seconds / 5, 1.0))  # warmed up
+            alone = closed_loop(target, 1, self.seconds)
+            crowd = {connections: closed_loop(target, connections, self.seconds) for connections in CONNECTIONS}
+            most = max(crowd, key=lambda connections: crowd[connections].per_second)
+            half = open_loop(target, OPEN_CONNECTIONS, self.seconds, crowd[most].per_second / 2)
+            return _measurement(contender, rows, alone, crowd[most], half, peak_mb_of(process.pid))
+
+    @contextmanager
+    def serving(self, contender: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+        """A server with one worker on a free loopback port, once it answers."""
+        port = _free_port()
+        command, ready = {
+            "ours": ([sys.executable, "-m", "inference", "serve", USE_CASE, "--port", str(port), "--as-of", self.at], "readyz"),
+            "feast_serve": (
+                [str(BIN / "feast"), "-c", str(self.folder), "serve", "--port", str(port), *FEAST_OPTIONS],
+                "health",
+            ),
+            "fastapi_empty": ([sys.executable, "-m", "benchmarks.floor", str(port)], "docs"),
+        }[contender]
+        log = self.folder / f"{contender}.log"
+        with log.open("wb") as said:
+            process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PUNCTUAL_HOME": str(self.home)}, stdout=said, stderr=said)
+            try:
+                _wait(process, f"http://{HOST}:{port}/{ready}", log)
+                yield port, process
+            finally:
+                process.terminate()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _measurement(contender: str, rows: int, alone: Load, most: Load, half: Load, peak: float) -> Measurement:
+    failed = alone.failed + most.failed + half.failed
+    more = {"p50_ms": alone.p50_ms, "p99_ms": alone.p99_ms, "requests_per_s": most.per_second}
+    more |= {"open_rate": most.per_second / 2, "open_p50_ms": half.p50_ms, "open_p99_ms": half.p99_ms, "open_p999_ms": half.p999_ms}
+    if failed:
+        return Measurement(contender, peak_mb=peak, failed=f"{failed} requests were not answered with 200")
+    return Measurement(
+        contender, seconds=most.seconds, fastest=most.seconds, repetitions=1, peak_mb=peak, rows=most.answers * rows, more=more
+    )
+
+
+def _check(target: Target, contender: str, rows: int) -> None:
+    """Raise `NoServer` where the first answer has not a prediction a row, or not every row's features."""
+    request = urllib.request.Request(
+        f"http://{HOST}:{target.port}{target.path}",
+        data=Path(target.bodies).read_bytes().splitlines()[0],
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answered:
+            answer: Any = json.load(answered)
+    except urllib.error.HTTPError as error:
+        raise NoServer(f"{contender} answered with {error.code}: {error.read().decode(errors='replace')[:300]}") from error
+    if contender == "ours":
+        given = len(answer["predictions"])
+    elif contender.startswith("feast"):
+        given = min(len(column["values"]) for column in answer["results"])
+    else:
+        given = rows
+    if given != rows:
+        raise NoServer(f"{contender} gave {given} results for {rows} rows")
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    until = time.monotonic() + START_PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:  # not yet listening, or not yet ready
+            time.sleep(0.1)
+    raise NoServer(f"{url} was not ready: {log.read_text(errors='replace')[-500:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        return int(taken.getsockname()[1])
+
+
+def made_home(home: Path) -> None:
+    """A data folder with a champion that is online: what `punctual demo --once` leaves, made unless it is there."""
+    if (home / "mlflow.db").exists():
+        return
+    print(f"making {home}: punctual demo --once …", file=sys.stderr, flush=True)
+    environment = {**os.environ, "PUNCTUAL_HOME": str(home)}
+    subprocess.run([str(BIN / "punctual"), "demo", "--once"], cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 2 where a server or the data cannot be made."""
+    asked = _arguments().parse_args(arguments)
+    results: dict[str, list[Measurement]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        home = Path(asked.home or folder / "home").resolve()
+        run = Run(home, folder, asked.as_of, asked.seconds or (2.0 if asked.quick else 10.0))
+        try:
+            made_home(home)
+            names = {"home": str(home), "folder": str(folder), "use_case": USE_CASE, "at": asked.as_of, "rows": list(CASES.values())}
+            prepared = measure(SERVICE, "benchmarks.serving_data:prepare", names, folder=folder, repetitions=1)
+            if prepared.failed:
+                raise NoServer(prepared.failed)
+            for name in asked.case or CASES:
+                results[name] = []
+                for contender in asked.contender or CONTENDERS:
+                    print(f"{name}: {contender} …", file=sys.stderr, flush=True)
+                    results[name].append(run.measured(contender, CASES[name]))
+                note = f"{CASES[name]} rows a request, one worker, keep-alive; `requests_per_s` is the most of {CONNECTIONS} connections"
+                print(table(name, results[name], f"{note}, `open_` at half of it; {cores()} cores."), flush=True)
+        except (NoServer, OSError, subprocess.SubprocessError) as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 2
+    print(as_json(results))
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("--case", action="append", choices=[*CASES], help="may be repeated; all where none is given")
+    parser.add_argument("--contender", action="append", choices=CONTENDERS, help="may be repeated; all where none is given")
+    parser.add_argument(
+        "--home", type=Path, help="a data folder with a champion, made there where it is missing; else made anew and removed"
+    )
+    parser.add_argument("--as-of", default="2013-12-05T20:00:00+00:00", help="the moment at which that is served")
+    parser.add_argument("--seconds", type=float, help="how long each load goes on (10)")
+    parser.add_argument("--quick", action="store_true", help="two seconds each")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
