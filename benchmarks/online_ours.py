@@ -26,20 +26,19 @@ def sqlite_settings(path: Path) -> dict[str, Any]:
 
 def redis_settings(url: str) -> dict[str, Any]:
     """Packed rows on a server."""
-    raise NotImplementedError(f"packed rows on Redis ({url})")
+    return {"type": "stores.online.PackedOnlineStore", "redis": url}
 
 
 def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
     """From the keys of a request to a matrix of doubles, a row for each key and a column for each feature of the first so many views."""
-    from stores.packed import OnlineView, encode_key
+    from stores.packed import OnlineView
 
     database = _database(store)
     online = [OnlineView.of(store.project, store.get_feature_view(name)) for name in data.view_names[:views]]
     at = micros(BUILT)
 
     def read(keys: np.ndarray) -> np.ndarray:
-        encoded = [encode_key([key]) for key in keys.tolist()]
-        blocks = [[row.values for row in database.read(view, encoded, at)] for view in online]
+        blocks = [[row.values for row in database.read(view, [view.key(key) for key in keys.tolist()], at)] for view in online]
         return np.hstack([np.array(block, np.float64) for block in blocks])
 
     return read
@@ -54,6 +53,6 @@ def rebuild(store: FeatureStore, data: OnlineData) -> int:
 
 
 def _database(store: FeatureStore) -> Any:
-    from stores.packed import PackedDatabase
+    from stores.online import packed_database
 
-    return PackedDatabase(Path(store.config.online_store.path))
+    return packed_database(store.config)

@@ -6,14 +6,11 @@ holds, because the moment lies behind it, is refused and not taken for unknown.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore, OnDemandFeatureView
@@ -28,7 +25,8 @@ from feature_repo.times import aware, from_micros, iso, micros
 from inference.frames import typed_rows
 from inference.monitoring.freshness import materialized_until
 from stores import on_demand
-from stores.packed import OnlineRow, OnlineView, PackedDatabase, encode_key
+from stores.online import packed_database
+from stores.packed import OnlineRow, OnlineView
 
 Row = Mapping[str, Any]
 _END_OF_TIME = 2**62
@@ -79,7 +77,7 @@ class OnlineFeatures:
         self.service = service or use_case.feature_service
         if self.service not in domain.services:
             raise StoreOutdated(unknown_name("feature service", self.service, domain.services, domain.name))
-        self.database = PackedDatabase(Path(store.config.online_store.path))
+        self.database = packed_database(store.config)
         self.types: dict[str, FeastType] = {}
         self.keys: dict[str, str] = {}
         self.request_columns = domain.request_columns(self.service)
@@ -118,9 +116,8 @@ class OnlineFeatures:
 
     def check_store(self) -> None:
         """Raise `NotBuilt` unless every view is online, to some moment, as it is defined now."""
-        there = set(self.database.tables()) if self.database.path.exists() else set()
         views = {view.online.name: view.online for view in self.views}
-        missing = [name for name, view in views.items() if view.table not in there or materialized_until(self.database, view) is None]
+        missing = [name for name, view in views.items() if materialized_until(self.database, view) is None]
         if missing:
             raise self._not_online(missing)
 
@@ -170,20 +167,19 @@ class OnlineFeatures:
 
     def _shown(self, view: ReadView, rows: Sequence[Row], places: dict[int, list[int]]) -> list[OnlineRow]:
         found: list[Any] = [None] * len(rows)
-        try:
-            for at, here in places.items():
-                keys = [_record_key(view, rows[place]) for place in here]
-                # Rows of one request share airports and carriers; each record is read once.
-                unique = dict.fromkeys(keys)
-                records = dict(zip(unique, self.database.read(view.online, list(unique), at), strict=True))
-                self._refuse_false_absence(view, at, [key for key, row in records.items() if key is not None and row.status == "NOT_FOUND"])
-                for place, key in zip(here, keys, strict=True):
-                    found[place] = records[key]
-        except (sqlite3.Error, msgspec.DecodeError) as error:
-            raise BrokenTable(
-                f"the online store {self.database.path} cannot be read for view '{view.name}': {error}; "
-                f"run: punctual features materialize {self.domain.name} --rebuild."
-            ) from error
+        for at, here in places.items():
+            keys = [_record_key(view, rows[place]) for place in here]
+            # Rows of one request share airports and carriers; each record is read once.
+            unique = dict.fromkeys(keys)
+            records = dict(zip(unique, self.database.read(view.online, list(unique), at), strict=True))
+            if any(row.status == "INVALID" for row in records.values()):
+                raise BrokenTable(
+                    f"a record of view '{view.name}' in {self.database.records.where} is damaged; "
+                    f"run: punctual features materialize {self.domain.name} --rebuild."
+                )
+            self._refuse_false_absence(view, at, [key for key, row in records.items() if key is not None and row.status == "NOT_FOUND"])
+            for place, key in zip(here, keys, strict=True):
+                found[place] = records[key]
         return found
 
     def _refuse_false_absence(self, view: ReadView, at: int, missing: list[bytes]) -> None:
@@ -232,4 +228,4 @@ class OnlineFeatures:
 
 def _record_key(view: ReadView, row: Row) -> bytes | None:
     # A view without entities has one record, under the key that Feast gives it.
-    return encode_key([DUMMY_ENTITY_VAL if key == DUMMY_ENTITY_ID else row.get(key) for key in view.keys])
+    return view.online.key(*(DUMMY_ENTITY_VAL if key == DUMMY_ENTITY_ID else row.get(key) for key in view.keys))

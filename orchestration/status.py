@@ -128,8 +128,7 @@ def _view(store: FeatureStore, domain: LoadedDomain, declared: Declaration, at: 
         "every": duration_text(declared.every),
         "available_after": duration_text(declared.available_after),
     }
-    # Asking the online store would make its file.
-    if built is None or not database.path.exists():
+    if built is None:
         return shown
     online = OnlineView.of(store.project, domain.views[declared.name])
     found = freshness(domain, database, [online])[declared.name]

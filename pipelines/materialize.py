@@ -76,7 +76,7 @@ def apply_if_changed(store: FeatureStore) -> None:
 
 
 def online_database(store: FeatureStore) -> PackedDatabase:
-    """The online store's file."""
+    """The online store's records."""
     online = store._get_provider().online_store  # type: ignore[attr-defined]
     assert isinstance(online, PackedOnlineStore)
     return online.database(store.config)

@@ -17,7 +17,7 @@ def address_of(path: Path) -> str:
     return f"file:{quote(str(path))}" + ("?immutable=1" if alone else "")
 
 
-def make_database(path: Path, statements: Sequence[str]) -> None:
+def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) -> None:
     """Make the file with its tables, in write-ahead mode, whole or not at all; a file that is there is left alone.
 
     SQLite's own way shows a file before its tables, and meets a lock that waits for nobody where two switch its mode.
@@ -32,6 +32,7 @@ def make_database(path: Path, statements: Sequence[str]) -> None:
         aside = path.with_name(f".{path.name}.aside")
         aside.unlink(missing_ok=True)
         with closing(sqlite3.connect(aside, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA page_size = {page_size}")
             for statement in statements:
                 connection.execute(statement)
             connection.execute("PRAGMA journal_mode = WAL")

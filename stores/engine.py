@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 from feast import Entity, FeatureView, FileSource
@@ -17,13 +17,16 @@ from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from feature_repo.errors import NotBuilt, StoreOutdated
-from feature_repo.times import micros
+from feature_repo.errors import BrokenTable, NotBuilt, StoreOutdated
+from feature_repo.times import from_micros, micros
 from stores.online import PackedOnlineStore
-from stores.packed import OnlineView, PackedDatabase, Row, encode_key
+from stores.packed import Mark, OnlineView, PackedDatabase, Rows
 from stores.table import CREATED, EVENT, WITHDRAWN, Table, connect, literal, quoted
 
 BATCH_ROWS = 20_000
+# More than this is spilled: entities may be more than fit into memory.
+MEMORY_LIMIT = "1GB"
+_BEGINNING = -(2**62)
 
 
 class AsofEngineConfig(FeastConfigBaseModel):
@@ -58,37 +61,42 @@ def materialize_view(
 
     `now` is the moment that the run stands for, and `clock` says what time it is while it runs (both aware UTC); without one it takes
     no time. `missed` counts entities that were shown too old a row, since a newer one was due before this run brought it
-    (the first run counts none).
+    (a run that fills the view from its beginning counts none).
+    With `rebuild`, or where another version of the table is online, the view is filled anew beside what readers see, and
+    swapped in when it is whole. Of two runs at once the second waits, and then finds little to do.
     Raises `NotBuilt` without a table and `StoreOutdated` where the table is of an older definition.
     """
     table = _table_of(view)
     online = OnlineView.of(config.project, view)
-    kind = database.watermark(online)
     built = table.built_until
     if built is None:
         raise NotBuilt(f"table '{view.name}' has no finished build; run: punctual features build.")
-    # Feast drops the online table of a view that is taken out; it starts again when the view comes back.
-    anew = rebuild or online.table not in database.tables()
-    since = None if anew else table.manifest.watermark(table.version, kind)
-    # A definition that comes back finds the rows that an older version of its table put there.
-    if anew or (since is None and table.manifest.has_watermark_of_other_version(table.version, kind)):
-        table.manifest.reset_watermark(table.version, kind)
-        database.drop(online.table)
-    database.create(online)
-    # Where this goes no further than the last run, rows may still have been published ahead since then.
-    until = min(now, built) if since is None else max(since, min(now, built))
-    started = time.monotonic()
-    rows = records = missed = 0
-    for batch in _newest_rows(table, online, since, until):
-        pairs = list(_pairs(batch, online))
-        written = database.write(online, pairs, micros(until), _shown_at(clock, now))
-        records += written.records
-        missed += 0 if since is None else written.missed
-        rows += len(pairs)
-        if progress:
-            progress(len(pairs))
-    table.manifest.move_watermark(table.version, kind, until)
-    return Materialized(view.name, rows, records, until, missed, time.monotonic() - started)
+    records = database.records
+    with records.alone(online):
+        mark = records.mark(online)
+        since = mark.until if mark and mark.version == table.version.version and not rebuild else None
+        # Where this goes no further than the last run, rows may still have been published ahead since then.
+        until = max(micros(min(now, built)), since if since is not None else _BEGINNING)
+        started = time.monotonic()
+        # What somebody wrote before the first run stays; what is of another version of the table does not.
+        place = records.beside(online) if mark is not None and since is None else None
+        if place is None:
+            records.place(online, make=True)
+        rows = written = missed = 0
+        for batch in _newest_rows(table, online, since, until):
+            packed = _packed(batch, online)
+            done = database.write(online, packed, until, _shown_at(clock, now), place=place, is_empty=since is None)
+            written += done.records
+            missed += 0 if since is None else done.missed
+            rows += len(packed)
+            if progress:
+                progress(len(packed))
+        reached = Mark(table.version.version, until)
+        if place is not None:
+            records.swap(online, place, reached)
+        else:
+            records.move_mark(online, reached)
+    return Materialized(view.name, rows, written, from_micros(until), missed, time.monotonic() - started)
 
 
 def _shown_at(clock: Callable[[], datetime] | None, now: datetime) -> Callable[[], int]:
@@ -110,29 +118,23 @@ def _table_of(view: FeatureView) -> Table:
     return table
 
 
-def _newest_rows(table: Table, view: OnlineView, since: datetime | None, until: datetime) -> Iterator[pa.RecordBatch]:
-    """Per entity the newest row that became effective in `(since, until]`, and every row that will later."""
-    low = -(2**62) if since is None else micros(since)
-    high = micros(until)
+def _newest_rows(table: Table, view: OnlineView, since: int | None, until: int) -> Iterator[pa.RecordBatch]:
+    """Per entity the newest row that became effective in `(since, until]`, and every row that will later; in order of keys."""
+    low = _BEGINNING if since is None else since
     files = [file for file in table.files() if max(file.max_event, file.max_created) > low]
     if not files:
         return
     keys = ", ".join(map(quoted, view.join_keys))
-    columns = ", ".join([*map(quoted, view.join_keys), *_features(view, table.has_withdrawals), EVENT, CREATED])
+    withdrawn = [WITHDRAWN] if table.has_withdrawals else []
+    columns = ", ".join([*map(quoted, (*view.join_keys, *view.features)), EVENT, CREATED, *withdrawn])
     effect = f"epoch_us(greatest({EVENT}, {CREATED}))"
-    last = f"PARTITION BY {keys}, {effect} > {high} ORDER BY {EVENT} DESC, {CREATED} DESC"
+    last = f"PARTITION BY {keys}, {effect} > {until} ORDER BY {EVENT} DESC, {CREATED} DESC"
     select = (
         f"SELECT {columns} FROM (SELECT *{_dummy(view)} FROM ({table.scan(files)})) WHERE {effect} > {low}"
-        f" QUALIFY {effect} > {high} OR row_number() OVER ({last}) = 1 ORDER BY {keys}"
+        f" QUALIFY {effect} > {until} OR row_number() OVER ({last}) = 1 ORDER BY {keys}"
     )
-    with connect() as connection:
+    with connect(memory_limit=MEMORY_LIMIT) as connection:
         yield from connection.execute(select).to_arrow_reader(BATCH_ROWS)
-
-
-def _features(view: OnlineView, has_withdrawals: bool) -> list[str]:
-    """The features in SQL; a row that withdraws others shows nulls, whatever it holds."""
-    names = [quoted(name) for name in view.features]
-    return [f"CASE WHEN {WITHDRAWN} THEN NULL ELSE {name} END AS {name}" for name in names] if has_withdrawals else names
 
 
 def _dummy(view: OnlineView) -> str:
@@ -140,20 +142,19 @@ def _dummy(view: OnlineView) -> str:
     return f", {literal(DUMMY_ENTITY_VAL)} AS {quoted(DUMMY_ENTITY_ID)}" if view.join_keys == (DUMMY_ENTITY_ID,) else ""
 
 
-def _pairs(batch: pa.RecordBatch, view: OnlineView) -> Iterator[tuple[bytes, Row]]:
-    times = [batch[name].cast(pa.int64()).to_pylist() for name in (EVENT, CREATED)]
-    keys = zip(*(batch[name].to_pylist() for name in view.join_keys), strict=True)
-    values = zip(*times, *(_plain(batch[name]) for name in view.features), strict=True)
-    for key, row in zip(keys, values, strict=True):
-        encoded = encode_key(key)
-        if encoded is not None:
-            yield encoded, list(row)
-
-
-def _plain(column: pa.Array) -> list[Any]:
-    if pa.types.is_timestamp(column.type):
-        return [None if value is None else value.replace(tzinfo=value.tzinfo or UTC) for value in column.to_pylist()]
-    return list(column.to_pylist())
+def _packed(batch: pa.RecordBatch, view: OnlineView) -> Rows:
+    """The rows as the online store keeps them; those without a key are of no entity."""
+    keys = view.entity_keys.encode_columns([batch[name] for name in view.join_keys])
+    if None in keys:
+        known = [number for number, key in enumerate(keys) if key is not None]
+        batch, keys = batch.take(pa.array(known, pa.int64())), [keys[number] for number in known]
+    times = [batch[name].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy() for name in (EVENT, CREATED)]
+    withdrawn = batch[WITHDRAWN].fill_null(False).to_numpy(zero_copy_only=False) if WITHDRAWN in batch.schema.names else None
+    try:
+        data = view.layout.rows([batch[name] for name in view.features], times[0], times[1], withdrawn)
+    except pa.ArrowException as error:
+        raise BrokenTable(f"the table of view '{view.name}' does not hold the types that the view declares: {error}.") from error
+    return Rows(cast(list[bytes], keys), times[0].tolist(), times[1].tolist(), data)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Feast online store over packed rows on SQLite."""
+"""Feast online store over packed rows, on SQLite or on Redis."""
 
 from __future__ import annotations
 
@@ -15,17 +15,44 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
+from pydantic import model_validator
 
 from feature_repo.errors import NotBuilt
 from feature_repo.times import from_micros, micros
-from stores.packed import OnlineView, PackedDatabase, Row, encode_key
+from stores.online_sqlite import SqliteRecords
+from stores.packed import OnlineView, PackedDatabase, Rows
 
 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
-    """What `feature_store.yaml` may say about this store: where its SQLite file is (an absolute path)."""
+    """What `feature_store.yaml` may say about this store: a SQLite file (absolute path), or a Redis server.
+
+    `redis` is an address, `redis://:${PASSWORD}@host:6379/0`, or `rediss://…` for TLS, whose options redis-py reads from
+    the query (`?ssl_ca_certs=/…`). `cluster: true` says that it is one of a Redis cluster. No answer within
+    `timeout_seconds` is an error.
+    """
 
     type: Literal["stores.online.PackedOnlineStore"] = "stores.online.PackedOnlineStore"
-    path: str
+    path: str | None = None
+    redis: str | None = None
+    cluster: bool = False
+    timeout_seconds: float = 2.0
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> PackedOnlineStoreConfig:
+        if (self.path is None) == (self.redis is None):
+            raise ValueError("online_store needs either path (a SQLite file) or redis (an address), and not both")
+        return self
+
+
+def packed_database(config: RepoConfig) -> PackedDatabase:
+    """The packed records that a configuration's online store is over."""
+    online = config.online_store
+    if online.path is not None:
+        return PackedDatabase(SqliteRecords(Path(online.path)))
+    # A laptop's profile needs no Redis client.
+    from stores.online_redis import RedisRecords
+
+    return PackedDatabase(RedisRecords(online.redis, config.project, cluster=online.cluster, timeout=online.timeout_seconds))
 
 
 class PackedOnlineStore(OnlineStore):
@@ -35,9 +62,9 @@ class PackedOnlineStore(OnlineStore):
         self._database: PackedDatabase | None = None
 
     def database(self, config: RepoConfig) -> PackedDatabase:
-        """The SQLite file of the configuration."""
+        """The packed records of the configuration."""
         if self._database is None:
-            self._database = PackedDatabase(Path(config.online_store.path))
+            self._database = packed_database(config)
         return self._database
 
     def online_write_batch(
@@ -49,15 +76,15 @@ class PackedOnlineStore(OnlineStore):
     ) -> None:
         """Merge rows that Feast hands over; naive times are UTC, a missing created time is the event's."""
         view = OnlineView.of(config.project, table)
-        database = self.database(config)
-        database.create(view)
-        rows: list[tuple[bytes, Row]] = []
-        for entity, values, event, created in data:
-            key = encode_key(_key_values(entity, view))
-            if key is not None:
-                read = [feast_value_type_to_python_type(values[name]) if name in values else None for name in view.features]
-                rows.append((key, [_micros(event), _micros(created or event), *read]))
-        database.write(view, rows, micros(datetime.now(UTC)))
+        keyed = [(view.entity_keys.encode(_key_values(entity, view)), entity, *rest) for entity, *rest in data]
+        known = [row for row in keyed if row[0] is not None]
+        if known:
+            keys, _, values, events, created = zip(*known, strict=True)
+            columns = [[feast_value_type_to_python_type(row[name]) if name in row else None for row in values] for name in view.features]
+            happened = [_micros(event) for event in events]
+            became_known = [_micros(moment or event) for moment, event in zip(created, events, strict=True)]
+            rows = Rows(keys, happened, became_known, view.layout.rows(columns, happened, became_known))
+            self.database(config).write(view, rows, micros(datetime.now(UTC)))
         if progress:
             progress(len(data))
 
@@ -74,7 +101,7 @@ class PackedOnlineStore(OnlineStore):
         nulls, not an error. The platform's own reader says that it is not built.
         """
         view = OnlineView.of(config.project, table)
-        keys = [encode_key(_key_values(entity, view)) for entity in entity_keys]
+        keys = [view.entity_keys.encode(_key_values(entity, view)) for entity in entity_keys]
         try:
             shown = self.database(config).read(view, keys, micros(datetime.now(UTC)))
         except NotBuilt:
@@ -123,19 +150,16 @@ class PackedOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Remove the tables of views that are gone; a view's own table comes with its first rows."""
-        database = self.database(config)
-        gone = {view.name for view in tables_to_delete}
-        for table in database.tables():
-            if table.rsplit(".", 1)[0] in gone:
-                database.drop(table)
+        """Remove the records of views that are gone; a view's own place comes with its first rows."""
+        records = self.database(config).records
+        there = records.views(config.project)
+        for name in {view.name for view in tables_to_delete}:
+            for schema in there.get(name, []):
+                records.drop(schema)
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        """Remove the file."""
-        database = self.database(config)
-        database.close()
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{database.path}{suffix}").unlink(missing_ok=True)
+        """Remove everything."""
+        self.database(config).records.teardown(config.project)
 
 
 def _key_values(entity: EntityKey, view: OnlineView) -> list[Any]:

@@ -1,61 +1,85 @@
-"""The packed online row: all of a view's features for one entity in one record, on SQLite.
+"""Packed online rows: all of a view's features for one entity in one record, over any backend that keeps bytes.
 
-A record holds the row that is effective and those published ahead, so that each is shown from its moment on.
-Rows are `[event, created, values…]` in MessagePack: integers, doubles and nulls come back exactly as they were.
+A record holds the row that is effective and those published ahead, so that each is shown from its moment on. What a
+write does to a record is worked out here, and put in its place by compare-and-set; so it is the same on every backend.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import threading
-import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
-import msgspec
 from feast import FeatureView
+from feast.types import FeastType
 
-from feature_repo.errors import DataFolderError, NotBuilt
+from feature_repo.errors import NotBuilt, PunctualError
 from feature_repo.raw import digest
 from feature_repo.times import micros
-from stores.database import address_of, make_database
-from stores.table import quoted
+from stores.entity_keys import EntityKeys
+from stores.layout import FORMAT, CorruptRecord, Layout, PackedRow
 
-FORMAT = 1
-Status = Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
-Row = list[Any]  # [event microseconds, created microseconds, values in the order of the view's features]
+Status = Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE", "INVALID"]
+_ATTEMPTS = 50
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
+
+class OnlineStoreUnavailable(PunctualError):
+    """The online store does not answer."""
+
+    may_pass = True
 
 
 @dataclass(frozen=True)
 class OnlineView:
-    """What the online store has to know of a feature view."""
+    """What the online store has to know of a feature view; keys are in sorted order of their names."""
 
+    project: str
     name: str
-    join_keys: tuple[str, ...]
-    features: tuple[str, ...]
-    ttl: int
-    schema: str
+    keys: tuple[tuple[str, FeastType], ...]
+    typed_features: tuple[tuple[str, FeastType], ...]
+    ttl: int = 0
+    fingerprint: str = ""
 
     @classmethod
     def of(cls, project: str, view: FeatureView) -> OnlineView:
-        """The online side of a Feast view; another schema is another table."""
-        keys = tuple(sorted(column.name for column in view.entity_columns))
-        features = tuple((column.name, str(column.dtype)) for column in view.features)
-        fingerprint = view.tags.get("fingerprint", "")
-        schema = digest(repr((FORMAT, project, view.name, keys, features, fingerprint)))
-        return cls(view.name, keys, tuple(name for name, _ in features), micros(view.ttl) if view.ttl else 0, schema)
+        """The online side of a Feast view."""
+        keys = tuple(sorted(((column.name, column.dtype) for column in view.entity_columns), key=lambda key: key[0]))
+        features = tuple((column.name, column.dtype) for column in view.features)
+        return cls(project, view.name, keys, features, micros(view.ttl or timedelta(0)), view.tags.get("fingerprint", ""))
 
-    @property
-    def table(self) -> str:
-        """The SQLite table's name."""
-        return f"{self.name}.{self.schema}"
+    @cached_property
+    def schema(self) -> str:
+        """A fingerprint of project, name, keys, features and definition; a view of another one has other records."""
+        typed = [[(name, str(type_)) for name, type_ in columns] for columns in (self.keys, self.typed_features)]
+        return digest(repr((FORMAT, self.project, self.name, *typed, self.fingerprint)))
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """The features' names, in the order of a record's values."""
+        return tuple(name for name, _ in self.typed_features)
+
+    @cached_property
+    def join_keys(self) -> tuple[str, ...]:
+        """The join keys' names, sorted."""
+        return tuple(name for name, _ in self.keys)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How its records are laid out."""
+        return Layout([type_ for _, type_ in self.typed_features], int(self.schema[:8], 16))
+
+    @cached_property
+    def entity_keys(self) -> EntityKeys:
+        """How its keys are encoded."""
+        return EntityKeys(self.join_keys, [type_ for _, type_ in self.keys])
+
+    def key(self, *values: Any) -> bytes | None:
+        """The record's key from the join keys' values, in sorted order of their names; None where one is null."""
+        return self.entity_keys.encode(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,169 +100,241 @@ class Written:
     missed: int
 
 
-def encode_key(values: Sequence[Any]) -> bytes | None:
-    """The record's key from the join keys' values in sorted order of their names; None where one is null."""
-    return None if any(value is None for value in values) else _encode(values)
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a view is online: all that took effect by `until` (microseconds) in a version of its table."""
+
+    version: int
+    until: int
 
 
-def effective(row: Row) -> int:
-    """The moment from which a row may be shown."""
-    return max(row[0], row[1])
+@dataclass(frozen=True)
+class Rows:
+    """Rows to write, by column: the entities' keys, the rows' times in microseconds, their bytes in the view's layout."""
+
+    keys: Sequence[bytes]
+    events: Sequence[int]
+    created: Sequence[int]
+    data: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def only(self, numbers: Iterable[int]) -> Rows:
+        """Some of the rows."""
+        chosen = list(numbers)
+        keys, events, created, data = self.keys, self.events, self.created, self.data
+        return Rows([keys[i] for i in chosen], [events[i] for i in chosen], [created[i] for i in chosen], [data[i] for i in chosen])
+
+    def by_key(self) -> dict[bytes, list[PackedRow]]:
+        """The rows of each key, in the order in which they came."""
+        found: dict[bytes, list[PackedRow]] = {}
+        for key, event, created, data in zip(self.keys, self.events, self.created, self.data, strict=True):
+            found.setdefault(key, []).append(PackedRow(event, created, data))
+        return found
 
 
-def merged(rows: Iterable[Row], now: int) -> list[Row]:
+Group = tuple[Sequence[bytes | None], Sequence[OnlineView]]
+Found = list[tuple[bytes | None, ...]]
+
+
+class Records(Protocol):
+    """A backend: keeps records by place and key. A place is what one filling of one view has to itself.
+
+    Methods raise `OnlineStoreUnavailable` or `DataFolderError` where the backend does not answer or cannot be written.
+    """
+
+    #: Where it is, as messages say it.
+    where: str
+
+    def look(self, groups: Sequence[Group]) -> list[Found]:
+        """For each group of keys the record per key and view, None where there is none. Raises `NotBuilt` for a view without a place."""
+
+    def get(self, place: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records in a place."""
+
+    def put(self, place: str, keys: Sequence[bytes], before: Sequence[bytes | None] | None, after: Sequence[bytes]) -> list[int]:
+        """Replace each record that is still as it was before (None: not there), atomically each.
+
+        Returns the numbers of those that are not as they were, in order.
+        """
+
+    def place(self, view: OnlineView, *, make: bool = False) -> str | None:
+        """Where the view's records are; None before the first."""
+
+    def beside(self, view: OnlineView) -> str:
+        """A new, empty place for the view that nobody reads."""
+
+    def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
+        """Make a place the view's own, with its mark, in one step; what was there before goes."""
+
+    def mark(self, view: OnlineView) -> Mark | None:
+        """How far the view is online; None before its first whole run."""
+
+    def move_mark(self, view: OnlineView, mark: Mark) -> None:
+        """Move the mark; within a version of the table it never goes back."""
+
+    def alone(self, view: OnlineView) -> AbstractContextManager[None]:
+        """Within it nobody else materializes the view; waits for its turn."""
+
+    def views(self, project: str) -> dict[str, list[str]]:
+        """The schemas in the store by the view's name."""
+
+    def drop(self, schema: str) -> None:
+        """Remove a view's records, of one schema, and its mark."""
+
+    def count(self, view: OnlineView) -> int:
+        """How many records the view has."""
+
+    def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
+        """Remove records; returns how many there were."""
+
+    def scrub(self) -> None:
+        """Leave no byte of what was removed in the backend's files."""
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+
+    def teardown(self, project: str) -> None:
+        """Remove everything of the project."""
+
+
+def merged(rows: Iterable[PackedRow], now: int) -> list[PackedRow]:
     """The rows a record needs from `now` on: the one that is shown, and those yet to come that will be."""
-    kept: list[Row] = []
-    for row in sorted(rows, key=lambda row: (effective(row), row[0], row[1])):
-        if kept and (row[0], row[1]) <= (kept[-1][0], kept[-1][1]):
+    kept: list[PackedRow] = []
+    for row in sorted(rows, key=lambda row: (row.effective, row.event, row.created)):
+        if kept and row[:2] <= kept[-1][:2]:
             continue  # something newer is effective already
-        if effective(row) <= now or (kept and effective(row) == effective(kept[-1])):
-            kept = [*kept[:-1], row] if kept else [row]
-        else:
-            kept.append(row)
+        if kept and (row.effective <= now or row.effective == kept[-1].effective):
+            kept.pop()
+        kept.append(row)
     return kept
 
 
 class PackedDatabase:
-    """The SQLite file: many readers, one writer at a time, in any number of threads and processes."""
+    """An online store of packed records; threads may share it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._local = threading.local()
-
-    def _connect(self) -> sqlite3.Connection:
-        existing: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if existing is not None and self._local.file == _file(self.path):
-            return existing
-        # None yet, or one to a file that somebody removed or replaced and that nobody else sees any more.
-        self.close()
-        try:
-            identity = f"INSERT INTO identity VALUES ('{uuid.uuid4().hex[:12]}')"
-            make_database(self.path, ["CREATE TABLE identity (id TEXT NOT NULL)", identity])
-            connection = sqlite3.connect(address_of(self.path), uri=True, timeout=60, isolation_level=None)
-            # A watermark that outlived a power failure must not speak for rows that did not.
-            connection.execute("PRAGMA synchronous = FULL")
-        except (OSError, sqlite3.OperationalError) as error:
-            raise DataFolderError(f"cannot open the online store {self.path}: {error}. Free space or mend its rights.") from error
-        self._local.connection, self._local.file = connection, _file(self.path)
-        return connection
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        #: How often a record could not be read, by view, since this object was made.
+        self.corrupt: Counter[str] = Counter()
 
     def close(self) -> None:
         """Close this thread's connection."""
-        existing: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if existing is not None:
-            existing.close()
-            self._local.connection = None
+        self.records.close()
 
-    @property
-    def identity(self) -> str:
-        """Made with the file; a watermark belongs to the file it was reached on."""
-        return str(self._connect().execute("SELECT id FROM identity").fetchone()[0])
-
-    def watermark(self, view: OnlineView) -> str:
-        """The manifest's name for how far a view, as it is defined now, is online in this file."""
-        return f"online:{self.identity}:{view.schema}"
-
-    def tables(self) -> list[str]:
-        """The tables of all views and schemas."""
-        names = self._connect().execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%.%'")
-        return [name for (name,) in names]
-
-    def create(self, view: OnlineView) -> None:
-        """Make the view's table if it is not there."""
-        self._connect().execute(
-            f"CREATE TABLE IF NOT EXISTS {quoted(view.table)} (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID"
-        )
-
-    def drop(self, table: str) -> None:
-        """Remove a view's table by its full name."""
-        self._connect().execute(f"DROP TABLE IF EXISTS {quoted(table)}")
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connect()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            connection.execute("ROLLBACK") if connection.in_transaction else None
-            raise DataFolderError(f"cannot write the online store {self.path}: {error}. Free space or mend its rights.") from error
-        except BaseException:
-            connection.execute("ROLLBACK") if connection.in_transaction else None
-            raise
-
-    def write(self, view: OnlineView, rows: Iterable[tuple[bytes, Row]], now: int, shown_at: Callable[[], int] | None = None) -> Written:
-        """Merge rows into their records in one transaction.
+    def write(
+        self,
+        view: OnlineView,
+        rows: Rows,
+        now: int,
+        shown_at: Callable[[], int] | None = None,
+        *,
+        place: str | None = None,
+        is_empty: bool = False,
+    ) -> Written:
+        """Merge rows into their records, each record in one step.
 
         What is effective at `now` and older than another effective row goes; an older row never replaces a newer.
         `shown_at` says what time it is when the rows come online, where that is known to be later than `now`.
+        `is_empty` says that hardly any of the keys is there yet, and saves looking for them.
         """
-        offered: dict[bytes, list[Row]] = {}
-        for key, row in rows:
-            offered.setdefault(key, []).append(row)
-        changed: list[tuple[bytes, bytes]] = []
+        place = place or self.records.place(view, make=True)
+        assert place is not None
+        written = 0
         due: list[int] = []
-        with self._writing() as connection:
-            select = f"SELECT record FROM {quoted(view.table)} WHERE key = ?"
-            for key in sorted(offered):
-                found = connection.execute(select, (key,)).fetchone()
-                before = _decode(found[0])[1:] if found else []
-                kept = merged([*before, *offered[key]], now)
-                there = {tuple(row[:2]) for row in before}
-                due += [effective(row) for row in kept if tuple(row[:2]) not in there][:1]
-                record = _encode([FORMAT, *kept])
-                if not found or record != found[0]:
-                    changed.append((key, record))
-            connection.executemany(f"INSERT OR REPLACE INTO {quoted(view.table)} VALUES (?, ?)", changed)
-            then = now if shown_at is None else max(now, shown_at())
-        return Written(len(changed), sum(moment < then for moment in due))
+        if is_empty and len(set(rows.keys)) == len(rows):
+            rows, due = self._fill(view, place, rows)
+            written = len(due)
+        offered = rows.by_key()
+        keys = list(offered)
+        for _ in range(_ATTEMPTS):
+            changed = list(self._changed(view, keys, self.records.get(place, keys), offered, now)) if keys else []
+            failed = self.records.put(place, *zip(*(each[:3] for each in changed), strict=True)) if changed else []
+            again = set(failed)
+            written += len(changed) - len(failed)
+            due += [moment for number, (*_, moment) in enumerate(changed) if moment is not None and number not in again]
+            if not failed:
+                then = now if shown_at is None else max(now, shown_at())
+                return Written(written, sum(moment < then for moment in due))
+            # Somebody else wrote between our looking and our writing.
+            keys = [changed[number][0] for number in failed]
+        raise OnlineStoreUnavailable(f"others change view '{view.name}' in {self.records.where} faster than rows can be merged into it.")
+
+    def _fill(self, view: OnlineView, place: str, rows: Rows) -> tuple[Rows, list[int]]:
+        """Write a record per row where there is none; the rows where there is one, and since when the others were due."""
+        failed = self.records.put(place, rows.keys, None, view.layout.records(rows.data))
+        due = list(map(max, rows.events, rows.created))
+        for number in reversed(failed):
+            del due[number]
+        return rows.only(failed), due
+
+    def _changed(
+        self, view: OnlineView, keys: list[bytes], before: list[bytes | None], offered: dict[bytes, list[PackedRow]], now: int
+    ) -> Iterator[tuple[bytes, bytes | None, bytes, int | None]]:
+        """Key, record before and after, and since when its first new row has been due; unchanged records are left out."""
+        layout = view.layout
+        for key, old in zip(keys, before, strict=True):
+            new = offered[key]
+            if old is None and len(new) == 1:
+                yield key, None, layout.record([new[0].data]), new[0].effective
+                continue
+            there: list[PackedRow] = []
+            if old is not None:
+                try:
+                    there = layout.split(old)
+                except CorruptRecord:
+                    self.corrupt[view.name] += 1  # what is offered replaces it
+            kept = merged([*there, *new], now)
+            record = layout.record([row.data for row in kept])
+            if record != old:
+                known = {row[:2] for row in there}
+                yield key, old, record, next((row.effective for row in kept if row[:2] not in known), None)
 
     def read(self, view: OnlineView, keys: Sequence[bytes | None], at: int) -> list[OnlineRow]:
         """What the view shows for each key at a moment (microseconds); a null key is not found.
 
-        Raises `NotBuilt` where the view was never materialized in its present schema.
+        A record that cannot be read is `INVALID`, and counted. Raises `NotBuilt` where the view was never filled in its
+        present schema.
         """
-        connection = self._connect()
-        select = f"SELECT record FROM {quoted(view.table)} WHERE key = ?"
-        nothing = OnlineRow("NOT_FOUND", None, None, [None] * len(view.features))
-        shown: list[OnlineRow] = []
+        (found,) = self.records.look([(keys, [view])])
+        return [self.shown(view, record, at) for (record,) in found]
+
+    def shown(self, view: OnlineView, record: bytes | None, at: int) -> OnlineRow:
+        """What a record shows at a moment (microseconds)."""
+        layout = view.layout
+        nothing = [None] * len(layout.kinds)
+        if record is None:
+            return OnlineRow("NOT_FOUND", None, None, nothing)
         try:
-            for key in keys:
-                found = connection.execute(select, (key,)).fetchone() if key is not None else None
-                shown.append(_shown(_decode(found[0])[1:], view, at) or nothing if found else nothing)
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                raise NotBuilt(
-                    f"view '{view.name}' is not in the online store as it is defined now; run: punctual features materialize."
-                ) from error
-            raise
-        return shown
+            row = layout.shown_at(record, at)
+        except CorruptRecord:
+            self.corrupt[view.name] += 1
+            return OnlineRow("INVALID", None, None, nothing)
+        if row is None or layout.is_withdrawn(row):
+            return OnlineRow("NOT_FOUND", None, None, nothing)
+        event, created = layout.times(row)
+        if view.ttl and event + view.ttl < at:
+            return OnlineRow("OUTSIDE_MAX_AGE", event, created, nothing)
+        return OnlineRow("PRESENT", event, created, layout.values(row))
 
     def count(self, view: OnlineView) -> int:
-        """How many entities the view has; 0 if it was never materialized."""
-        if view.table not in self.tables():
-            return 0
-        return int(self._connect().execute(f"SELECT count(*) FROM {quoted(view.table)}").fetchone()[0])
+        """How many entities the view has; 0 if it was never filled."""
+        return self.records.count(view) if self.records.place(view) else 0
+
+    def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
+        """Remove what is known of entities, so that no byte of it is left; returns how many had a record."""
+        removed = self.records.erase(view, keys)
+        self.records.scrub()
+        return removed
+
+    def erase_view(self, project: str, name: str) -> None:
+        """Remove a view, whatever its schema was, so that no byte of it is left."""
+        for schema in self.records.views(project).get(name, []):
+            self.records.drop(schema)
+        self.records.scrub()
 
 
-def _file(path: Path) -> tuple[int, int] | None:
-    """Which file is at the path now."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  twice as fast, at every read
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _shown(rows: list[Row], view: OnlineView, at: int) -> OnlineRow | None:
-    """The newest of the rows that are effective at the moment, judged by the ttl as the offline join does."""
-    newest: Row | None = None
-    for row in rows:
-        if effective(row) <= at and (newest is None or (row[0], row[1]) > (newest[0], newest[1])):
-            newest = row
-    if newest is None:
-        return None
-    if view.ttl and newest[0] + view.ttl < at:
-        return OnlineRow("OUTSIDE_MAX_AGE", newest[0], newest[1], [None] * len(view.features))
-    return OnlineRow("PRESENT", newest[0], newest[1], newest[2:])
+def not_online(view: OnlineView) -> NotBuilt:
+    """The error for a view that has no place."""
+    return NotBuilt(f"view '{view.name}' is not in the online store as it is defined now; run: punctual features materialize.")

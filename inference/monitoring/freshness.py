@@ -41,8 +41,8 @@ class Freshness:
 
 def materialized_until(database: PackedDatabase, view: OnlineView) -> datetime | None:
     """How far the view is online as it is defined now; None before the first run."""
-    table = Table.current(Path(data_path("tables")), view.name)
-    return table.manifest.watermark(table.version, database.watermark(view)) if table else None
+    table, mark = Table.current(Path(data_path("tables")), view.name), database.records.mark(view)
+    return from_micros(mark.until) if table and mark and mark.version == table.version.version else None
 
 
 def freshness(domain: LoadedDomain, database: PackedDatabase, views: Iterable[OnlineView]) -> dict[str, Freshness]:

@@ -2,21 +2,18 @@
 
 import sqlite3
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from feature_repo.contract import data_path
 from feature_repo.domains import feature_store
 from feature_repo.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt
 from feature_repo.times import micros
 from inference.events import known_events
 from inference.features import OnlineFeatures, PastNotKept
 from stores.offline import historical_features
-from stores.table import Table
 
 NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
@@ -171,9 +168,8 @@ def test_a_row_from_which_a_request_time_feature_cannot_be_computed_is_named(onl
 
 
 def test_what_was_never_materialized_is_named_with_what_to_do(online):
-    with sqlite3.connect(online.database.path) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'depot_deliveries.%'")]
-        connection.execute(f'DROP TABLE "{tables[0]}"')
+    view = next(view.online for view in online.views if view.name == "depot_deliveries")
+    online.database.records.drop(view.schema)
 
     with pytest.raises(NotBuilt, match=r"1 of 4 views are not in the online store .*: depot_deliveries; run: punctual features"):
         online.check_store()
@@ -183,11 +179,11 @@ def test_what_was_never_materialized_is_named_with_what_to_do(online):
 
 def test_a_materialization_under_way_makes_nobody_unknown(online):
     view = next(view.online for view in online.views if view.name == "courier_deliveries")
-    table = Table.current(Path(data_path("tables")), view.name)
-    # What a rebuild does first: it forgets how far it was, and empties the table.
-    table.manifest.reset_watermark(table.version, online.database.watermark(view))
-    with sqlite3.connect(online.database.path) as connection:
-        connection.execute(f'DELETE FROM "{view.table}"')
+    records = online.database.records
+    records.erase(view, [view.key(courier) for courier in "ABCDEF"])
+    # A first run has not come to its end.
+    with sqlite3.connect(records.path) as connection:
+        connection.execute("UPDATE places SET version = NULL, until = NULL WHERE schema = ?", (view.schema,))
 
     with pytest.raises(NotBuilt, match="not yet whole: courier_deliveries"):
         online.read([one()], NOW)
@@ -206,8 +202,9 @@ def test_without_an_online_store_none_is_made(home, domain, use_case):
 
 def test_a_record_that_cannot_be_read_is_an_error_and_not_a_null(online):
     view = next(view for view in online.views if view.name == "courier_deliveries")
-    with sqlite3.connect(online.database.path) as connection:
-        connection.execute(f'UPDATE "{view.online.table}" SET record = ?', (b"\xc1",))
+    records = online.database.records
+    with sqlite3.connect(records.path) as connection:
+        connection.execute(f'UPDATE "{records.place(view.online)}" SET record = ?', (b"\xc1",))
 
-    with pytest.raises(BrokenTable, match=r"cannot be read for view 'courier_deliveries'.*materialize parcels --rebuild"):
+    with pytest.raises(BrokenTable, match=r"a record of view 'courier_deliveries' in .* is damaged; run: .*materialize parcels --rebuild"):
         online.read([one()], NOW)

@@ -300,8 +300,8 @@ def test_an_online_store_that_is_gone_or_broken_is_said_and_not_answered_past(ho
 
 def test_a_view_that_is_dropped_makes_the_server_unready(home, client, row):
     with sqlite3.connect(home / "online.db") as connection:
-        (name,) = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'depot_deliveries.%'").fetchone()
-        connection.execute(f'DROP TABLE "{name}"')
+        (place,) = connection.execute("DELETE FROM places WHERE name = 'depot_deliveries' RETURNING place").fetchone()
+        connection.execute(f'DROP TABLE "{place}"')
     wait_for(lambda: client.get("/readyz").status_code == 503)
 
     refused = client.post("/predict", json={"rows": [row()]})

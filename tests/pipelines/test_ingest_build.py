@@ -24,7 +24,7 @@ from pipelines.progress import Progress
 from stores.canonical import canonical_hash
 from stores.locks import only_one
 from stores.offline import historical_features
-from stores.packed import OnlineView, encode_key
+from stores.packed import OnlineView
 from stores.table import Table
 
 QUIET = Progress(quiet=True)
@@ -416,7 +416,7 @@ def test_online_at_the_moment_of_a_run_is_what_the_tables_show_then(taxis):
             for name, view in taxis.domain.views.items():
                 offline = historical_features(store, frame, [f"{name}:{field.name}" for field in view.features])
                 online = OnlineView.of(store.project, view)
-                shown = database.read(online, [encode_key([driver]) for driver in (1, 2, 3, 9)], micros(asked))
+                shown = database.read(online, [online.key(driver) for driver in (1, 2, 3, 9)], micros(asked))
                 for number, feature in enumerate(online.features):
                     assert [row.values[number] for row in shown] == offline[f"{name}__{feature}"].to_pylist()
     database.close()

@@ -3,6 +3,7 @@
 The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests/stores` is the long form.
 """
 
+import json
 import os
 from datetime import timedelta
 
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from stores.history import declared_schema
 from stores.offline import point_in_time_join
+from stores.online import packed_database
 from stores.table import CREATED, EVENT, Table, connect
 
 settings.register_profile(
@@ -113,3 +115,47 @@ class Views:
 @pytest.fixture
 def views(tmp_path, publish):
     return Views(tmp_path, publish)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def online_store(request, tmp_path):
+    """What `feature_store.yaml` says of the online store, for each backend."""
+    if request.param == "sqlite":
+        return {"path": str(tmp_path / "online.db")}
+    return {"redis": request.getfixturevalue("redis_server").url}
+
+
+@pytest.fixture
+def online_settings(online_store):
+    """The same as JSON, for other processes."""
+    return json.dumps(online_store)
+
+
+@pytest.fixture
+def open_online(online_store):
+    """Opens the online store of a project."""
+    opened = []
+
+    def open_for(project):
+        online = {"type": "stores.online.PackedOnlineStore", **online_store}
+        config = RepoConfig(
+            project=project, provider="local", registry="unused.db", online_store=online, entity_key_serialization_version=3
+        )
+        opened.append(packed_database(config))
+        return opened[-1]
+
+    yield open_for
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture
+def database(open_online):
+    """The packed online store of project `test`, empty."""
+    return open_online("test")
+
+
+@pytest.fixture
+def other_project(open_online):
+    """That of another project in the same place."""
+    return open_online("other")

@@ -19,7 +19,8 @@ from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutd
 from feature_repo.times import from_micros, micros
 from stores.engine import materialize_view
 from stores.offline import historical_features
-from stores.packed import OnlineView, PackedDatabase, encode_key
+from stores.online_sqlite import SqliteRecords
+from stores.packed import OnlineView, PackedDatabase
 from stores.table import Table
 
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -86,7 +87,7 @@ class World:
 
     def online(self, moment, *drivers):
         view = OnlineView.of("test", self.view)
-        shown = self.database.read(view, [encode_key([driver]) for driver in drivers or (7,)], micros(moment))
+        shown = self.database.read(view, [view.key(driver) for driver in drivers or (7,)], micros(moment))
         return [row.values[0] if row.status == "PRESENT" else row.status for row in shown]
 
 
@@ -96,7 +97,7 @@ def world(tmp_path):
     view = a_view(tmp_path, trips=Int64)
     store.apply([DRIVER, view])
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
-    database = PackedDatabase(tmp_path / "online.db")
+    database = PackedDatabase(SqliteRecords(tmp_path / "online.db"))
     yield World(store, view, table, database)
     database.close()
 
@@ -149,7 +150,7 @@ class Killed(Exception):
 def test_online_after_a_run_is_what_the_offline_join_shows(shared, publish, steps):
     folder, store, view = shared
     (folder / "tables").rename(folder / f"tables{len(list(folder.glob('tables*')))}") if (folder / "tables").exists() else None
-    database = PackedDatabase(folder / f"online{len(list(folder.glob('online*.db')))}.db")
+    database = PackedDatabase(SqliteRecords(folder / f"online{len(list(folder.glob('online*.db')))}.db"))
     table = Table.for_definition(folder / "tables", "driver_trips", "first", ("driver",))
     online = OnlineView.of("test", view)
     start = micros(NOON)
@@ -179,7 +180,7 @@ def test_online_after_a_run_is_what_the_offline_join_shows(shared, publish, step
             }
         )
         offline = historical_features(store, frame, ["driver_trips:trips"])["driver_trips__trips"].to_pylist()
-        shown = [database.read(online, [encode_key([driver])], start + moment)[0].values[0] for driver, moment in entities]
+        shown = [database.read(online, [online.key(driver)], start + moment)[0].values[0] for driver, moment in entities]
         assert shown == offline
     database.close()
 
@@ -330,8 +331,9 @@ def test_a_view_without_entities_has_one_online_row(tmp_path, publish):
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ())
     publish(table, {"trips": pa.int64()}, [(1, utc(10), utc(10)), (2, utc(11), utc(11))], at(11))
     store.materialize(at(0), NOON)
-    with closing(PackedDatabase(tmp_path / "online.db")) as database:
-        (shown,) = database.read(OnlineView.of("test", store.get_feature_view("driver_trips")), [encode_key([""])], micros(NOON))
+    with closing(PackedDatabase(SqliteRecords(tmp_path / "online.db"))) as database:
+        online = OnlineView.of("test", store.get_feature_view("driver_trips"))
+        (shown,) = database.read(online, [online.key("")], micros(NOON))
     assert shown.values == [2]
 
 

@@ -1,0 +1,272 @@
+"""The bytes of a packed online record: one codec for every view, type and backend.
+
+    record = format (1 byte) · schema (4) · row … · CRC-32 (4)
+    row    = event (8) · created (8) · null bits · a cell per feature · what has no fixed width
+
+Numbers, booleans and moments are cells of their own width, so that the records of many entities, laid one after the
+other, are a NumPy array of named fields: nothing is parsed. Text, bytes and everything nested stand behind the cells;
+their cell is where they end. All is little-endian. A record holds several rows where some are not yet effective.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.types import Bool, Bytes, FeastType, Float32, Float64, ImageBytes, Int32, Int64, PdfBytes, String, UnixTimestamp
+
+from feature_repo.times import from_micros
+
+FORMAT = 2
+# What CRC-32 gives for any bytes that end with their own CRC-32: one pass checks without cutting.
+_INTACT = zlib.crc32(b"\x00\x00\x00\x00")
+_HEAD = struct.Struct("<BI")
+_TIMES = struct.Struct("<qq")
+_CRC = struct.Struct("<I")
+TAIL = _CRC.size
+START = _HEAD.size
+
+Column = pa.Array | list[Any]
+Times = np.ndarray | Sequence[int]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class CorruptRecord(ValueError):
+    """Bytes that are no record of this layout."""
+
+
+class PackedRow(NamedTuple):
+    """A row as a record holds it: its two times in microseconds, and all of its bytes."""
+
+    event: int
+    created: int
+    data: bytes
+
+    @property
+    def effective(self) -> int:
+        """The moment from which the row may be shown."""
+        return max(self.event, self.created)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a type is kept: its cell in `struct`'s and NumPy's words, and the Arrow type that has it (None: as MessagePack)."""
+
+    cell: str
+    field: str
+    arrow: pa.DataType | None
+    is_variable: bool = False
+    decode: Callable[[Any], Any] | None = None
+
+
+_NESTED = _Kind("I", "<u4", None, is_variable=True, decode=_decode)
+_RAW = _Kind("I", "<u4", pa.binary(), is_variable=True)
+_KINDS: dict[FeastType, _Kind] = {
+    Int32: _Kind("i", "<i4", pa.int32()),
+    Int64: _Kind("q", "<i8", pa.int64()),
+    Float32: _Kind("f", "<f4", pa.float32()),
+    Float64: _Kind("d", "<f8", pa.float64()),
+    Bool: _Kind("?", "?", pa.bool_()),
+    UnixTimestamp: _Kind("q", "<i8", pa.timestamp("us", "UTC"), decode=from_micros),
+    String: _Kind("I", "<u4", pa.string(), is_variable=True, decode=lambda data: str(data, "utf-8")),
+    Bytes: _RAW,
+    PdfBytes: _RAW,
+    ImageBytes: _RAW,
+}
+
+
+class Layout:
+    """The layout of one view's records. `schema` is a fingerprint of 32 bits: a record of another one is refused."""
+
+    def __init__(self, types: Sequence[FeastType], schema: int) -> None:
+        self.kinds = [_KINDS.get(type_, _NESTED) for type_ in types]
+        self.schema = schema
+        self._null_bytes = len(self.kinds) // 8 + 1  # the bit behind the features' says that the row is withdrawn
+        self._no_nulls = bytes(self._null_bytes)
+        self._withdrawn = 1 << len(self.kinds)
+        self._head = _HEAD.pack(FORMAT, schema)
+        cells = "".join(kind.cell for kind in self.kinds)
+        self._row = struct.Struct(f"<qq{self._null_bytes}s{cells}")
+        self.variable = [place for place, kind in enumerate(self.kinds) if kind.is_variable]
+        self._decoded = [(place, kind.decode) for place, kind in enumerate(self.kinds) if kind.decode and not kind.is_variable]
+        #: The length of a record of one row, where every row is equally long; else None.
+        self.single = START + self._row.size + TAIL if not self.variable else None
+
+    @cached_property
+    def row_fields(self) -> np.dtype:
+        """A row's fixed part as NumPy sees it: `event`, `created`, `nulls`, and a field per feature by its number."""
+        cells = [(str(place), kind.field) for place, kind in enumerate(self.kinds)]
+        return np.dtype([("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (self._null_bytes,)), *cells])
+
+    @cached_property
+    def record_fields(self) -> np.dtype:
+        """A whole record of one row, for layouts without variable cells."""
+        return np.dtype([("head", "V5"), *((name, self.row_fields[name]) for name in self.row_fields.names or ()), ("crc", "<u4")])
+
+    # From values to bytes.
+
+    def rows(
+        self, columns: Sequence[pa.Array | list[Any]], events: Times, created: Times, withdrawn: np.ndarray | None = None
+    ) -> list[bytes]:
+        """The rows' bytes: a column per feature, in their order, and the times in microseconds.
+
+        Raises Arrow's error where a column cannot be what its feature is declared to be.
+        """
+        fixed = np.zeros(len(events), self.row_fields)
+        fixed["event"], fixed["created"] = events, created
+        if withdrawn is not None:
+            place = len(self.kinds)
+            fixed["nulls"][:, place >> 3] |= withdrawn.astype(np.uint8) << (place & 7)
+        behind: list[pa.Array] = []
+        ends = np.zeros(len(events), np.int64)
+        for place, (kind, column) in enumerate(zip(self.kinds, columns, strict=True)):
+            cells = _cells(kind, column)
+            if cells.null_count:
+                missing = cells.is_null().to_numpy(zero_copy_only=False)
+                fixed["nulls"][:, place >> 3] |= missing.astype(np.uint8) << (place & 7)
+            if kind.is_variable:
+                data = cells.cast(pa.large_binary()).fill_null(b"")
+                behind.append(data)
+                ends += pc.binary_length(data).to_numpy(zero_copy_only=False)
+                fixed[str(place)] = ends
+            else:
+                fixed[str(place)] = _plain(cells)
+        packed, size = fixed.tobytes(), self._row.size
+        front = [packed[start : start + size] for start in range(0, len(packed), size)]
+        if not behind:
+            return front
+        rest = pc.binary_join_element_wise(*behind, pa.scalar(b"", pa.large_binary())) if len(behind) > 1 else behind[0]
+        return [one + other for one, other in zip(front, rest.to_pylist(), strict=True)]
+
+    def record(self, rows: Sequence[bytes]) -> bytes:
+        """The record of rows' bytes."""
+        body = self._head + (rows[0] if len(rows) == 1 else b"".join(rows))
+        return body + zlib.crc32(body).to_bytes(4, "little")
+
+    def records(self, rows: Sequence[bytes]) -> list[bytes]:
+        """A record for each row."""
+        head, checksum = self._head, zlib.crc32
+        bodies = [head + row for row in rows]
+        checksums = np.fromiter(map(checksum, bodies), "<u4", len(bodies)).tobytes()
+        return [body + checksums[start : start + TAIL] for body, start in zip(bodies, range(0, len(checksums), TAIL), strict=True)]
+
+    # From bytes to values.
+
+    def check(self, record: bytes) -> None:
+        """Raise `CorruptRecord` unless these are the bytes of a record of this layout."""
+        if zlib.crc32(record) != _INTACT or len(record) < START + self._row.size + TAIL:
+            raise CorruptRecord(f"its checksum is wrong ({len(record)} bytes)")
+        if not record.startswith(self._head):
+            format_, schema = _HEAD.unpack_from(record)
+            raise CorruptRecord(f"it is of format {format_} and schema {schema:08x}, expected {FORMAT} and {self.schema:08x}")
+
+    def split(self, record: bytes) -> list[PackedRow]:
+        """The record's rows in their order. Raises `CorruptRecord`."""
+        self.check(record)
+        rows: list[PackedRow] = []
+        offset, end = START, len(record) - TAIL
+        while offset < end:
+            stop = offset + self._length(record, offset)
+            event, created = _TIMES.unpack_from(record, offset)
+            rows.append(PackedRow(event, created, record[offset:stop]))
+            offset = stop
+        return rows
+
+    def _length(self, record: bytes, offset: int) -> int:
+        if not self.variable:
+            return self._row.size
+        # Behind the cell of the last feature of variable width there are only cells of known width.
+        cells = self._row.unpack_from(record, offset)
+        return self._row.size + int(cells[3 + self.variable[-1]])
+
+    def shown_at(self, record: bytes, at: int) -> bytes | None:
+        """The bytes of the newest row that is effective at a moment (microseconds); None before the first. Raises `CorruptRecord`."""
+        if len(record) == self.single:
+            self.check(record)
+            event, created = _TIMES.unpack_from(record, START)
+            return record[START:-TAIL] if event <= at and created <= at else None
+        newest: PackedRow | None = None
+        for row in self.split(record):
+            if row.event <= at and row.created <= at and (newest is None or row[:2] > newest[:2]):
+                newest = row
+        return newest.data if newest else None
+
+    def times(self, row: bytes) -> tuple[int, int]:
+        """Event and created time of a row, in microseconds."""
+        event, created = _TIMES.unpack_from(row)
+        return event, created
+
+    def is_withdrawn(self, row: bytes) -> bool:
+        """Whether the row says that there is none any more."""
+        place = len(self.kinds)
+        return bool(row[16 + (place >> 3)] >> (place & 7) & 1)
+
+    def values(self, row: bytes) -> list[Any]:
+        """A row's values: as they were written, None where null, moments aware."""
+        _, _, nulls, *cells = self._row.unpack_from(row)
+        for place, decode in self._decoded:
+            cells[place] = decode(cells[place])
+        start = self._row.size
+        for place in self.variable:
+            end = self._row.size + cells[place]
+            kind = self.kinds[place]
+            data = row[start:end]
+            cells[place] = data if kind.decode is None or (not data and kind is _NESTED) else kind.decode(data)
+            start = end
+        if nulls != self._no_nulls:
+            bits = int.from_bytes(nulls, "little")
+            for place in range(len(cells)):
+                if bits >> place & 1:
+                    cells[place] = None
+        return cells
+
+    def numbers(self, row: bytes) -> list[Any]:
+        """A row's cells with NaN where null; what has no number has something meaningless in its place."""
+        _, _, nulls, *cells = self._row.unpack_from(row)
+        if nulls != self._no_nulls:
+            bits = int.from_bytes(nulls, "little")
+            for place in range(len(cells)):
+                if bits >> place & 1:
+                    cells[place] = np.nan
+        return cells
+
+
+def _cells(kind: _Kind, column: pa.Array | list[Any]) -> pa.Array:
+    """The column as an array of the kind's own Arrow type; nested values as MessagePack."""
+    if kind.arrow is None:
+        values = column if isinstance(column, list) else column.to_pylist()
+        return pa.array([None if value is None else _encode(_utc(value)) for value in values], pa.large_binary())
+    if isinstance(column, list):
+        return pa.array(column, kind.arrow)
+    if pa.types.is_timestamp(column.type) and column.type.tz is None:
+        column = column.cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
+    return column if column.type == kind.arrow else column.cast(kind.arrow)
+
+
+def _utc(value: Any) -> Any:
+    """The value with naive moments in UTC, which is what tables hold, however deep they are."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, (list, tuple, set)):
+        return [_utc(each) for each in value]
+    return {name: _utc(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def _plain(cells: pa.Array) -> np.ndarray:
+    """The array's numbers, NaN or zero where null."""
+    if pa.types.is_timestamp(cells.type):
+        cells = cells.cast(pa.int64())
+    if cells.null_count:
+        cells = cells.fill_null(float("nan") if pa.types.is_floating(cells.type) else pa.scalar(0, pa.int64()).cast(cells.type))
+    return cells.to_numpy(zero_copy_only=False)
