@@ -28,7 +28,7 @@ from feature_repo.times import from_micros
 
 FORMAT = 2
 # What CRC-32 gives for any bytes that end with their own CRC-32: one pass checks without cutting.
-_INTACT = zlib.crc32(b"\x00\x00\x00\x00")
+INTACT = zlib.crc32(b"\x00\x00\x00\x00")
 _HEAD = struct.Struct("<BI")
 _TIMES = struct.Struct("<qq")
 _CRC = struct.Struct("<I")
@@ -95,7 +95,7 @@ class Layout:
         self._null_bytes = len(self.kinds) // 8 + 1  # the bit behind the features' says that the row is withdrawn
         self._no_nulls = bytes(self._null_bytes)
         self._withdrawn = 1 << len(self.kinds)
-        self._head = _HEAD.pack(FORMAT, schema)
+        self.head = _HEAD.pack(FORMAT, schema)
         cells = "".join(kind.cell for kind in self.kinds)
         self._row = struct.Struct(f"<qq{self._null_bytes}s{cells}")
         self.variable = [place for place, kind in enumerate(self.kinds) if kind.is_variable]
@@ -151,12 +151,12 @@ class Layout:
 
     def record(self, rows: Sequence[bytes]) -> bytes:
         """The record of rows' bytes."""
-        body = self._head + (rows[0] if len(rows) == 1 else b"".join(rows))
+        body = self.head + (rows[0] if len(rows) == 1 else b"".join(rows))
         return body + zlib.crc32(body).to_bytes(4, "little")
 
     def records(self, rows: Sequence[bytes]) -> list[bytes]:
         """A record for each row."""
-        head, checksum = self._head, zlib.crc32
+        head, checksum = self.head, zlib.crc32
         bodies = [head + row for row in rows]
         checksums = np.fromiter(map(checksum, bodies), "<u4", len(bodies)).tobytes()
         return [body + checksums[start : start + TAIL] for body, start in zip(bodies, range(0, len(checksums), TAIL), strict=True)]
@@ -165,9 +165,9 @@ class Layout:
 
     def check(self, record: bytes) -> None:
         """Raise `CorruptRecord` unless these are the bytes of a record of this layout."""
-        if zlib.crc32(record) != _INTACT or len(record) < START + self._row.size + TAIL:
+        if zlib.crc32(record) != INTACT or len(record) < START + self._row.size + TAIL:
             raise CorruptRecord(f"its checksum is wrong ({len(record)} bytes)")
-        if not record.startswith(self._head):
+        if not record.startswith(self.head):
             format_, schema = _HEAD.unpack_from(record)
             raise CorruptRecord(f"it is of format {format_} and schema {schema:08x}, expected {FORMAT} and {self.schema:08x}")
 
@@ -231,14 +231,13 @@ class Layout:
                     cells[place] = None
         return cells
 
-    def numbers(self, row: bytes) -> list[Any]:
-        """A row's cells with NaN where null; what has no number has something meaningless in its place."""
-        _, _, nulls, *cells = self._row.unpack_from(row)
-        if nulls != self._no_nulls:
-            bits = int.from_bytes(nulls, "little")
-            for place in range(len(cells)):
-                if bits >> place & 1:
-                    cells[place] = np.nan
+    def cells_at(self, record: bytes, at: int, ttl: int) -> Sequence[Any] | None:
+        """The numbers of an intact record of one row without nulls that is shown at a moment; None for any other record."""
+        if len(record) != self.single or zlib.crc32(record) != INTACT or not record.startswith(self.head):
+            return None
+        event, created, nulls, *cells = self._row.unpack_from(record, START)
+        if nulls != self._no_nulls or event > at or created > at or (ttl and event + ttl < at):
+            return None
         return cells
 
 
