@@ -20,10 +20,11 @@ from feature_repo.errors import BrokenTable
 from stores.history import ADDRESS, FeatureColumn, History, address_of, address_parts, given_out
 from stores.table import WITHDRAWN
 
-# A history is held that has so many values at most (64 MB), not too many rows for the entity rows, and few files for them.
+# A history is held with at most so many values (64 MB), rows for each entity row, and at least so many entity rows for each file.
 MOST_CELLS = 8_000_000
 MOST_ROWS = 12
 ROWS_A_FILE = 16
+# A text counts for so many values.
 _CELLS_A_TEXT = 16
 _HELD = "__held"
 
@@ -49,10 +50,7 @@ def gather(history: History, addresses: np.ndarray, *, threads: int) -> Iterator
 
 
 def worth_holding(history: History, entity_rows: int) -> bool:
-    """Whether nearly every file holds a row that is shown, so that to read all at once costs less than to open each of them twice.
-
-    Only what is small, and not much larger than the result.
-    """
+    """Whether the history is small, and nearly every file holds a row that is shown: to read all once costs less than to open each twice."""
     if not history.stretch:
         return False
     types = [feature.type for feature in history.features]

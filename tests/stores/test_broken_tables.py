@@ -2,7 +2,7 @@
 
 import random
 import resource
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pandas as pd
 import pyarrow as pa
@@ -62,17 +62,41 @@ def test_garbage_of_the_same_size_is_named(views, published, tmp_path):
     refused_in_all_ways(views, tmp_path, BrokenTable, f"view 'driver_trips': .*{published.name} cannot be read")
 
 
+def spoil(file, column):
+    """Put garbage in the place of a column's values."""
+    group = pq.read_metadata(file).row_group(0)
+    chunk = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == column)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    whole = bytearray(file.read_bytes())
+    whole[start : start + chunk.total_compressed_size] = random.Random(7).randbytes(chunk.total_compressed_size)
+    file.write_bytes(whole)
+
+
 @pytest.mark.parametrize("column", ["driver", "trips", *TIMES])
 def test_garbage_in_the_midst_of_a_column_is_no_value(views, published, tmp_path, column):
     # Of rows that are all known equally long after their event, the manifest says when, and the column is not read.
     views.publish("driver_trips", [(7, 4, utc(10), utc(12))])
-    group = pq.read_metadata(published).row_group(0)
-    place = next(group.column(n) for n in range(4) if group.column(n).path_in_schema == column)
-    start = place.dictionary_page_offset or place.data_page_offset
-    whole = bytearray(published.read_bytes())
-    whole[start : start + place.total_compressed_size] = random.Random(7).randbytes(place.total_compressed_size)
-    published.write_bytes(whole)
+    spoil(published, column)
     refused_in_all_ways(views, tmp_path, BrokenTable, f"view 'driver_trips': .*{published.name} cannot be read")
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_only_the_columns_that_are_asked_for_are_read(views, monkeypatch, is_held):
+    monkeypatch.setattr("stores.retrieval.worth_holding", lambda *_: is_held)
+    table = views.add(features={"trips": Int64, "stops": Int64}, rows=[(7, 3, 4, utc(11), utc(12))])
+    spoil(views.tables / table.files()[0].path, "stops")
+    assert views.shown(at(utc(13))) == [3]
+    with pytest.raises(BrokenTable):
+        views.shown(at(utc(13)), "driver_trips:stops")
+
+
+def test_files_of_later_events_and_of_later_knowledge_are_not_read(views, published):
+    later = views.tables / views.publish("driver_trips", [(7, 4, utc(14), utc(15))]).files()[-1].path
+    later.unlink()
+    assert views.shown(at(utc(13))) == [3]
+    assert views.shown(at(utc(16)), as_of=utc(14).replace(tzinfo=UTC)) == [3]
+    with pytest.raises(BrokenTable, match="is in the manifest and cannot be read"):
+        views.shown(at(utc(16)))
 
 
 def test_a_file_that_is_gone_is_named(views, published, tmp_path):

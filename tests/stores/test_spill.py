@@ -16,7 +16,7 @@ SPILLING = """
 import sys
 from pathlib import Path
 from stores.table import connect
-connection = connect(memory_limit="20MB", threads=1, temporary=Path(sys.argv[1]))
+connection = connect(memory_limit="12MB", threads=1, temporary=Path(sys.argv[1]))
 connection.execute("CREATE TABLE many AS SELECT range, md5(range::VARCHAR) AS text FROM range(400_000)")
 print(flush=True)
 sys.stdin.read()
@@ -32,7 +32,7 @@ def test_connections_that_share_a_spill_folder_do_not_read_each_others_rows(tmp_
     folder = tmp_path / "not" / "there yet"
 
     def run(factor):
-        with connect(memory_limit="20MB", threads=1, temporary=folder) as connection:
+        with connect(memory_limit="12MB", threads=1, temporary=folder) as connection:
             connection.execute(MANY.format(factor))
             assert spilled(folder)
             return [connection.execute(READ.format(factor)).fetchone() for _ in range(2)]
@@ -68,13 +68,13 @@ def test_what_a_killed_process_spilled_is_removed_by_the_next_one_and_what_a_liv
 
 def test_without_a_spill_folder_nothing_is_written_beside_the_caller(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with connect(memory_limit="20MB", threads=1) as connection:
+    with connect(memory_limit="12MB", threads=1) as connection:
         connection.execute(MANY.format(1))
         assert connection.execute(READ.format(1)).fetchone()[2] == 0
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("limit", ["20MB", None])
+@pytest.mark.parametrize("limit", ["12MB", None])
 def test_a_folder_into_which_nothing_was_spilled_stays_empty_of_rows(tmp_path, limit):
     with connect(memory_limit=limit, temporary=tmp_path) as connection:
         connection.execute("SELECT 1")
