@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.online_data import BUILT, OnlineData
+from benchmarks.online_data import BUILT, KEY, OnlineData
 from feature_repo.times import micros
 
 if TYPE_CHECKING:
@@ -32,14 +32,13 @@ def redis_settings(url: str) -> dict[str, Any]:
 def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
     """From the keys of a request to a matrix of doubles, a row for each key and a column for each feature of the first so many views."""
     from stores.packed import OnlineView
+    from stores.reader import Reader
 
-    database = _database(store)
     online = [OnlineView.of(store.project, store.get_feature_view(name)) for name in data.view_names[:views]]
-    at = micros(BUILT)
+    rows, key, at = Reader(_database(store), [(view, KEY) for view in online]), online[0].key, micros(BUILT)
 
     def read(keys: np.ndarray) -> np.ndarray:
-        blocks = [[row.values for row in database.read(view, [view.key(key) for key in keys.tolist()], at)] for view in online]
-        return np.hstack([np.array(block, np.float64) for block in blocks])
+        return rows.matrix({KEY: [key(each) for each in keys.tolist()]}, at)
 
     return read
 
