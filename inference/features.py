@@ -6,11 +6,12 @@ holds, because the moment lies behind it, is refused and not taken for unknown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore, OnDemandFeatureView
@@ -26,7 +27,8 @@ from inference.frames import typed_rows
 from inference.monitoring.freshness import materialized_until
 from stores import on_demand
 from stores.online import packed_database
-from stores.packed import OnlineRow, OnlineView
+from stores.packed import OnlineView
+from stores.reader import Reader, Shown
 
 Row = Mapping[str, Any]
 _END_OF_TIME = 2**62
@@ -38,10 +40,16 @@ class PastNotKept(PunctualError):
 
 @dataclass(frozen=True)
 class OnlineValues:
-    """Features by full name, a value per row, and what each view showed for each row."""
+    """Features by full name, a value per row, and what each view showed for the rows."""
 
     columns: dict[str, list[Any]]
-    views: dict[str, list[OnlineRow]]
+    views: dict[str, Shown]
+
+    def matrix(self, names: Sequence[str]) -> np.ndarray:
+        """Some features as float64, rows x names, NaN where null; what `model_input` makes of the same columns."""
+        if not names:
+            return np.empty((len(next(iter(self.columns.values()), [])), 0))
+        return np.ascontiguousarray(np.array([self.columns[name] for name in names], np.float64).T)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class ReadView:
     online: OnlineView
     keys: tuple[str, ...]
     columns: tuple[tuple[str, int], ...]
+
+    @property
+    def key(self) -> Hashable:
+        """What views that are read by the same key have in common."""
+        return self.keys, self.online.entity_keys.types
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,8 @@ class OnlineFeatures:
         self.request_columns = domain.request_columns(self.service)
         self._on_demand: list[_OnDemand] = []
         self.views = self._work_out(store.project)
+        self._reader = Reader(self.database, [(view.online, view.key) for view in self.views])
+        self._keys = {view.key: view for view in self.views}
 
     def _work_out(self, project: str) -> list[ReadView]:
         wanted: dict[str, Any] = {}
@@ -136,51 +151,51 @@ class OnlineFeatures:
         moments = [at] * len(listed) if isinstance(at, datetime) else list(at)
         if len(moments) != len(listed):
             raise InvalidRequest(f"{len(listed)} rows came with {len(moments)} moments; expected one for all or one per row.")
-        shown = self.look_up(listed, [micros(aware(moment)) for moment in moments])
-        return pa.table(
-            {name: pa.array(shown.columns[name], feast_value_type_to_pa(kind.to_value_type())) for name, kind in self.types.items()}
-        )
+        places: dict[int, list[int]] = {}
+        for place, moment in enumerate(moments):
+            places.setdefault(micros(aware(moment)), []).append(place)
+        columns: dict[str, list[Any]] = {name: [None] * len(listed) for name in self.types}
+        for at_once, here in places.items():
+            shown = self.look_up([listed[place] for place in here], at_once)
+            for name, column in columns.items():
+                for place, value in zip(here, shown.columns[name], strict=True):
+                    column[place] = value
+        return pa.table({name: pa.array(columns[name], feast_value_type_to_pa(kind.to_value_type())) for name, kind in self.types.items()})
 
     def typed(self, rows: pd.DataFrame | pa.Table | Sequence[Row], more: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Rows with the declared types of keys and request columns, and those of `more` columns that they have."""
         return typed_rows(rows, self.keys, self.request_columns, more)
 
-    def look_up(self, rows: Sequence[Row], at: Sequence[int]) -> OnlineValues:
-        """What `read` gives, as lists, with the record behind each value; `at` in microseconds, one per row.
+    def look_up(self, rows: Sequence[Row], at: int) -> OnlineValues:
+        """What `read` gives, as lists, with what the views showed; `at` in microseconds.
 
-        Raises `NotBuilt` where a view is not online, `PastNotKept`, and `InvalidRequest` where a request-time
-        feature cannot be computed from a row.
+        `rows` have the declared types. Raises `NotBuilt` where a view is not online, `PastNotKept` where it was and has
+        gone on, `BrokenTable` where a record cannot be read, and `InvalidRequest` where a request-time feature cannot
+        be computed from a row.
         """
-        places: dict[int, list[int]] = {}
-        for place, moment in enumerate(at):
-            places.setdefault(moment, []).append(place)
+        keys = {key: [_record_key(view, row) for row in rows] for key, view in self._keys.items()}
         columns: dict[str, list[Any]] = {}
-        views: dict[str, list[OnlineRow]] = {}
-        for view in self.views:
-            found = self._shown(view, rows, places)
-            views[view.name] = found
+        views: dict[str, Shown] = {}
+        for view, shown in zip(self.views, self._reader.read(keys, at), strict=True):
+            self._check(view, shown, keys[view.key], at)
+            views[view.name] = shown
             for name, place in view.columns:
-                columns[name] = [row.values[place] for row in found]
+                columns[name] = shown.values(place)
         for each in self._on_demand:
             columns.update(self._computed(each, columns, rows, at))
         return OnlineValues({name: columns[name] for name in self.types}, views)
 
-    def _shown(self, view: ReadView, rows: Sequence[Row], places: dict[int, list[int]]) -> list[OnlineRow]:
-        found: list[Any] = [None] * len(rows)
-        for at, here in places.items():
-            keys = [_record_key(view, rows[place]) for place in here]
-            # Rows of one request share airports and carriers; each record is read once.
-            unique = dict.fromkeys(keys)
-            records = dict(zip(unique, self.database.read(view.online, list(unique), at), strict=True))
-            if any(row.status == "INVALID" for row in records.values()):
-                raise BrokenTable(
-                    f"a record of view '{view.name}' in {self.database.records.where} is damaged; "
-                    f"run: punctual features materialize {self.domain.name} --rebuild."
-                )
-            self._refuse_false_absence(view, at, [key for key, row in records.items() if key is not None and row.status == "NOT_FOUND"])
-            for place, key in zip(here, keys, strict=True):
-                found[place] = records[key]
-        return found
+    def _check(self, view: ReadView, shown: Shown, keys: Sequence[bytes | None], at: int) -> None:
+        """Raise where what a view shows cannot be taken for what was known."""
+        statuses = set(shown.statuses)
+        if "INVALID" in statuses:
+            raise BrokenTable(
+                f"a record of view '{view.name}' in {self.database.records.where} is damaged; "
+                f"run: punctual features materialize {self.domain.name} --rebuild."
+            )
+        if "NOT_FOUND" in statuses:
+            missing = [key for key, status in zip(keys, shown.statuses, strict=True) if key is not None and status == "NOT_FOUND"]
+            self._refuse_false_absence(view, at, list(dict.fromkeys(missing)))
 
     def _refuse_false_absence(self, view: ReadView, at: int, missing: list[bytes]) -> None:
         """Raise where records are missing or have later rows only for another reason than that nothing was known.
@@ -199,7 +214,7 @@ class OnlineFeatures:
                 f"ask for {iso(until)} or later, or for the past: punctual batch {self.use_case.name} --as-of {then}."
             )
 
-    def _computed(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: Sequence[int]) -> dict[str, list[Any]]:
+    def _computed(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: int) -> dict[str, list[Any]]:
         try:
             return self._run(each, columns, rows, at)
         except PunctualError:
@@ -208,20 +223,20 @@ class OnlineFeatures:
             for place, row in enumerate(rows):
                 here = {name: [values[place]] for name, values in columns.items()}
                 try:
-                    self._run(each, here, [row], [at[place]])
+                    self._run(each, here, [row], at)
                 except Exception as cause:  # the row that it raised for
                     raise InvalidRequest(
                         f"rows[{place}]: the features of '{each.view.name}' cannot be computed from it: {type(cause).__name__}: {cause}."
                     ) from cause
             raise InvalidRequest(f"the features of '{each.view.name}' cannot be computed: {type(error).__name__}: {error}.") from error
 
-    def _run(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: Sequence[int]) -> dict[str, list[Any]]:
+    def _run(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: int) -> dict[str, list[Any]]:
         inputs: dict[str, list[Any]] = {}
         for name, full_name in each.inputs:
             if full_name in columns:
                 inputs[name] = columns[full_name]
             else:
-                inputs[name] = [from_micros(moment) for moment in at] if name == AT else [row[name] for row in rows]
+                inputs[name] = [from_micros(at)] * len(rows) if name == AT else [row[name] for row in rows]
         arrays = on_demand.run(each.view, inputs, len(rows))
         return {full_name: arrays[name].to_pylist() for name, full_name in each.features}
 

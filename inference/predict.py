@@ -8,15 +8,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, UnsetType
 
 from feature_repo.contract import UseCase
 from feature_repo.domains import LoadedDomain
 from feature_repo.errors import BrokenModel, InvalidRequest, PunctualError, StoreOutdated
-from feature_repo.model_card import model_input
 from feature_repo.times import from_micros, iso, micros
 from inference.champion import Champion, load_champion
-from inference.features import OnlineFeatures, PastNotKept
+from inference.features import OnlineFeatures, OnlineValues, PastNotKept
 from inference.log import LoggedPrediction, PredictionLog, ViewShown, exact
 from inference.monitoring.freshness import Freshness, freshness
 from inference.request import MAX_ROWS, checked_rows, row_columns, row_model
@@ -81,6 +81,8 @@ class Predictor:
         self.use_case = use_case
         self.champion = champion
         self.features = features
+        self._numbers = [feature.name for feature in champion.card.features if feature.kind == "number"]
+        self._categories = [feature.name for feature in champion.card.features if feature.kind == "category"]
         gone = [feature.name for feature in champion.card.features if feature.name not in features.types]
         if gone:
             raise StoreOutdated(
@@ -112,9 +114,19 @@ class Predictor:
     ) -> list[LoggedPrediction]:
         """A prediction per row as it is to be logged; `rows` have been checked."""
         card = self.champion.card
-        shown = self.features.look_up(rows, [micros(at)] * len(rows))
-        predicted = self.champion.predict(model_input(shown.columns, card.features)).tolist()
+        shown = self.features.look_up(rows, micros(at))
+        predicted = self._predicted(shown).tolist()
         until = {view.name: fresh[view.online.name].materialized_until for view in self.features.views}
+        # Column by column: what is logged of a row are its places in them.
+        columns = {name: list(map(exact, values)) for name, values in shown.columns.items()}
+        names, features = list(columns), list(zip(*columns.values(), strict=True)) or [()] * len(rows)
+        views = {
+            name: [
+                ViewShown(status, _moment(event), _moment(created), until[name])
+                for status, event, created in zip(found.statuses, found.events, found.created, strict=True)
+            ]
+            for name, found in shown.views.items()
+        }
         return [
             LoggedPrediction(
                 prediction_id=str(uuid.uuid4()),
@@ -125,16 +137,23 @@ class Predictor:
                 model_version=card.version,
                 feature_service=card.feature_service,
                 row=dict(row),
-                features={name: exact(values[place]) for name, values in shown.columns.items()},
-                views={
-                    name: ViewShown(found[place].status, _moment(found[place].event), _moment(found[place].created), until[name])
-                    for name, found in shown.views.items()
-                },
+                features=dict(zip(names, features[place], strict=True)),
+                views={name: found[place] for name, found in views.items()},
                 prediction=predicted[place],
                 decision=predicted[place] >= card.threshold if card.task == "binary" else None,
             )
             for place, row in enumerate(rows)
         ]
+
+    def _predicted(self, shown: OnlineValues) -> np.ndarray:
+        numbers = shown.matrix(self._numbers)
+        if np.isinf(numbers).any():
+            row, place = np.argwhere(np.isinf(numbers))[0]
+            raise InvalidRequest(
+                f"rows[{row}]: feature '{self._numbers[place]}' is infinite, which the model cannot have learned from; "
+                "it is computed from what the row holds, perhaps by a division by zero."
+            )
+        return self.champion.predict_matrix(numbers, [shown.columns[name] for name in self._categories])
 
     def answer(self, predictions: Sequence[LoggedPrediction], fresh: Mapping[str, Freshness]) -> Answer:
         """What the caller is told of predictions of one request."""

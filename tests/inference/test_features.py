@@ -83,28 +83,28 @@ def test_a_row_published_ahead_is_shown_from_its_moment_on(online):
     couriers = [one(courier=courier) for courier in "ABCDEF"]
 
     before, after = (
-        online.look_up(couriers, [micros(at)] * 6).views["courier_deliveries"]
+        online.look_up(couriers, micros(at)).views["courier_deliveries"]
         for at in (shown_from - timedelta(microseconds=1), shown_from)
     )
 
-    assert max(row.event for row in before) == micros(NOW - timedelta(hours=1))
-    assert max(row.event for row in after) == micros(NOW)
+    assert max(before.events) == micros(NOW - timedelta(hours=1))
+    assert max(after.events) == micros(NOW)
 
 
 def test_an_omitted_or_null_key_is_not_found_and_gives_nulls(online):
     without = {name: value for name, value in one().items() if name != "depot"}
 
     for row in (one(depot=None), without):
-        shown = online.look_up([row], [micros(NOW)])
-        assert shown.views["depot_deliveries"][0].status == "NOT_FOUND"
+        shown = online.look_up([row], micros(NOW))
+        assert shown.views["depot_deliveries"].statuses[0] == "NOT_FOUND"
         assert shown.columns["depot_deliveries__deliveries_count_24h"] == [None]
         assert shown.columns["courier_deliveries__deliveries_count_24h"] != [None]
 
 
 def test_values_past_their_ttl_are_outside_max_age(online):
-    shown = online.look_up([one()], [micros(NOW + timedelta(hours=31))])
+    shown = online.look_up([one()], micros(NOW + timedelta(hours=31)))
 
-    assert shown.views["last_delivery"][0].status == "OUTSIDE_MAX_AGE"
+    assert shown.views["last_delivery"].statuses[0] == "OUTSIDE_MAX_AGE"
     assert shown.columns["last_delivery__delay_minutes"] == [None]
     assert shown.columns["parcel_request_features__idle_hours"] == [None]
 
@@ -119,9 +119,9 @@ def test_a_past_that_the_online_store_no_longer_holds_is_refused_and_not_taken_f
 def test_a_past_moment_is_answered_where_nothing_has_changed_since(online):
     unknown = one(courier="Z", depot=None)
 
-    shown = online.look_up([unknown], [micros(NOW - timedelta(hours=4))])
+    shown = online.look_up([unknown], micros(NOW - timedelta(hours=4)))
 
-    assert {row.status for rows in shown.views.values() for row in rows} == {"NOT_FOUND"}
+    assert {status for found in shown.views.values() for status in found.statuses} == {"NOT_FOUND"}
 
 
 def test_a_frame_with_gaps_in_an_integer_key_is_read_as_integers(online):
