@@ -50,7 +50,7 @@ def gather(history: History, addresses: np.ndarray, *, threads: int) -> Iterator
 
 
 def worth_holding(history: History, entity_rows: int) -> bool:
-    """Whether the history is small, and nearly every file holds a row that is shown: to read all once costs less than to open each twice."""
+    """Whether the history is small, and nearly every file holds a row that is shown: to read all once is less than to open each twice."""
     if not history.stretch:
         return False
     types = [feature.type for feature in history.features]
