@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from feast import Entity, FeatureView
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
+from feast.types import FeastType
 from pydantic import model_validator
 
 from feature_repo.errors import NotBuilt
 from feature_repo.times import from_micros, micros
+from stores.feast_answer import results
 from stores.online_sqlite import SqliteRecords
 from stores.packed import OnlineView, PackedDatabase, Rows
+from stores.reader import Reader, Shown, nothing
 
 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
@@ -55,11 +59,36 @@ def packed_database(config: RepoConfig) -> PackedDatabase:
     return PackedDatabase(RedisRecords(online.redis, config.project, cluster=online.cluster, timeout=online.timeout_seconds))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A view and the columns of a request that its join keys are in."""
+
+    view: OnlineView
+    columns: tuple[str, ...]
+
+    @property
+    def _shared(self) -> tuple[tuple[str, ...], tuple[FeastType, ...]]:
+        return self.columns, self.view.entity_keys.types
+
+    def __eq__(self, other: object) -> bool:
+        """Views of the same key are looked up together."""
+        return isinstance(other, _Asked) and self._shared == other._shared
+
+    def __hash__(self) -> int:
+        return hash(self.columns)
+
+    def keys(self, given: dict[str, list[Value]], rows: int) -> list[bytes | None]:
+        """The key of each row of a request."""
+        values = [[_plain(value) for value in given[name]] if name in given else [None] * rows for name in self.columns]
+        return [self.view.entity_keys.encode(key) for key in zip(*values, strict=True)]
+
+
 class PackedOnlineStore(OnlineStore):
     """See the module; behind Feast's interface. Feast gives no moment with a read, so it judges by the wall clock."""
 
     def __init__(self) -> None:
         self._database: PackedDatabase | None = None
+        self._known: dict[int, tuple[FeatureView, _Asked]] = {}
 
     def database(self, config: RepoConfig) -> PackedDatabase:
         """The packed records of the configuration."""
@@ -132,14 +161,50 @@ class PackedOnlineStore(OnlineStore):
     def _read_features_per_fv(
         self, config: RepoConfig, views: list, keys: dict, names: dict, response: GetOnlineFeaturesResponse, *options: bool
     ) -> None:
-        super()._read_features_per_fv(config, views, keys, names, response, *options)
-        _tell_what_is_outside_its_age(response)
+        """All views in one look, answered by column; a key that is null or left out is not found."""
+        asked = [self._asked(config, table) for table, _ in views]
+        if not any(column in keys for each in asked for column in each.columns):
+            # Feast says which keys it expected.
+            return super()._read_features_per_fv(config, views, keys, names, response, *options)
+        rows = len(next(iter(keys.values())))
+        given: dict[Hashable, Sequence[bytes | None]] = {each: each.keys(keys, rows) for each in dict.fromkeys(asked)}
+        shown = self._shown(self.database(config), asked, given)
+        full_names, with_versions = options
+        found = []
+        for (table, features), each, values in zip(views, asked, shown, strict=True):
+            called = table.projection.name_to_use()
+            response.metadata.feature_names.val.extend(f"{called}__{name}" if full_names else name for name in features)
+            if with_versions:
+                _add_version(response, table)
+            found.append(results(each.view, features, values))
+        response.MergeFromString(b"".join(found))
+        return None
 
-    async def _read_features_per_fv_async(
-        self, config: RepoConfig, views: list, keys: dict, names: dict, response: GetOnlineFeaturesResponse, *options: bool
-    ) -> None:
-        await super()._read_features_per_fv_async(config, views, keys, names, response, *options)
-        _tell_what_is_outside_its_age(response)
+    @staticmethod
+    def _shown(database: PackedDatabase, asked: Sequence[_Asked], keys: Mapping[Hashable, Sequence[bytes | None]]) -> list[Shown]:
+        """What the views show now; one that was never written shows nothing."""
+        now = micros(datetime.now(UTC))
+        try:
+            return Reader(database, [(each.view, each) for each in asked]).read(keys, now)
+        except NotBuilt:
+            if len(asked) == 1:
+                return [nothing(database, asked[0].view, len(keys[asked[0]]))]
+            return [PackedOnlineStore._shown(database, [each], keys)[0] for each in asked]
+
+    async def _read_features_per_fv_async(self, *arguments: Any) -> None:
+        await asyncio.to_thread(self._read_features_per_fv, *arguments)
+
+    def _asked(self, config: RepoConfig, table: FeatureView) -> _Asked:
+        """How a view is read; Feast hands the same objects over for as long as its registry cache lives."""
+        kept = self._known.get(id(table))
+        if kept is None or kept[0] is not table:
+            if len(self._known) > 10_000:
+                self._known.clear()
+            view = OnlineView.of(config.project, table)
+            renamed = table.projection.join_key_map
+            kept = (table, _Asked(view, tuple(renamed.get(key, key) for key in view.join_keys)))
+            self._known[id(table)] = kept
+        return kept[1]
 
     def update(
         self,
@@ -167,12 +232,19 @@ def _key_values(entity: EntityKey, view: OnlineView) -> list[Any]:
     return [feast_value_type_to_python_type(values[key]) if key in values else None for key in view.join_keys]
 
 
-def _tell_what_is_outside_its_age(response: GetOnlineFeaturesResponse) -> None:
-    """Feast calls every missing value `NOT_FOUND`; one whose row has a moment is `OUTSIDE_MAX_AGE`."""
-    for vector in response.results:
-        for number, status in enumerate(vector.statuses):
-            if status == FieldStatus.NOT_FOUND and vector.event_timestamps[number].ByteSize():
-                vector.statuses[number] = FieldStatus.OUTSIDE_MAX_AGE
+def _add_version(response: GetOnlineFeaturesResponse, table: FeatureView) -> None:
+    """Which version of the view answers, as Feast says it."""
+    name = table.projection.name_alias or table.projection.name
+    if name not in [known.name for known in response.metadata.feature_view_metadata]:
+        response.metadata.feature_view_metadata.add(name=name, version=getattr(table, "current_version_number", 0) or 0)
+
+
+def _plain(value: Value) -> Any:
+    """A key's value; None where it has none."""
+    kind = value.WhichOneof("val")
+    if kind is None:
+        return None
+    return feast_value_type_to_python_type(value) if kind == "unix_timestamp_val" else getattr(value, kind)
 
 
 def _micros(moment: datetime) -> int:

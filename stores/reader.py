@@ -149,6 +149,11 @@ class _Few(Shown):
         return np.array([_number(row.values[place]) for row in self._rows], np.float64)
 
 
+def nothing(database: PackedDatabase, view: OnlineView, rows: int) -> Shown:
+    """What a view shows that holds nothing."""
+    return _Few(database, view, [None] * rows, 0)
+
+
 class _Many(Shown):
     def __init__(self, database: PackedDatabase, view: OnlineView, records: Sequence[bytes | None], at: int) -> None:
         self._view, self._layout = view, view.layout

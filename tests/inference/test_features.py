@@ -83,8 +83,7 @@ def test_a_row_published_ahead_is_shown_from_its_moment_on(online):
     couriers = [one(courier=courier) for courier in "ABCDEF"]
 
     before, after = (
-        online.look_up(couriers, micros(at)).views["courier_deliveries"]
-        for at in (shown_from - timedelta(microseconds=1), shown_from)
+        online.look_up(couriers, micros(at)).views["courier_deliveries"] for at in (shown_from - timedelta(microseconds=1), shown_from)
     )
 
     assert max(before.events) == micros(NOW - timedelta(hours=1))

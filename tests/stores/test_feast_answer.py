@@ -1,0 +1,80 @@
+"""Answers written as bytes are the messages that Feast would have made one by one."""
+
+import math
+import struct
+from datetime import UTC, datetime
+
+import pytest
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import python_values_to_proto_values
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Json, Map, Set, String, Struct, UnixTimestamp
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from stores.feast_answer import results
+from stores.packed import OnlineView
+
+VALUES = {
+    Int32: [0, 1, 127, 128, -1, -(2**31), 2**31 - 1],
+    Int64: [0, 300, -1, 2**53 + 1, -(2**63), 2**63 - 1],
+    Float32: [0.0, -0.0, 0.5, math.inf, math.nan],
+    Float64: [0.1, -0.0, 5e-324, -math.inf, math.nan],
+    Bool: [True, False],
+    String: ["", "O'Hare ✈", "x" * 300],
+    Bytes: [b"", b"\x00\xff"],
+    UnixTimestamp: [datetime(2013, 6, 1, 12, tzinfo=UTC), datetime(1969, 12, 31, tzinfo=UTC)],
+    Array(Int64): [[], [1, 2**53 + 1]],
+    Array(String): [["a", ""]],
+    Set(Int64): [[1, 2]],
+    Json: ['{"a": [1]}'],
+    Map: [{"a": "b"}],
+    Struct({"gate": String}): [{"gate": "B7"}],
+}
+
+
+class Given:
+    """What a view shows, as literal rows."""
+
+    def __init__(self, columns, statuses, events):
+        self.columns, self.statuses, self.events = columns, statuses, events
+
+    def values(self, place):
+        return self.columns[place]
+
+
+@pytest.mark.parametrize("type_", VALUES, ids=str)
+def test_an_answer_is_what_feast_would_make_of_the_values(type_):
+    known = VALUES[type_]
+    values = [*known, None, None, None]
+    statuses = ["PRESENT"] * (len(known) + 1) + ["NOT_FOUND", "OUTSIDE_MAX_AGE"]
+    events = [*range(-1, len(known)), None, 1_700_000_000_000_001]
+    view = OnlineView("test", "v", (("driver", Int64),), (("first", Float64), ("it", type_)))
+    response = GetOnlineFeaturesResponse()
+    response.MergeFromString(results(view, ["it", "first"], Given([[None] * len(values), values], statuses, events)))
+
+    assert len(response.results) == 2
+    found = response.results[0]
+    expected = [*protos(known, type_), Value(), Value(), Value()]
+    assert [bits(value) for value in found.values] == [bits(value) for value in expected]
+    assert list(found.statuses) == [FieldStatus.Value(status) for status in statuses]
+    times = [Timestamp() if event is None else Timestamp() for event in events]
+    for time, event in zip(times, events, strict=True):
+        if event is not None:
+            time.FromMicroseconds(event)
+    assert list(found.event_timestamps) == times
+    assert [value.WhichOneof("val") for value in response.results[1].values] == [None] * len(values)
+
+
+def protos(values, type_):
+    # Feast takes NaN for a null; what was published as NaN is NaN, offline and online.
+    if type_ in (Float32, Float64):
+        return [Value(double_val=value) if type_ == Float64 else Value(float_val=value) for value in values]
+    return python_values_to_proto_values(values, type_.to_value_type())
+
+
+def bits(value):
+    """A value that compares by its bits: NaN is equal to itself, and zero is not equal to minus zero."""
+    kind = value.WhichOneof("val")
+    if kind in ("double_val", "float_val"):
+        return kind, struct.pack("<d", getattr(value, kind))
+    return kind, value
