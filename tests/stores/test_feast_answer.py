@@ -57,7 +57,7 @@ def test_an_answer_is_what_feast_would_make_of_the_values(type_):
     expected = [*protos(known, type_), Value(), Value(), Value()]
     assert [bits(value) for value in found.values] == [bits(value) for value in expected]
     assert list(found.statuses) == [FieldStatus.Value(status) for status in statuses]
-    times = [Timestamp() if event is None else Timestamp() for event in events]
+    times = [Timestamp() for _ in events]
     for time, event in zip(times, events, strict=True):
         if event is not None:
             time.FromMicroseconds(event)
