@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from benchmarks import online, online_stores
+from benchmarks import online, online_rebuild, online_stores
 from benchmarks.data import Progress
 from benchmarks.harness import Measurement, repeat
 from benchmarks.online import CASES, EVERYONE, MATERIALIZERS, READERS, SETS, Run, store_of
@@ -14,8 +14,6 @@ from benchmarks.online_data import OnlineData, Reads, latencies, values_hash
 
 TINY = OnlineData(views=2, features=3, entities=40)
 READS = Reads(views=2, rows=4, requests=30, missing=True)
-# Packed rows on Redis come with the next version of the store.
-WAITING = {"ours_redis", "ours_redis_via_feast"}
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def outcome(work):
 
 def test_all_readers_give_the_same_values(place):
     filled, found = set(), {}
-    for contender in sorted(set(READERS) - WAITING):
+    for contender in READERS:
         store = store_of(contender)
         if store not in filled:
             assert outcome(online_stores.fill(store=store, **place)).rows == 80
@@ -47,7 +45,7 @@ def test_all_readers_give_the_same_values(place):
 
 def test_all_materializers_show_the_same_values_and_say_what_they_take(place):
     found = {}
-    for contender in sorted(set(MATERIALIZERS) - WAITING):
+    for contender in MATERIALIZERS:
         work = online_stores.materialize(store=store_of(contender), defaults=contender.endswith("_defaults"), **place)
         # A second one starts from nothing again.
         repetitions = 2 if contender in ("ours_sqlite", "ours_redis") else 1
@@ -56,6 +54,24 @@ def test_all_materializers_show_the_same_values_and_say_what_they_take(place):
         assert one.more["used_memory_mb" if "redis" in contender else "file_mb"] > 0
         found[contender] = one.hash
     assert len(set(found.values())) == 1, found
+
+
+@pytest.mark.parametrize("store", ["ours_sqlite", "ours_redis"])
+def test_readers_go_on_while_everything_is_rebuilt(place, monkeypatch, store):
+    outcome(online_stores.fill(store=store, **place))
+    monkeypatch.setattr(online_rebuild, "cores", lambda: 1)
+    rebuild, ended = online_rebuild.online_ours.rebuild, []
+
+    def slowly(store, data):
+        ended.append(rebuild(store, data))
+        online_rebuild.time.sleep(0.2)
+        return ended[-1]
+
+    monkeypatch.setattr(online_rebuild.online_ours, "rebuild", slowly)
+    one = outcome(online_rebuild.readers_meanwhile(store=store, quiet_seconds=0.2, **place))
+    assert (one.rows, one.more["failed_reads"], one.more["readers"]) == (80, 0, 1)
+    assert one.more["reads_meanwhile"] > 20
+    assert {"quiet_p50_ms", "quiet_p99_ms", "meanwhile_p50_ms", "meanwhile_p99_ms"} <= set(one.more)
 
 
 def test_requests_are_the_same_each_time_and_a_third_of_their_keys_is_missing():
