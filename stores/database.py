@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,8 +26,7 @@ def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) 
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path):
         if path.exists():
             return
         aside = path.with_name(f".{path.name}.aside")
@@ -40,3 +40,36 @@ def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) 
         for left_behind in ("-wal", "-shm"):
             path.with_name(path.name + left_behind).unlink(missing_ok=True)
         aside.replace(path)
+
+
+def move_aside(path: Path, reason: Callable[[sqlite3.Connection], str | None]) -> None:
+    """Move the file away if there is a reason, which its name then ends with: `online.db.format-1`; nothing is lost.
+
+    Who has it open keeps it as it is.
+    """
+    if not path.is_file():
+        return
+    with _locked(path):
+        with closing(sqlite3.connect(address_of(path), uri=True)) as connection:
+            # Closing puts the journal into the file, unless others have it open; then it goes with it.
+            found = reason(connection)
+        if found is None:
+            return
+        number = 1
+        while (aside := path.with_name(f"{path.name}.{found}" + (f".{number}" if number > 1 else ""))).exists():
+            number += 1
+        for suffix in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+
+
+def set_aside(path: Path) -> list[Path]:
+    """The files that `move_aside` left."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.format-*"))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

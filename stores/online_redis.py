@@ -13,15 +13,17 @@ import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.connection import parse_url
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, not_online
+from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, not_online, removed_meanwhile
 
 # KEYS are records; ARGV is, for each, what it was ('' where it was not there) and what it is to be. Answers which were not as expected.
 _PUT = """
@@ -36,12 +38,16 @@ for i, key in ipairs(KEYS) do
 end
 return failed
 """
-# KEYS[1] is the project's hash; ARGV: schema, version, until. Within a version a mark never goes back.
+# KEYS are the project's hash and the view's lock; ARGV: schema, version, until, and for a run that is alone its place and whose the lock
+# has to be. Within a version a mark never goes back. Answers whether it is the first, -1 where the run's records are not there any more.
 _MOVE_MARK = """
+local place = redis.call('HGET', KEYS[1], ARGV[1] .. ':place')
+if not place or ARGV[4] and (place ~= ARGV[4] or redis.call('GET', KEYS[2]) ~= ARGV[5]) then return -1 end
 local version, until_ = string.match(redis.call('HGET', KEYS[1], ARGV[1] .. ':mark') or '', '^(%d+) (-?%d+)$')
 if version ~= ARGV[2] or tonumber(until_) < tonumber(ARGV[3]) then
     redis.call('HSET', KEYS[1], ARGV[1] .. ':mark', ARGV[2] .. ' ' .. ARGV[3])
 end
+return version and 0 or 1
 """
 # KEYS[1] is a lock, ARGV[1] whose it has to be, ARGV[2] how long it is kept from now on (milliseconds); 0 gives it back.
 _KEEP = """
@@ -49,15 +55,16 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
-# KEYS are the project's hash and a view's lock, ARGV[1] whose the lock has to be, then fields and values of the hash.
+# KEYS are the project's hash and a view's lock; ARGV: schema, whose the lock has to be, name, place, mark.
 _SWAP = """
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1] .. ':name', ARGV[3], ARGV[1] .. ':place', ARGV[4], ARGV[1] .. ':mark', ARGV[5])
+redis.call('HDEL', KEYS[1], ARGV[1] .. ':beside')
 return 1
 """
 _BATCH = 1000
 _LEASE_SECONDS = 30.0
-_T = TypeVar("_T")
+_SWAPS = 10
 
 
 class RedisRecords:
@@ -66,28 +73,36 @@ class RedisRecords:
     def __init__(self, address: str, project: str, *, cluster: bool = False, timeout: float = 2.0) -> None:
         self.project = project
         self.cluster = cluster
-        # Once again where a connection turns out to be dead, as after a restart of the server; not until it is back.
-        options: dict[str, Any] = {
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            "retry": Retry(NoBackoff(), 1),
-        }
-        self.client: Any
-        if cluster:
-            self.client = RedisCluster.from_url(address, **options, cluster_error_retry_attempts=1)
-            self.where = f"Redis cluster at {self.client.get_default_node().name}"
-        else:
-            self.client = redis.Redis.from_url(address, **options)
-            there = self.client.connection_pool.connection_kwargs
-            self.where = f"Redis at {there['path'] if 'path' in there else '{host}:{port}'.format(**there)}"
+        self._address = address
+        # Once again where a connection turns out to be dead, as after a restart of the server; not until it is back, nor
+        # where it is slow: then the answer to the first would come too late as well.
+        once_again = Retry(NoBackoff(), 1, (redis.ConnectionError,))
+        self._options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": once_again}
+        there: dict[str, Any] = parse_url(address)  # type: ignore[no-untyped-call]
+        at = there["path"] if "path" in there else f"{there.get('host', 'localhost')}:{there.get('port', 6379)}"
+        self.where = f"Redis cluster at {at}" if cluster else f"Redis at {at}"
         # In one slot of a cluster with the locks.
         self._hash = _hash_of(project)
-        self._mine: dict[str, str] = {}
-        self._put = self.client.register_script(_PUT)
-        self._keep = self.client.register_script(_KEEP)
-        self._swap = self.client.register_script(_SWAP)
-        self._move = self.client.register_script(_MOVE_MARK)
         self._places: dict[str, str] = {}
+        self._local = threading.local()
+
+    @cached_property
+    def client(self) -> Any:
+        """Made with the first request, since a cluster is asked for its nodes."""
+        if self.cluster:
+            return RedisCluster.from_url(self._address, **self._options)
+        return redis.Redis.from_url(self._address, **self._options)
+
+    @property
+    def _begun(self) -> dict[str, tuple[str, str]]:
+        """The views that this thread is alone with: their places when it began, and what their locks hold."""
+        begun: dict[str, tuple[str, str]] = self._local.__dict__.setdefault("begun", {})
+        return begun
+
+    def _run(self, script: str, keys: Sequence[Any], *values: Any) -> Any:
+        """What a script answers. Scripts are sent whole: a server that was started anew knows none."""
+        with self._asking():
+            return self.client.eval(script, len(keys), *keys, *values)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -101,13 +116,17 @@ class RedisRecords:
     def look(self, groups: Sequence[Group]) -> list[Found]:
         """See `Records`; one way to the server and back, in which it also says whether the views are still where they were."""
         schemas = list(dict.fromkeys(view.schema for _, views in groups for view in views))
-        for _ in range(3):
+        fields = [f"{schema}:place" for schema in schemas]
+        for _ in range(_SWAPS):
             known = self._places
             if any(schema not in known for schema in schemas):
                 known = self._look_up_places(groups)
             wanted = [_name(known[view.schema], key) for keys, views in groups for key in keys if key is not None for view in views]
             with self._asking():
-                places, records = self._get(wanted, [f"{schema}:place" for schema in schemas])
+                records, places = self._get(wanted, fields)
+                if self.cluster and None in records:
+                    # Other nodes may have answered before this one, and others have removed what was there in between.
+                    places = self.client.hmget(self._hash, fields)
             if [place and place.decode() for place in places] == [known[schema] for schema in schemas]:
                 return _arranged(groups, records)
             self._places = {}
@@ -116,37 +135,40 @@ class RedisRecords:
     def _look_up_places(self, groups: Sequence[Group]) -> dict[str, str]:
         with self._asking():
             fields = self.client.hgetall(self._hash)
-        self._places = {name.decode().removesuffix(":place"): value.decode() for name, value in fields.items() if name.endswith(b":place")}
+        known = {name.decode().removesuffix(":place"): value.decode() for name, value in fields.items() if name.endswith(b":place")}
         for _, views in groups:
             for view in views:
-                if view.schema not in self._places:
+                if view.schema not in known:
                     raise not_online(view)
-        return self._places
+        self._places = known
+        return known
 
     def _get(self, names: Sequence[bytes], fields: Sequence[str]) -> tuple[list[bytes | None], list[bytes | None]]:
-        """Fields of the project's hash, and records, in one exchange (in a cluster, one per node)."""
+        """Records, and after them fields of the project's hash, in one exchange (in a cluster, one per node).
+
+        After them: a record that is missing is missing in a place that is still the view's.
+        """
         pipeline = self.client.pipeline(transaction=False)
+        groups = [numbers for numbers in self._together(names) if len(numbers)]
+        for numbers in groups:
+            # Here and below not by its method, which a pipeline of a cluster refuses though all its keys are together.
+            pipeline.execute_command("MGET", *(names[number] for number in numbers))
         if fields:
             pipeline.hmget(self._hash, fields)
-        if self.cluster:
-            for bucket in (places := _by_bucket(names)).values():
-                pipeline.mget([names[number] for number in bucket])
-        elif names:
-            pipeline.mget(names)
         answers = pipeline.execute()
-        found = answers.pop(0) if fields else []
+        found = answers.pop() if fields else []
         if not self.cluster:
-            return found, answers[0] if answers else []
+            return (answers[0] if answers else []), found
         records: list[bytes | None] = [None] * len(names)
-        for numbers, values in zip(places.values(), answers, strict=True):
+        for numbers, values in zip(groups, answers, strict=True):
             for number, value in zip(numbers, values, strict=True):
                 records[number] = value
-        return found, records
+        return records, found
 
     def get(self, place: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `Records`."""
         with self._asking():
-            return self._get([_name(place, key) for key in keys], [])[1]
+            return self._get([_name(place, key) for key in keys], [])[0]
 
     # Writing.
 
@@ -160,7 +182,7 @@ class RedisRecords:
             for numbers in groups:
                 old = [b""] * len(numbers) if before is None else [before[number] or b"" for number in numbers]
                 pairs = [value for number, was in zip(numbers, old, strict=True) for value in (was, after[number])]
-                self._put(keys=[names[number] for number in numbers], args=pairs, client=pipeline)
+                pipeline.execute_command("EVAL", _PUT, len(numbers), *(names[number] for number in numbers), *pairs)
             for numbers, missed in zip(groups, pipeline.execute(), strict=True):
                 failed += [numbers[number] for number in missed]
         return sorted(failed)
@@ -171,30 +193,53 @@ class RedisRecords:
 
     def place(self, view: OnlineView, *, make: bool = False) -> str | None:
         """See `Records`."""
+        if make:
+            return self.places(view)[0]
         with self._asking():
-            if make:
-                pipeline = self.client.pipeline(transaction=False)
-                pipeline.hset(self._hash, f"{view.schema}:name", view.name)
-                pipeline.hsetnx(self._hash, f"{view.schema}:place", _new_place(view))
-                pipeline.execute()
             found = self.client.hget(self._hash, f"{view.schema}:place")
         return found.decode() if found else None
+
+    def places(self, view: OnlineView) -> list[str]:
+        """See `Records`."""
+        fields = [f"{view.schema}:place", f"{view.schema}:beside"]
+        with self._asking():
+            place, beside = self.client.hmget(self._hash, fields)
+        begun = self._begun.get(view.schema)
+        if begun and (place is None or place.decode() != begun[0]):
+            raise removed_meanwhile(view, self.where)
+        if place is None:
+            with self._asking():
+                pipeline = self.client.pipeline(transaction=False)
+                pipeline.hset(self._hash, f"{view.schema}:name", view.name)
+                pipeline.hsetnx(self._hash, fields[0], _new_place(view))
+                pipeline.hmget(self._hash, fields)
+                place, beside = pipeline.execute()[-1]
+        if place is None:
+            raise removed_meanwhile(view, self.where)
+        return [each.decode() for each in (place, beside) if each]
 
     def beside(self, view: OnlineView) -> str:
         """See `Records`; what a rebuild that was killed left beside goes first."""
         self._remove(view.schema, keep=self.place(view))
-        return _new_place(view)
+        place = _new_place(view)
+        with self._asking():
+            self.client.hset(self._hash, f"{view.schema}:beside", place)
+        return place
 
     def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
         """See `Records`; readers see the one or the other, whole. Only who is `alone` may."""
-        fields = {"name": view.name, "place": place, "mark": f"{mark.version} {mark.until}"}
-        values = [text for field, value in fields.items() for text in (f"{view.schema}:{field}", value)]
-        with self._asking():
-            done = self._swap(keys=[self._hash, self._lock(view)], args=[self._mine.get(view.schema, ""), *values])
-        if not done:
+        _, mine = self._begun.get(view.schema, ("", ""))
+        names = [self._hash, self._lock(view)]
+        if not self._run(_SWAP, names, view.schema, mine, view.name, place, f"{mark.version} {mark.until}"):
             raise OnlineStoreUnavailable(
-                f"this run was silent for over {_LEASE_SECONDS:.0f} s, and another has begun to fill view '{view.name}' in {self.where}."
+                f"this run was silent for over {_LEASE_SECONDS:.0f} s, or {self.where} lost its data; view '{view.name}' is as it was. "
+                "Run it again: punctual features materialize."
             )
+        self._begun[view.schema] = place, mine
+        self._clean(view, place)
+
+    def _clean(self, view: OnlineView, place: str) -> None:
+        """Once a view is whole as it is defined now, what earlier definitions, and earlier runs, left goes."""
         self._remove(view.schema, keep=place)
         for schema in self.views(self.project).get(view.name, []):
             if schema != view.schema:
@@ -208,8 +253,12 @@ class RedisRecords:
 
     def move_mark(self, view: OnlineView, mark: Mark) -> None:
         """See `Records`."""
-        with self._asking():
-            self._move(keys=[self._hash], args=[view.schema, mark.version, mark.until])
+        begun = self._begun.get(view.schema, ())
+        answer = self._run(_MOVE_MARK, [self._hash, self._lock(view)], view.schema, mark.version, mark.until, *begun)
+        if answer == -1:
+            raise removed_meanwhile(view, self.where)
+        if answer == 1 and begun:
+            self._clean(view, begun[0])
 
     def _lock(self, view: OnlineView) -> str:
         return f"{self._hash}:{view.schema}:lock"
@@ -217,30 +266,44 @@ class RedisRecords:
     @contextmanager
     def alone(self, view: OnlineView) -> Iterator[None]:
         """See `Records`; who dies lets go after half a minute, who lives says so from a thread of its own."""
+        with self._locked(view) as mine:
+            (place, *beside) = self.places(view)
+            if beside:
+                self._remove(view.schema, keep=place)
+                with self._asking():
+                    self.client.hdel(self._hash, f"{view.schema}:beside")
+            self._begun[view.schema] = place, mine
+            try:
+                yield
+            finally:
+                del self._begun[view.schema]
+
+    @contextmanager
+    def _locked(self, view: OnlineView) -> Iterator[str]:
         lock, mine = self._lock(view), uuid.uuid4().hex
+        lease = int(_LEASE_SECONDS * 1000)
         with self._asking():
-            while not self.client.set(lock, mine, nx=True, px=int(_LEASE_SECONDS * 1000)):
+            # The answer to the first try may have been lost with its connection.
+            while not self.client.set(lock, mine, nx=True, px=lease) and self.client.get(lock) != mine.encode():
                 time.sleep(0.1)
-        self._mine[view.schema] = mine
         done = threading.Event()
 
         def keep() -> None:
-            while not done.wait(_LEASE_SECONDS / 3):
-                try:
-                    self._keep(keys=[lock], args=[mine, int(_LEASE_SECONDS * 1000)])
-                except RedisError:
-                    continue  # the work itself meets the same and says so
+            while not done.wait(lease / 3000):
+                # The work itself meets the same and says so.
+                with suppress(RedisError):
+                    self.client.eval(_KEEP, 1, lock, mine, lease)
 
         keeper = threading.Thread(target=keep, name="materializing", daemon=True)
         keeper.start()
         try:
-            yield
+            yield mine
         finally:
             done.set()
             keeper.join()
             # If this fails it ends by itself.
             with suppress(RedisError):
-                self._keep(keys=[lock], args=[mine, 0])
+                self.client.eval(_KEEP, 1, lock, mine, 0)
 
     # What is there, and its end.
 
@@ -255,10 +318,12 @@ class RedisRecords:
         return found
 
     def drop(self, schema: str) -> None:
-        """See `Records`."""
+        """See `Records`; its name goes last, so that a drop that was killed can be found and done again."""
         with self._asking():
-            self.client.hdel(self._hash, *(f"{schema}:{field}" for field in ("name", "place", "mark")))
+            self.client.hdel(self._hash, *(f"{schema}:{field}" for field in ("place", "beside", "mark")))
         self._remove(schema)
+        with self._asking():
+            self.client.hdel(self._hash, f"{schema}:name")
 
     def _names(self, pattern: str) -> Iterator[bytes]:
         yield from self.client.scan_iter(match=pattern, count=_BATCH, **({"target_nodes": RedisCluster.PRIMARIES} if self.cluster else {}))
@@ -281,7 +346,7 @@ class RedisRecords:
         pipeline = self.client.pipeline(transaction=False)
         for numbers in self._together(names):
             if numbers:
-                pipeline.unlink(*(names[number] for number in numbers))
+                pipeline.execute_command("UNLINK", *(names[number] for number in numbers))
         for count in pipeline.execute():
             removed += count
         return removed
@@ -293,34 +358,47 @@ class RedisRecords:
             return sum(1 for _ in self._names(f"{{??}}{place}:*")) if place else 0
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
-        """See `Records`."""
-        place = self.place(view)
-        with self._asking():
-            return self._unlink([_name(place, key) for key in keys]) if place else 0
+        """See `Records`; it goes through all keys of the server."""
+        removed = 0
+        with self._locked(view):
+            place = self.place(view)
+            self._remove(view.schema, keep=place)
+            schemas = [view.schema, *self.views(self.project).get(view.name, [])]
+            with self._asking():
+                self.client.hdel(self._hash, f"{view.schema}:beside")
+                for number, schema in enumerate(dict.fromkeys(schemas)):
+                    found = self.client.hget(self._hash, f"{schema}:place")
+                    gone = self._unlink([_name(found.decode(), key) for key in keys]) if found else 0
+                    removed += 0 if number else gone
+        return removed
 
     def scrub(self) -> None:
-        """See `Records`; where the server keeps files, they are written anew."""
+        """See `Records`; where the server keeps files, they are written anew, in the background."""
         with self._asking():
             for node in self.client.get_primaries() if self.cluster else [None]:
                 self._scrub(self.client.get_redis_connection(node) if node else self.client)
 
-    @staticmethod
-    def _scrub(client: Any) -> None:
-        persistence = client.info("persistence")
-        if persistence.get("aof_enabled"):
+    def _scrub(self, client: Any) -> None:
+        there = _when_idle(client)
+        if there.get("aof_enabled"):
             client.bgrewriteaof()
-        # A snapshot on disk that the server would not replace by itself.
-        if persistence.get("rdb_last_save_time"):
-            while client.info("persistence")["rdb_bgsave_in_progress"]:
-                time.sleep(0.02)
-            client.save()
-        while (now := client.info("persistence")) and (now["aof_rewrite_in_progress"] or now.get("aof_rewrite_scheduled")):
-            time.sleep(0.02)
+            self._written(_when_idle(client), "aof_last_bgrewrite_status")
+        if _keeps_snapshots(client, there):
+            client.bgsave()
+            self._written(_when_idle(client), "rdb_last_bgsave_status")
+
+    def _written(self, persistence: dict[str, Any], status: str) -> None:
+        if persistence.get(status) != "ok":
+            raise OnlineStoreUnavailable(
+                f"{self.where} could not write its files anew ({status}: {persistence.get(status)}), and they still hold what was "
+                "erased. See the server's log, and erase again."
+            )
 
     def close(self) -> None:
-        """Close the connections; the next request opens others."""
-        if not self.cluster:
-            self.client.connection_pool.disconnect()
+        """Close the connections that nobody uses; the next request opens others."""
+        if "client" in self.__dict__:
+            for client in [node.redis_connection for node in self.client.get_nodes()] if self.cluster else [self.client]:
+                client.connection_pool.disconnect(inuse_connections=False)
 
     def teardown(self, project: str) -> None:
         """See `Records`."""
@@ -329,6 +407,29 @@ class RedisRecords:
                 self.drop(schema)
         with self._asking():
             self.client.delete(_hash_of(project))
+
+
+def _when_idle(client: Any) -> dict[str, Any]:
+    """What the server says of its files, once it is not writing them."""
+    while True:
+        there: dict[str, Any] = client.info("persistence")
+        if not any(there.get(name) for name in ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")):
+            return there
+        time.sleep(0.02)
+
+
+def _keeps_snapshots(client: Any, persistence: dict[str, Any]) -> bool:
+    """Whether there may be a snapshot on disk: one is written from time to time, was written, or was loaded."""
+    try:
+        configured = client.config_get("save").get("save") != ""
+    except RedisError:  # a server of somebody else's, who does not say
+        configured = True
+    was = (
+        persistence.get("rdb_last_bgsave_time_sec", 0) != -1
+        or persistence.get("rdb_saves", 0)
+        or persistence.get("rdb_last_load_keys_loaded", 0)
+    )
+    return bool(configured or was)
 
 
 def _hash_of(project: str) -> str:

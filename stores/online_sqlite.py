@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import sqlite3
 import struct
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from feature_repo.errors import DataFolderError, StoreOutdated
-from stores.database import address_of, make_database
-from stores.layout import FORMAT
-from stores.packed import Found, Group, Mark, OnlineView, not_online
+from stores.database import address_of, make_database, move_aside, set_aside
+from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, PlaceGone, not_online, removed_meanwhile
 from stores.table import quoted
 
+# The format of the file; that of a record is in its first byte, and in the fingerprint of its view.
+FORMAT = 3
 _SCHEMA = f"""
 CREATE TABLE places (
-    schema TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL, place TEXT NOT NULL, version INTEGER, until INTEGER
+    schema TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL, place TEXT NOT NULL, beside TEXT, version INTEGER, until INTEGER
 ) WITHOUT ROWID;
 PRAGMA user_version = {FORMAT}
 """
@@ -48,37 +51,60 @@ class SqliteRecords:
         self.path = path
         self.where = str(path)
         self._local = threading.local()
+        _opened.add(self)
 
     # Connections.
 
-    def _connect(self) -> sqlite3.Connection:
-        existing: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if existing is not None and self._local.file == _file(self.path):
+    def _connect(self, *, make: bool = True) -> sqlite3.Connection | None:
+        """The thread's connection to the file that is there now; without `make` None where there is none."""
+        local = self._local
+        existing: sqlite3.Connection | None = getattr(local, "connection", None)
+        if existing is not None and local.file == (_as_it_is(self.path) if local.frozen else _file(self.path)):
             return existing
         # None yet, or one to a file that somebody removed or replaced and that nobody else sees any more.
         self.close()
-        try:
+        with self._refusing("open"):
+            if not make and not self.path.exists():
+                return None
             make_database(self.path, _SCHEMA.strip().split(";"), page_size=8192)
-            connection = sqlite3.connect(
-                address_of(self.path), uri=True, timeout=_PATIENCE_SECONDS, isolation_level=None, cached_statements=512
-            )
-            # A mark that outlived a power failure must not speak for rows that did not; and pages are read where they lie.
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(f"PRAGMA mmap_size = {1 << 32}")
-            connection.execute(f"PRAGMA journal_size_limit = {1 << 24}")
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-        except (OSError, sqlite3.OperationalError) as error:
-            raise DataFolderError(f"cannot open the online store {self.path}: {error}. Free space or mend its rights.") from error
-        except sqlite3.DatabaseError as error:
-            raise DataFolderError(f"{self.path} is no online store: {error}. Move it away; materialization makes a new one.") from error
-        if found != FORMAT:
-            connection.close()
-            raise StoreOutdated(
-                f"the online store {self.path} is of format {found}, this version of Punctual reads and writes {FORMAT}; "
-                "move the file away and run: punctual features materialize."
-            )
-        self._local.connection, self._local.file, self._local.places = connection, _file(self.path), {}
+            address = address_of(self.path)
+            local.frozen = "immutable" in address
+            file = _as_it_is(self.path) if local.frozen else _file(self.path)
+            connection = sqlite3.connect(address, uri=True, timeout=_PATIENCE_SECONDS, isolation_level=None, cached_statements=512)
+            try:
+                # A mark that outlived a power failure must not speak for rows that did not; and pages are read where they lie.
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA mmap_size = {1 << 32}")
+                connection.execute(f"PRAGMA journal_size_limit = {1 << 24}")
+                # What is to leave no byte goes with `scrub`; some builds would else write every dropped page once more.
+                connection.execute("PRAGMA secure_delete = OFF")
+                self._check_format(connection)
+            except BaseException:
+                connection.close()
+                raise
+        local.connection, local.file, local.places = connection, file, {}
         return connection
+
+    def _existing(self) -> sqlite3.Connection:
+        """The thread's connection, the file made if there is none."""
+        connection = self._connect()
+        assert connection is not None
+        return connection
+
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        found = _format_of(connection)
+        if found is None:
+            raise DataFolderError(f"{self.path} is a SQLite file, but no online store. Name another path, or move the file away.")
+        if found > FORMAT:
+            raise StoreOutdated(
+                f"the online store {self.path} is of format {found}, which a newer version of Punctual made; this one knows {FORMAT}. "
+                "Use that version, or name another path."
+            )
+        if found < FORMAT:
+            raise StoreOutdated(
+                f"the online store {self.path} is of format {found}, and this version of Punctual reads and writes {FORMAT}. "
+                "Run: punctual features materialize; it moves the file aside and fills a new one."
+            )
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -88,44 +114,64 @@ class SqliteRecords:
             self._local.connection = None
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connect()
+    def _refusing(self, act: str) -> Iterator[None]:
+        """SQLite's and the system's errors in the platform's words."""
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
+            yield
         except sqlite3.OperationalError as error:
-            connection.execute("ROLLBACK") if connection.in_transaction else None
             if "no such table" in str(error):
-                raise
-            raise DataFolderError(f"cannot write the online store {self.path}: {error}. Free space or mend its rights.") from error
-        except BaseException:
-            connection.execute("ROLLBACK") if connection.in_transaction else None
-            raise
+                raise PlaceGone(str(error)) from error
+            if "locked" in str(error):
+                raise OnlineStoreUnavailable(
+                    f"cannot {act} the online store {self.path}: another process has kept it locked for {_PATIENCE_SECONDS:.0f} s."
+                ) from error
+            raise DataFolderError(f"cannot {act} the online store {self.path}: {error}. Free space or mend its rights.") from error
+        except sqlite3.DatabaseError as error:
+            if "not a database" in str(error):
+                raise DataFolderError(f"{self.path} is no online store: {error}. Name another path, or move the file away.") from error
+            raise DataFolderError(f"the online store {self.path} is damaged: {error}. Move it away and materialize again.") from error
+        except OSError as error:
+            raise DataFolderError(f"cannot {act} the online store {self.path}: {error}. Free space or mend its rights.") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; others who write wait."""
+        connection = self._existing()
+        with self._refusing("write"):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                connection.execute("ROLLBACK") if connection.in_transaction else None
 
     # Reading.
 
     def look(self, groups: Sequence[Group]) -> list[Found]:
         """See `Records`; all groups are seen as of one moment."""
-        connection = self._connect()
-        for _ in range(2):
-            places = self._places(connection, groups)
+        connection = self._connect(make=False)
+        if connection is None:
+            raise not_online(next(view for _, views in groups for view in views))
+        with self._refusing("read"):
             try:
+                places = self._places(connection, groups)
                 if all(len(keys) == 1 for keys, _ in groups):
                     return self._look_at_one(connection, groups, places)
-                connection.execute("BEGIN")
-                try:
-                    return [self._look_at_many(connection, keys, [places[view.schema] for view in views]) for keys, views in groups]
-                finally:
-                    connection.execute("COMMIT")
+                return self._look_at_all(connection, groups, places)
             except sqlite3.OperationalError as error:
-                # Somebody swapped a view's place since we looked it up.
                 if "no such table" not in str(error):
-                    raise DataFolderError(f"cannot read the online store {self.path}: {error}.") from error
-                self._local.places = {}
-            except sqlite3.DatabaseError as error:
-                raise DataFolderError(f"the online store {self.path} is damaged: {error}. Move it away and materialize again.") from error
-        raise DataFolderError(f"the online store {self.path} names places that are not there. Move it away and materialize again.")
+                    raise
+            # Somebody swapped a view's place since we looked it up. Looked up in one transaction with what is in it, it is there.
+            self._local.places = {}
+            return self._look_at_all(connection, groups)
+
+    def _look_at_all(self, connection: sqlite3.Connection, groups: Sequence[Group], places: dict[str, str] | None = None) -> list[Found]:
+        connection.execute("BEGIN")
+        try:
+            known = self._places(connection, groups) if places is None else places
+            return [self._look_at_many(connection, keys, [known[view.schema] for view in views]) for keys, views in groups]
+        finally:
+            connection.execute("COMMIT") if connection.in_transaction else None
 
     def _places(self, connection: sqlite3.Connection, groups: Sequence[Group]) -> dict[str, str]:
         known: dict[str, str] = self._local.places
@@ -169,7 +215,16 @@ class SqliteRecords:
 
     def get(self, place: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `Records`."""
-        return [record for (record,) in self._look_at_many(self._connect(), keys, [place])]
+        with self._refusing("read"):
+            return [record for (record,) in self._look_at_many(self._existing(), keys, [place])]
+
+    def _ask(self, statement: str, *values: Any) -> list[Any]:
+        """The rows of a SELECT; none where there is no file."""
+        connection = self._connect(make=False)
+        if connection is None:
+            return []
+        with self._refusing("read"):
+            return connection.execute(statement, values).fetchall()
 
     # Writing.
 
@@ -193,136 +248,210 @@ class SqliteRecords:
 
     def place(self, view: OnlineView, *, make: bool = False) -> str | None:
         """See `Records`."""
-        if not make and not self.path.exists():
-            return None
-        connection = self._connect()
-        found = connection.execute("SELECT place FROM places WHERE schema = ?", (view.schema,)).fetchone()
-        if found or not make:
-            return str(found[0]) if found else None
-        with self._writing() as connection:
-            place = _new_place(view)
-            there = connection.execute(
-                "INSERT OR IGNORE INTO places VALUES (?, ?, ?, ?, NULL, NULL)", (view.schema, view.project, view.name, place)
-            )
-            if there.rowcount:
-                _make_place(connection, place)
-        return self.place(view)
+        if make:
+            return self.places(view)[0]
+        found = self._ask("SELECT place FROM places WHERE schema = ?", view.schema)
+        return str(found[0][0]) if found else None
+
+    def places(self, view: OnlineView) -> list[str]:
+        """See `Records`."""
+        statement = "SELECT place, beside FROM places WHERE schema = ?"
+        found = self._ask(statement, view.schema)
+        begun = self._begun.get(view.schema)
+        if begun and (not found or found[0][0] != begun):
+            raise removed_meanwhile(view, self.where)
+        if not found:
+            with self._writing() as connection:
+                found = connection.execute(statement, (view.schema,)).fetchall()
+                if not found:
+                    found = [(_new_place(view), None)]
+                    row = (view.schema, view.project, view.name, found[0][0])
+                    connection.execute("INSERT INTO places VALUES (?, ?, ?, ?, NULL, NULL, NULL)", row)
+                    _make_place(connection, found[0][0])
+        return [place for place in found[0] if place]
 
     def beside(self, view: OnlineView) -> str:
-        """See `Records`; what a rebuild that was killed left beside goes first."""
+        """See `Records`."""
         place = _new_place(view)
         with self._writing() as connection:
-            own = [row[0] for row in connection.execute("SELECT place FROM places WHERE schema = ?", (view.schema,))]
-            for (left,) in connection.execute("SELECT name FROM sqlite_master WHERE name GLOB ?", (f"*.{view.schema}.*",)).fetchall():
-                if left not in own:
-                    connection.execute(f"DROP TABLE {quoted(left)}")
+            self._drop_beside(connection, view.schema)
             _make_place(connection, place)
+            connection.execute("UPDATE places SET beside = ? WHERE schema = ?", (place, view.schema))
         return place
+
+    @staticmethod
+    def _drop_beside(connection: sqlite3.Connection, schema: str) -> None:
+        """Remove all places of a schema but its own."""
+        own = [row[0] for row in connection.execute("SELECT place FROM places WHERE schema = ?", (schema,))]
+        for place in _places_of(connection, schema):
+            if place not in own:
+                connection.execute(f"DROP TABLE {quoted(place)}")
+        connection.execute("UPDATE places SET beside = NULL WHERE schema = ?", (schema,))
 
     def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
         """See `Records`; readers see the one or the other, whole."""
         with self._writing() as connection:
-            old = connection.execute("SELECT place FROM places WHERE schema = ?", (view.schema,)).fetchone()
+            if place not in _places_of(connection, view.schema):
+                raise removed_meanwhile(view, self.where)
             connection.execute(
-                "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?, NULL, ?, ?)",
                 (view.schema, view.project, view.name, place, mark.version, mark.until),
             )
-            if old:
-                connection.execute(f"DROP TABLE {quoted(old[0])}")
+            self._drop_beside(connection, view.schema)
             self._drop_other_schemas(connection, view)
+        if view.schema in self._begun:
+            self._begun[view.schema] = place
 
     @staticmethod
     def _drop_other_schemas(connection: sqlite3.Connection, view: OnlineView) -> None:
-        """Once a view is online as it is defined now, nobody reads what earlier definitions left."""
-        others = connection.execute(
-            "SELECT schema, place FROM places WHERE project = ? AND name = ? AND schema <> ?", (view.project, view.name, view.schema)
-        ).fetchall()
-        for schema, place in others:
-            connection.execute("DELETE FROM places WHERE schema = ?", (schema,))
-            connection.execute(f"DROP TABLE {quoted(place)}")
+        """Once a view is whole as it is defined now, what earlier definitions left goes."""
+        others = "SELECT schema FROM places WHERE project = ? AND name = ? AND schema <> ?"
+        for (schema,) in connection.execute(others, (view.project, view.name, view.schema)).fetchall():
+            _drop(connection, schema)
 
     def mark(self, view: OnlineView) -> Mark | None:
         """See `Records`."""
-        if not self.path.exists():
-            return None
-        statement = "SELECT version, until FROM places WHERE schema = ? AND until IS NOT NULL"
-        found = self._connect().execute(statement, (view.schema,)).fetchone()
-        return Mark(*found) if found else None
+        found = self._ask("SELECT version, until FROM places WHERE schema = ? AND until IS NOT NULL", view.schema)
+        return Mark(*found[0]) if found else None
 
     def move_mark(self, view: OnlineView, mark: Mark) -> None:
         """See `Records`."""
         with self._writing() as connection:
+            found = connection.execute("SELECT place, until FROM places WHERE schema = ?", (view.schema,)).fetchone()
+            if not found or self._begun.get(view.schema, found[0]) != found[0]:
+                raise removed_meanwhile(view, self.where)
             connection.execute(
                 "UPDATE places SET version = ?1, until = CASE WHEN version = ?1 THEN max(until, ?2) ELSE ?2 END WHERE schema = ?3",
                 (mark.version, mark.until, view.schema),
             )
+            if found[1] is None:
+                self._drop_other_schemas(connection, view)
+
+    @property
+    def _begun(self) -> dict[str, str]:
+        """The views that this thread is alone with: their places when it began."""
+        begun: dict[str, str] = self._local.__dict__.setdefault("begun", {})
+        return begun
+
+    @contextmanager
+    def _locked(self, schema: str) -> Iterator[None]:
+        """A process that dies lets go."""
+        with self._refusing("write"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = self.path.with_name(f".{self.path.name}.{schema}.lock").open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def alone(self, view: OnlineView) -> Iterator[None]:
-        """See `Records`; a process that dies lets go."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(f".{self.path.name}.{view.schema}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """See `Records`; a file of an older format is moved aside."""
+        with self._locked(view.schema):
+            with self._refusing("move aside"):
+                move_aside(self.path, _is_older)
+            (place, *beside) = self.places(view)
+            if beside:
+                with self._writing() as connection:
+                    self._drop_beside(connection, view.schema)
+            self._begun[view.schema] = place
+            try:
+                yield
+            finally:
+                del self._begun[view.schema]
 
     # What is there, and its end.
 
     def views(self, project: str) -> dict[str, list[str]]:
         """See `Records`."""
         found: dict[str, list[str]] = {}
-        if self.path.exists():
-            for name, schema in self._connect().execute("SELECT name, schema FROM places WHERE project = ?", (project,)):
-                found.setdefault(name, []).append(schema)
+        for name, schema in self._ask("SELECT name, schema FROM places WHERE project = ?", project):
+            found.setdefault(name, []).append(schema)
         return found
 
     def drop(self, schema: str) -> None:
         """See `Records`."""
         with self._writing() as connection:
-            for (place,) in connection.execute("SELECT place FROM places WHERE schema = ?", (schema,)).fetchall():
-                connection.execute(f"DROP TABLE IF EXISTS {quoted(place)}")
-            connection.execute("DELETE FROM places WHERE schema = ?", (schema,))
+            _drop(connection, schema)
 
     def count(self, view: OnlineView) -> int:
         """See `Records`."""
         place = self.place(view)
-        return int(self._connect().execute(f"SELECT count(*) FROM {quoted(place)}").fetchone()[0]) if place else 0
+        try:
+            return int(self._ask(f"SELECT count(*) FROM {quoted(place)}")[0][0]) if place else 0
+        except PlaceGone:  # swapped since
+            return self.count(view)
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
         """See `Records`."""
-        place = self.place(view)
-        if place is None:
+        if not self.path.exists():
             return 0
-        with self._writing() as connection:
-            return connection.executemany(f"DELETE FROM {quoted(place)} WHERE key = ?", [(key,) for key in _keys_of(place, keys)]).rowcount
+        with self._locked(view.schema), self._writing() as connection:
+            self._drop_beside(connection, view.schema)
+            removed = self._delete(connection, view.schema, keys)
+            others = "SELECT schema FROM places WHERE project = ? AND name = ? AND schema <> ?"
+            for (schema,) in connection.execute(others, (view.project, view.name, view.schema)).fetchall():
+                self._delete(connection, schema, keys)
+        return removed
+
+    @staticmethod
+    def _delete(connection: sqlite3.Connection, schema: str, keys: Sequence[bytes]) -> int:
+        removed = 0
+        for place in _places_of(connection, schema):
+            # An earlier definition may have had other keys.
+            fitting = [key for key in keys if len(key) == 8] if place.endswith(_INTEGER) else keys
+            delete = f"DELETE FROM {quoted(place)} WHERE key = ?"
+            removed += connection.executemany(delete, [(key,) for key in _keys_of(place, fitting)]).rowcount if fitting else 0
+        return removed
 
     def scrub(self) -> None:
         """See `Records`; writes the whole file anew, and empties its journal as soon as the readers of before are done."""
-        connection = self._connect()
-        try:
-            connection.execute("VACUUM")
+        for aside in set_aside(self.path):
+            aside.unlink(missing_ok=True)
+        connection = self._connect(make=False)
+        if connection is None:
+            return
+        with self._refusing("scrub"):
+            # Else a page made of memory that held something else would keep what it does not use of it.
+            connection.execute("PRAGMA secure_delete = ON")
+            try:
+                connection.execute("VACUUM")
+            finally:
+                connection.execute("PRAGMA secure_delete = OFF")
             until = time.monotonic() + _PATIENCE_SECONDS
             while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 if time.monotonic() > until:
-                    raise DataFolderError(
+                    raise OnlineStoreUnavailable(
                         f"the journal of {self.path} still holds what was erased: a reader has been busy for {_PATIENCE_SECONDS:.0f} s. "
                         "Stop it and erase again."
                     )
                 time.sleep(0.01)
-        except sqlite3.OperationalError as error:
-            raise DataFolderError(f"cannot scrub the online store {self.path}: {error}. Free space and erase again.") from error
 
     def teardown(self, project: str) -> None:
         """See `Records`; the file goes with its last project."""
         for schemas in self.views(project).values():
             for schema in schemas:
                 self.drop(schema)
-        if self.path.exists() and not self._connect().execute("SELECT 1 FROM places").fetchone():
+        if self.path.exists() and not self._ask("SELECT 1 FROM places"):
             self.close()
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            for lock in self.path.parent.glob(f".{glob.escape(self.path.name)}.*lock"):
+                lock.unlink(missing_ok=True)
 
 
-@cache
+_opened: weakref.WeakSet[SqliteRecords] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for records in list(_opened):
+        records.close()
+
+
+# SQLite's connections, and the locks they hold, do not survive a fork: a child would read a journal that others removed.
+os.register_at_fork(before=_close_all)
+
+
+@lru_cache(maxsize=256)  # names of places come and go
 def _statement(places: tuple[str, ...], size: int) -> str:
     """A SELECT of the record per key and place, for so many keys; sqlite3 keeps it compiled."""
     keys = ", ".join(f"({number}, ?)" for number in range(size))
@@ -331,7 +460,7 @@ def _statement(places: tuple[str, ...], size: int) -> str:
     return f"WITH wanted(number, key) AS (VALUES {keys}) SELECT number, {records} FROM wanted {joins}"
 
 
-@cache
+@lru_cache(maxsize=256)
 def _statement_for_one(groups: tuple[tuple[str, ...], ...]) -> str:
     """A SELECT of one row: a record per place of each group, whose one key is the group's parameter."""
     records = [f"(SELECT record FROM {quoted(place)} WHERE key = ?{number})" for number, places in enumerate(groups, 1) for place in places]
@@ -353,10 +482,49 @@ def _make_place(connection: sqlite3.Connection, place: str) -> None:
     connection.execute(_PLACES[place.endswith(_INTEGER)].format(quoted(place)))
 
 
-def _file(path: Path) -> tuple[int, int] | None:
+def _places_of(connection: sqlite3.Connection, schema: str) -> list[str]:
+    """All places of a schema, those too that nobody will read any more."""
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB ?", (f"*.{schema}.*",))
+    return [str(name) for (name,) in found.fetchall()]
+
+
+def _drop(connection: sqlite3.Connection, schema: str) -> None:
+    for place in _places_of(connection, schema):
+        connection.execute(f"DROP TABLE {quoted(place)}")
+    connection.execute("DELETE FROM places WHERE schema = ?", (schema,))
+
+
+def _format_of(connection: sqlite3.Connection) -> int | None:
+    """The format of the online store that the file is, 0 of an empty file; None of somebody else's."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if not tables and not found:
+        return 0
+    if "places" in tables:
+        return int(found)
+    # The first format had no number.
+    return 1 if "identity" in tables and not found else None
+
+
+def _is_older(connection: sqlite3.Connection) -> str | None:
+    """How the name of a file of an older format goes on once it is moved aside; None of any other."""
+    found = _format_of(connection)
+    return None if found is None or found >= FORMAT else f"format-{found}"
+
+
+def _file(path: Path) -> tuple[int, ...] | None:
     """Which file is at the path now."""
     try:
         found = os.stat(path)  # noqa: PTH116  twice as fast, at every read
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _as_it_is(path: Path) -> tuple[int, ...] | None:
+    """Which file is at the path and how somebody left it, for a connection that takes it for immutable."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, path.with_name(path.name + "-wal").exists()

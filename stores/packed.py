@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -28,9 +28,13 @@ _ATTEMPTS = 50
 
 
 class OnlineStoreUnavailable(PunctualError):
-    """The online store does not answer."""
+    """The online store does not answer, or somebody else changes what this run works on; the next run may do."""
 
     may_pass = True
+
+
+class PlaceGone(Exception):
+    """A place is not there any more: another one was swapped in, or the view was removed; who writes looks again."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ Found = list[tuple[bytes | None, ...]]
 class Records(Protocol):
     """A backend: keeps records by place and key. A place is what one filling of one view has to itself.
 
-    Methods raise `OnlineStoreUnavailable` or `DataFolderError` where the backend does not answer or cannot be written.
+    Methods raise `OnlineStoreUnavailable` or `DataFolderError` where the backend does not answer or cannot be written;
+    `get` and `put` raise `PlaceGone` where they notice it.
     """
 
     #: Where it is, as messages say it.
@@ -162,20 +167,27 @@ class Records(Protocol):
     def place(self, view: OnlineView, *, make: bool = False) -> str | None:
         """Where the view's records are; None before the first."""
 
+    def places(self, view: OnlineView) -> list[str]:
+        """Where rows for the view have to be written: its place, made if there is none, and what is filled beside it."""
+
     def beside(self, view: OnlineView) -> str:
-        """A new, empty place for the view that nobody reads."""
+        """A new, empty place for the view that nobody reads; what is written to the view goes there too from now on."""
 
     def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
-        """Make a place the view's own, with its mark, in one step; what was there before goes."""
+        """Make a place the view's own, with its mark, in one step; what was there before goes, and earlier definitions' records."""
 
     def mark(self, view: OnlineView) -> Mark | None:
         """How far the view is online; None before its first whole run."""
 
     def move_mark(self, view: OnlineView, mark: Mark) -> None:
-        """Move the mark; within a version of the table it never goes back."""
+        """Move the mark; within a version of the table it never goes back. With the first, earlier definitions' records go.
+
+        Raises `OnlineStoreUnavailable` within `alone` where the records that were there when it began are not any more:
+        the mark would speak for rows that are gone.
+        """
 
     def alone(self, view: OnlineView) -> AbstractContextManager[None]:
-        """Within it nobody else materializes the view; waits for its turn."""
+        """Within it nobody else materializes the view, which has a place; waits for its turn. What a dead run left beside goes."""
 
     def views(self, project: str) -> dict[str, list[str]]:
         """The schemas in the store by the view's name."""
@@ -187,7 +199,7 @@ class Records(Protocol):
         """How many records the view has."""
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
-        """Remove records; returns how many there were."""
+        """Remove records, those of earlier definitions too, while nobody materializes; returns how many the view had."""
 
     def scrub(self) -> None:
         """Leave no byte of what was removed in the backend's files."""
@@ -238,9 +250,27 @@ class PackedDatabase:
         What is effective at `now` and older than another effective row goes; an older row never replaces a newer.
         `shown_at` says what time it is when the rows come online, where that is known to be later than `now`.
         `is_empty` says that hardly any of the keys is there yet, and saves looking for them.
+        Without `place` the rows go to the view, and to what is being filled beside it: a swap meanwhile loses none.
         """
-        place = place or self.records.place(view, make=True)
-        assert place is not None
+        then = (lambda: now) if shown_at is None else (lambda: max(now, shown_at()))
+        if place is not None:
+            try:
+                return self._write(view, place, rows, now, then, is_empty)
+            except PlaceGone as error:
+                raise removed_meanwhile(view, self.records.where) from error
+        done: dict[str, Written] = {}
+        for _ in range(_ATTEMPTS):
+            places = self.records.places(view)
+            for each in places:
+                with suppress(PlaceGone):
+                    done.setdefault(each, self._write(view, each, rows, now, then, is_empty and each not in done))
+            # A place that came while we wrote has perhaps been filled from what was there before our rows.
+            if self.records.places(view) == places and done.keys() >= set(places):
+                return done[places[0]]
+        raise OnlineStoreUnavailable(f"view '{view.name}' is swapped in {self.records.where} faster than rows can be written to it.")
+
+    def _write(self, view: OnlineView, place: str, rows: Rows, now: int, then: Callable[[], int], is_empty: bool) -> Written:
+        """`write`, to one place."""
         written = 0
         due: list[int] = []
         if is_empty and len(set(rows.keys)) == len(rows):
@@ -255,8 +285,8 @@ class PackedDatabase:
             written += len(changed) - len(failed)
             due += [moment for number, (*_, moment) in enumerate(changed) if moment is not None and number not in again]
             if not failed:
-                then = now if shown_at is None else max(now, shown_at())
-                return Written(written, sum(moment < then for moment in due))
+                shown = then()
+                return Written(written, sum(moment < shown for moment in due))
             # Somebody else wrote between our looking and our writing.
             keys = [changed[number][0] for number in failed]
         raise OnlineStoreUnavailable(f"others change view '{view.name}' in {self.records.where} faster than rows can be merged into it.")
@@ -323,7 +353,10 @@ class PackedDatabase:
         return self.records.count(view) if self.records.place(view) else 0
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
-        """Remove what is known of entities, so that no byte of it is left; returns how many had a record."""
+        """Remove what is known of entities, so that no byte of it is left; returns how many had a record.
+
+        Waits for a run that materializes the view. What the tables still hold of them comes back with the next rebuild.
+        """
         removed = self.records.erase(view, keys)
         self.records.scrub()
         return removed
@@ -338,3 +371,11 @@ class PackedDatabase:
 def not_online(view: OnlineView) -> NotBuilt:
     """The error for a view that has no place."""
     return NotBuilt(f"view '{view.name}' is not in the online store as it is defined now; run: punctual features materialize.")
+
+
+def removed_meanwhile(view: OnlineView, where: str) -> OnlineStoreUnavailable:
+    """The error of a run whose view somebody removed while it was filled, or swapped for another's."""
+    return OnlineStoreUnavailable(
+        f"the records of view '{view.name}' in {where} were removed or replaced while this run filled them; run it again: "
+        "punctual features materialize."
+    )

@@ -5,6 +5,7 @@ The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests
 
 import json
 import os
+from contextlib import closing
 from datetime import timedelta
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from feast.repo_config import RepoConfig
 from feast.types import Int64
 from hypothesis import HealthCheck, settings
 
+from benchmarks.redis_server import RedisServer
 from stores.history import declared_schema
 from stores.offline import point_in_time_join
 from stores.online import packed_database
@@ -117,12 +119,29 @@ def views(tmp_path, publish):
     return Views(tmp_path, publish)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(scope="session")
+def redis_cluster_of_session(tmp_path_factory, redis_server_of_session):
+    """A cluster of one node, as tests left it: it asks clients for all that a larger one does."""
+    with RedisServer(tmp_path_factory.mktemp("redis_cluster"), cluster=True) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_cluster(redis_cluster_of_session):
+    """The same, empty."""
+    with closing(redis_cluster_of_session.start().client()) as client:
+        client.flushall()
+    return redis_cluster_of_session
+
+
+@pytest.fixture(params=["sqlite", "redis", "cluster"])
 def online_store(request, tmp_path):
     """What `feature_store.yaml` says of the online store, for each backend."""
     if request.param == "sqlite":
         return {"path": str(tmp_path / "online.db")}
-    return {"redis": request.getfixturevalue("redis_server").url}
+    if request.param == "redis":
+        return {"redis": request.getfixturevalue("redis_server").url}
+    return {"redis": request.getfixturevalue("redis_cluster").url, "cluster": True}
 
 
 @pytest.fixture

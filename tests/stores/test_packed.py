@@ -241,7 +241,7 @@ config = RepoConfig(project="test", provider="local", registry="unused.db", onli
 print("ready", flush=True)
 sys.stdin.readline()
 reads, last = 0, 0
-while reads < 300:
+while reads < 100:
     database = packed_database(config)
     for _ in range(20):
         shown = database.read(view, [view.key(driver) for driver in range(50)], 10**9)
@@ -257,7 +257,7 @@ def test_readers_in_other_processes_never_fail_while_one_writes(database, online
     drivers = [TRIPS.key(driver) for driver in range(50)]
     write(database, *((driver, 1, 1, 1, "x" * 100) for driver in drivers), now=10**9)
     command = [sys.executable, "-c", READ, online_settings]
-    programs = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env={**os.environ}) for _ in range(3)]
+    programs = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env={**os.environ}) for _ in range(2)]
     for program in programs:
         assert program.stdout.readline() == "ready\n", program.stderr.read()
     # All at once, however long each took to start.
@@ -277,5 +277,5 @@ def test_readers_in_other_processes_never_fail_while_one_writes(database, online
             database.records.swap(TRIPS, place, Mark(number, number))
     for program in programs:
         reads, errors = program.communicate()
-        assert errors == "" and int(reads) == 300
+        assert errors == "" and int(reads) == 100
     assert number > 10
