@@ -3,6 +3,7 @@
 Feast imports this module by the name in `FULL_REPO_CONFIGS_MODULE`; `tests` here is Feast's test tree, not ours.
 """
 
+import os
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from tests.universal.feature_repos.universal.data_sources.file import FileDataSourceCreator
 from tests.universal.feature_repos.universal.online_store_creator import OnlineStoreCreator
 
+from benchmarks.redis_server import RedisServer
 from stores.offline import AsofOfflineStoreConfig
 
 
@@ -27,7 +29,7 @@ class AsofDataSourceCreator(FileDataSourceCreator):
         return source
 
 
-class PackedOnlineStoreCreator(OnlineStoreCreator):
+class SqliteCreator(OnlineStoreCreator):
     """Our online store on SQLite, with a file of its own for each of Feast's environments."""
 
     def __init__(self, project_name, **kwargs):
@@ -41,6 +43,22 @@ class PackedOnlineStoreCreator(OnlineStoreCreator):
         shutil.rmtree(self.folder)
 
 
+class RedisCreator(OnlineStoreCreator):
+    """The same on Redis, with a server of its own for each of Feast's environments."""
+
+    def __init__(self, project_name, **kwargs):
+        super().__init__(project_name)
+        self.folder = tempfile.mkdtemp(prefix=project_name)
+        self.server = RedisServer(Path(self.folder))
+
+    def create_online_store(self):
+        return {"type": "stores.online.PackedOnlineStore", "redis": self.server.start().url}
+
+    def teardown(self):
+        self.server.kill()
+        shutil.rmtree(self.folder)
+
+
 class OnlineStores(dict):
     """Stores by the names under which Feast's tests ask for them; those for all stores run once."""
 
@@ -48,7 +66,8 @@ class OnlineStores(dict):
         return [self["sqlite"]]
 
 
-PACKED = ({"type": "stores.online.PackedOnlineStore"}, PackedOnlineStoreCreator)
+CREATORS = {"sqlite": SqliteCreator, "redis": RedisCreator}
+PACKED = ({"type": "stores.online.PackedOnlineStore"}, CREATORS[os.environ.get("PUNCTUAL_ONLINE", "sqlite")])
 AVAILABLE_ONLINE_STORES = OnlineStores(sqlite=PACKED, redis=PACKED)
 AVAILABLE_OFFLINE_STORES = [("local", AsofDataSourceCreator)]
 # The tests "only for files" are for a store that reads files, as ours does.
