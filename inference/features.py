@@ -6,9 +6,10 @@ holds, because the moment lies behind it, is refused and not taken for unknown.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,10 @@ class ReadView:
     keys: tuple[str, ...]
     columns: tuple[tuple[str, int], ...]
 
-    @property
-    def key(self) -> Hashable:
+    @cached_property
+    def key(self) -> str:
         """What views that are read by the same key have in common."""
-        return self.keys, self.online.entity_keys.types
+        return repr([*zip(self.keys, map(str, self.online.entity_keys.types), strict=True)])
 
 
 @dataclass(frozen=True)

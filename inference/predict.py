@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from feast.types import Bool, Int32, Int64, String, UnixTimestamp
 from msgspec import UNSET, UnsetType
 
 from feature_repo.contract import UseCase
@@ -83,6 +84,8 @@ class Predictor:
         self.features = features
         self._numbers = [feature.name for feature in champion.card.features if feature.kind == "number"]
         self._categories = [feature.name for feature in champion.card.features if feature.kind == "category"]
+        # Integers, texts and moments are in JSON what they are; see `exact`.
+        self._floats = {name for name, type_ in features.types.items() if type_ not in (Int32, Int64, String, Bool, UnixTimestamp)}
         gone = [feature.name for feature in champion.card.features if feature.name not in features.types]
         if gone:
             raise StoreOutdated(
@@ -118,11 +121,12 @@ class Predictor:
         predicted = self._predicted(shown).tolist()
         until = {view.name: fresh[view.online.name].materialized_until for view in self.features.views}
         # Column by column: what is logged of a row are its places in them.
-        columns = {name: list(map(exact, values)) for name, values in shown.columns.items()}
+        columns = {name: list(map(exact, values)) if name in self._floats else values for name, values in shown.columns.items()}
         names, features = list(columns), list(zip(*columns.values(), strict=True)) or [()] * len(rows)
+        moments = _Moments()
         views = {
             name: [
-                ViewShown(status, _moment(event), _moment(created), until[name])
+                ViewShown(status, moments[event], moments[created], until[name])
                 for status, event, created in zip(found.statuses, found.events, found.created, strict=True)
             ]
             for name, found in shown.views.items()
@@ -194,8 +198,12 @@ class Predictor:
         return [UnknownEntity({key: logged.row[key] for key in keys}, views) for keys, views in unknown.items()]
 
 
-def _moment(value: int | None) -> datetime | None:
-    return None if value is None else from_micros(value)
+class _Moments(dict[int | None, datetime | None]):
+    """Moments by their microseconds; those of one request are few, whatever its rows."""
+
+    def __missing__(self, value: int | None) -> datetime | None:
+        self[value] = None if value is None else from_micros(value)
+        return self[value]
 
 
 def predict_rows(

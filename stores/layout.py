@@ -196,11 +196,17 @@ class Layout:
             self.check(record)
             event, created = _TIMES.unpack_from(record, START)
             return record[START:-TAIL] if event <= at and created <= at else None
-        newest: PackedRow | None = None
-        for row in self.split(record):
-            if row.event <= at and row.created <= at and (newest is None or row[:2] > newest[:2]):
-                newest = row
-        return newest.data if newest else None
+        self.check(record)
+        newest: tuple[int, int] | None = None
+        shown = b""
+        offset, end = START, len(record) - TAIL
+        while offset < end:
+            stop = offset + self._length(record, offset)
+            times = event, created = _TIMES.unpack_from(record, offset)
+            if event <= at and created <= at and (newest is None or times > newest):
+                newest, shown = times, record[offset:stop]
+            offset = stop
+        return shown if newest is not None else None
 
     def times(self, row: bytes) -> tuple[int, int]:
         """Event and created time of a row, in microseconds."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from feast import OnDemandFeatureView
 from feast.type_map import feast_value_type_to_pa
+from feast.types import FeastType
 
 from feature_repo.errors import InvalidDeclaration, InvalidRequest
 
@@ -41,7 +43,7 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
     problems: list[str] = []
     for feature in view.features:
         values = result.get(feature.name)
-        type_ = feast_value_type_to_pa(feature.dtype.to_value_type())
+        type_ = _arrow_type(feature.dtype)
         if values is None or len(values) != rows:
             problems.append(f"gave {'nothing' if values is None else f'{len(values)} values'} for '{feature.name}', expected {rows}.")
             continue
@@ -52,6 +54,12 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
     if problems:
         raise InvalidDeclaration(f"on-demand view '{view.name}'", problems)
     return arrays
+
+
+@cache
+def _arrow_type(type_: FeastType) -> pa.DataType:
+    # Feast makes the table of all types anew for every question.
+    return feast_value_type_to_pa(type_.to_value_type())
 
 
 def append(table: pa.Table, views: Sequence[OnDemandFeatureView], asked: dict[str, list[str]], *, full_names: bool) -> pa.Table:

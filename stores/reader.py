@@ -67,7 +67,7 @@ class Reader:
             self._groups.setdefault(key, []).append(number)
         self._grouped = {key: [self.views[number] for number in numbers] for key, numbers in self._groups.items()}
 
-    def read(self, keys: Mapping[Hashable, Sequence[bytes | None]], at: int) -> list[Shown]:
+    def read(self, keys: Mapping[Any, Sequence[bytes | None]], at: int) -> list[Shown]:
         """What each view shows at a moment (microseconds), in the views' order; a null key is not found.
 
         Raises `NotBuilt` for a view that was never filled.
@@ -77,7 +77,7 @@ class Reader:
             for view, records in zip(self.views, self._look(keys), strict=True)
         ]
 
-    def matrix(self, keys: Mapping[Hashable, Sequence[bytes | None]], at: int) -> np.ndarray:
+    def matrix(self, keys: Mapping[Any, Sequence[bytes | None]], at: int) -> np.ndarray:
         """All features of all views as float64, rows x features, NaN where there is none; only for views of numbers."""
         found = self._look(keys)
         rows = len(found[0]) if found else 0
@@ -102,7 +102,7 @@ class Reader:
             numbers += cells
         return numbers
 
-    def _look(self, keys: Mapping[Hashable, Sequence[bytes | None]]) -> list[Sequence[bytes | None]]:
+    def _look(self, keys: Mapping[Any, Sequence[bytes | None]]) -> list[Sequence[bytes | None]]:
         """The records of each view, a record per row; what several rows have in common is fetched once."""
         asked: list[list[bytes | None]] = []
         for name in self._groups:
