@@ -6,11 +6,12 @@ import struct
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-from feast.types import Bool, Bytes, FeastType, Int32, Int64, String, UnixTimestamp
+from feast.types import Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, String, TimeUuid, UnixTimestamp, Uuid
 
 from feature_repo.errors import InvalidRequest
 from feature_repo.times import micros
@@ -21,7 +22,24 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def _integer(value: Any) -> bytes:
+    if value is True or value is False:
+        raise TypeError("expected an integer")
     return _pack(value.__index__() + _SIGN)
+
+
+def _number(value: Any, form: str) -> bytes:
+    """What has a fraction, in its own width; 1 is 1.0, and -0.0 is 0.0."""
+    if value is True or value is False or isinstance(value, str):
+        raise TypeError("expected a number")
+    packed = struct.pack(form, float(value) + 0.0)
+    bits = int.from_bytes(packed, "big")
+    sign = 1 << 8 * len(packed) - 1
+    # Negative numbers count down.
+    return (2 * sign - 1 - bits if bits & sign else bits + sign).to_bytes(len(packed), "big")
+
+
+def _uuid(value: Any) -> bytes:
+    return (value if isinstance(value, UUID) else UUID(value)).bytes
 
 
 def _moment(value: Any) -> bytes:
@@ -41,10 +59,14 @@ _PARTS: dict[FeastType, Callable[[Any], bytes]] = {
     Int64: _integer,
     UnixTimestamp: _moment,
     Bool: _boolean,
+    Float32: lambda value: _number(value, ">f"),
+    Float64: lambda value: _number(value, ">d"),
+    Uuid: _uuid,
+    TimeUuid: _uuid,
     String: lambda value: str.encode(value, "utf-8"),
     Bytes: lambda value: b"".join((value,)),  # nothing that is not bytes passes
 }
-_FIXED = (Int32, Int64, UnixTimestamp, Bool)
+_FIXED = (Int32, Int64, UnixTimestamp, Bool, Float32, Float64, Uuid, TimeUuid)
 
 
 class EntityKeys:
@@ -80,7 +102,7 @@ class EntityKeys:
 
     def encode_columns(self, columns: Sequence[pa.Array]) -> list[bytes | None]:
         """The keys of many entities, from a column per join key."""
-        if len(columns) == 1 and pa.types.is_integer(columns[0].type) and not columns[0].null_count and self._parts[0] is _integer:
+        if self._parts == [_integer] and pa.types.is_signed_integer(columns[0].type) and not columns[0].null_count:
             biased = columns[0].cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64) + np.uint64(_SIGN)
             packed = biased.astype(">u8").tobytes()
             return [packed[start : start + 8] for start in range(0, len(packed), 8)]

@@ -10,21 +10,37 @@ their cell is where they end. All is little-endian. A record holds several rows 
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from functools import cached_property
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.types import Bool, Bytes, FeastType, Float32, Float64, ImageBytes, Int32, Int64, PdfBytes, String, UnixTimestamp
+from feast.types import (
+    Bool,
+    Bytes,
+    FeastType,
+    Float32,
+    Float64,
+    ImageBytes,
+    Int32,
+    Int64,
+    Json,
+    PdfBytes,
+    String,
+    UnixTimestamp,
+    ZonedTimestamp,
+)
 
-from feature_repo.times import from_micros
+from feature_repo.times import from_micros, micros
 
 FORMAT = 2
 # What CRC-32 gives for any bytes that end with their own CRC-32: one pass checks without cutting.
@@ -38,6 +54,7 @@ START = _HEAD.size
 Column = pa.Array | list[Any]
 Times = np.ndarray | Sequence[int]
 
+_FIRST, _LAST = micros(datetime.min.replace(tzinfo=UTC)), micros(datetime.max.replace(tzinfo=UTC))
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -61,16 +78,36 @@ class PackedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a type is kept: its cell in `struct`'s and NumPy's words, and the Arrow type that has it (None: as MessagePack)."""
+    """How a type is kept: its cell in `struct`'s and NumPy's words, and the Arrow type that has it, or what makes bytes of a value."""
 
     cell: str
     field: str
     arrow: pa.DataType | None
     is_variable: bool = False
     decode: Callable[[Any], Any] | None = None
+    encode: Callable[[Any], bytes] | None = None
 
 
-_NESTED = _Kind("I", "<u4", None, is_variable=True, decode=_decode)
+def _json(value: Any) -> bytes:
+    """Text is kept as it is: tables hold JSON so, and a number in it may be longer than MessagePack's."""
+    return (value if isinstance(value, str) else json.dumps(value)).encode()
+
+
+def _zoned(value: Any) -> bytes:
+    """A moment, and its zone's name; minutes east of Greenwich where it has none, and for UTC."""
+    moment: datetime = _utc(value)
+    name = getattr(moment.tzinfo, "key", None) or getattr(moment.tzinfo, "zone", None)
+    offset = moment.utcoffset() or timedelta(0)
+    return _encode([moment.astimezone(UTC), offset // timedelta(minutes=1) if name in (None, "UTC") else name])
+
+
+def _from_zoned(data: bytes) -> datetime:
+    moment, zone = _decode(data)
+    at: datetime = moment.astimezone(ZoneInfo(zone) if isinstance(zone, str) else timezone(timedelta(minutes=zone)))
+    return at
+
+
+_NESTED = _Kind("I", "<u4", None, is_variable=True, decode=_decode, encode=lambda value: _encode(_utc(value)))
 _RAW = _Kind("I", "<u4", pa.binary(), is_variable=True)
 _KINDS: dict[FeastType, _Kind] = {
     Int32: _Kind("i", "<i4", pa.int32()),
@@ -80,6 +117,8 @@ _KINDS: dict[FeastType, _Kind] = {
     Bool: _Kind("?", "?", pa.bool_()),
     UnixTimestamp: _Kind("q", "<i8", pa.timestamp("us", "UTC"), decode=from_micros),
     String: _Kind("I", "<u4", pa.string(), is_variable=True, decode=lambda data: str(data, "utf-8")),
+    Json: _Kind("I", "<u4", None, is_variable=True, decode=lambda data: str(data, "utf-8"), encode=_json),
+    ZonedTimestamp: _Kind("I", "<u4", None, is_variable=True, decode=_from_zoned, encode=_zoned),
     Bytes: _RAW,
     PdfBytes: _RAW,
     ImageBytes: _RAW,
@@ -184,11 +223,14 @@ class Layout:
         return rows
 
     def _length(self, record: bytes, offset: int) -> int:
-        if not self.variable:
-            return self._row.size
-        # Behind the cell of the last feature of variable width there are only cells of known width.
-        cells = self._row.unpack_from(record, offset)
-        return self._row.size + int(cells[3 + self.variable[-1]])
+        room = len(record) - TAIL - offset
+        length = self._row.size
+        if self.variable and length <= room:
+            # What is behind the cells ends where the last feature of variable width does.
+            length += int(self._row.unpack_from(record, offset)[3 + self.variable[-1]])
+        if length > room:
+            raise CorruptRecord(f"a row of it goes on behind its end ({len(record)} bytes)")
+        return length
 
     def shown_at(self, record: bytes, at: int) -> bytes | None:
         """The bytes of the newest row that is effective at a moment (microseconds); None before the first. Raises `CorruptRecord`."""
@@ -228,7 +270,8 @@ class Layout:
             end = self._row.size + cells[place]
             kind = self.kinds[place]
             data = row[start:end]
-            cells[place] = data if kind.decode is None or (not data and kind is _NESTED) else kind.decode(data)
+            # Nothing is an empty text, or a null, whose bit says so.
+            cells[place] = data if kind.decode is None else kind.decode(data) if data else ""
             start = end
         if nulls != self._no_nulls:
             bits = int.from_bytes(nulls, "little")
@@ -249,14 +292,28 @@ class Layout:
 
 def _cells(kind: _Kind, column: pa.Array | list[Any]) -> pa.Array:
     """The column as an array of the kind's own Arrow type; nested values as MessagePack."""
-    if kind.arrow is None:
-        values = column if isinstance(column, list) else column.to_pylist()
-        return pa.array([None if value is None else _encode(_utc(value)) for value in values], pa.large_binary())
+    if kind.encode is not None:
+        return _encoded(kind.encode, column)
     if isinstance(column, list):
+        if pa.types.is_integer(kind.arrow) and any(isinstance(value, float) for value in column):
+            raise pa.ArrowInvalid("a number with a fraction where an integer is expected")  # Arrow would cut it off
         return pa.array(column, kind.arrow)
     if pa.types.is_timestamp(column.type) and column.type.tz is None:
         column = column.cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
-    return column if column.type == kind.arrow else column.cast(kind.arrow)
+    cells = column if column.type == kind.arrow else column.cast(kind.arrow)
+    if kind.decode is from_micros and len(cells) > cells.null_count:
+        first, last = pc.min_max(cells.cast(pa.int64())).as_py().values()
+        if first < _FIRST or last > _LAST:
+            raise pa.ArrowInvalid("a timestamp is not between the years 1 and 9999")
+    return cells
+
+
+def _encoded(encode: Callable[[Any], bytes], column: pa.Array | list[Any]) -> pa.Array:
+    try:
+        values = column if isinstance(column, list) else column.to_pylist(maps_as_pydicts="strict")
+        return pa.array([None if value is None else encode(value) for value in values], pa.large_binary())
+    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
+        raise pa.ArrowInvalid(f"{type(error).__name__}: {error}") from error
 
 
 def _utc(value: Any) -> Any:
