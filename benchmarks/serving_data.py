@@ -92,7 +92,7 @@ def _write(store: FeatureStore, tables: Path, view: FeatureView, at: datetime) -
     effective = f"greatest({EVENT}, {CREATED}) <= {timestamp(at)}"
     newest = f"row_number() OVER (PARTITION BY {', '.join(map(quoted, keys))} ORDER BY {EVENT} DESC, {CREATED} DESC) = 1"
     with connect() as connection:
-        rows = connection.execute(f"SELECT {columns} FROM ({table.scan()}) WHERE {effective} QUALIFY {newest}").to_arrow_table()
+        rows = connection.sql(f"SELECT {columns} FROM ({table.scan()}) WHERE {effective} QUALIFY {newest}").to_arrow_table()
     store.write_to_online_store(view.name, rows.to_pandas(integer_object_nulls=True))
     return int(rows.num_rows)
 
@@ -105,7 +105,7 @@ def _asked(tables: Path, requests: str, columns: list[str], at: datetime) -> pa.
     with connect() as connection:
         chosen = ", ".join(map(quoted, columns))
         where = " AND ".join([f"greatest({EVENT}, {CREATED}) <= {timestamp(at)}", *(f"{quoted(name)} IS NOT NULL" for name in columns)])
-        return connection.execute(
+        return connection.sql(
             f"SELECT {chosen} FROM ({table.scan()}) WHERE {where} ORDER BY {EVENT} DESC, {', '.join(map(quoted, columns))} LIMIT {REQUESTS}"
         ).to_arrow_table()
 

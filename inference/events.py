@@ -52,7 +52,7 @@ def known_events(
     times = ", ".join(f"timezone('UTC', {name}) AS {name}" for name in (EVENT, CREATED))
     with connect() as connection:
         # A newer version may have moved the event's time, so it is chosen before the bounds are asked.
-        return connection.execute(
+        return connection.sql(
             f"SELECT {columns}, {times} FROM (SELECT * FROM ({table.scan(files)}) WHERE {CREATED} <= make_timestamp({micros(aware(as_of))})"
             f" QUALIFY row_number() OVER (PARTITION BY {ids} ORDER BY {CREATED} DESC) = 1)"
             f"{' WHERE ' + ' AND '.join(bounds) if bounds else ''} ORDER BY {EVENT}, {ids}"
@@ -63,6 +63,6 @@ def _nothing(events: Events) -> pa.Table:
     """No events, in the types that the stream declares."""
     columns = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in events.columns.items())
     with connect() as connection:
-        return connection.execute(
+        return connection.sql(
             f"SELECT {columns}, NULL::TIMESTAMPTZ AS {EVENT}, NULL::TIMESTAMPTZ AS {CREATED} WHERE false"
         ).to_arrow_table()

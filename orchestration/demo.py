@@ -135,7 +135,7 @@ def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[st
     since = micros(now - timedelta(days=2))
     files = [file for file in table.files() if file.max_event >= since] or table.files()
     with connect() as connection:
-        rows = connection.execute(
+        rows = connection.sql(
             f"SELECT * FROM ({table.scan(files)}) WHERE {EVENT} <= make_timestamp({micros(now)})"
             f" ORDER BY {EVENT} DESC, {', '.join(events.id)}, {CREATED} DESC LIMIT {SHOWN}"
         ).to_arrow_table()

@@ -146,6 +146,7 @@ def materialize(domain: str, as_of: str | None, clock_at: str | None, speed: flo
     # First of all: what is imported takes seconds, and on a fast clock those are minutes.
     clock = None if clock_at is None else Clock(starting_moment(clock_at, None), speed)
     from feature_repo.domains import feature_store, load_domain
+    from feature_repo.times import duration_text
     from pipelines.materialize import apply_if_changed
     from pipelines.materialize import materialize as materialize_domain
     from pipelines.progress import Progress
@@ -164,8 +165,8 @@ def materialize(domain: str, as_of: str | None, clock_at: str | None, speed: flo
         return
     show_table(
         f"Online at {iso(moment)}",
-        ["view", "rows", "records changed", "moments missed", "seconds", "materialized until"],
-        [[m.view, m.rows, m.records, m.missed, round(m.seconds, 2), m.until] for m in done],
+        ["view", "rows", "records changed", "moments missed", "rows/s", "lag", "materialized until"],
+        [[m.view, m.rows, m.records, m.missed, round(m.rows_per_second), duration_text(m.lag), m.until] for m in done],
     )
 
 

@@ -78,7 +78,7 @@ def quarantined_rows(domain: str, source: str, limit: int) -> list[dict[str, obj
     if not path.exists():
         return []
     with connect() as connection:
-        rows = connection.execute(
+        rows = connection.sql(
             f"SELECT {ROW_NUMBER} AS row, rule, reason, raw::VARCHAR AS raw"
             f" FROM read_parquet({literal(str(path))}) ORDER BY 1 LIMIT {limit}"
         )

@@ -77,7 +77,7 @@ def in_the_end(domain: str, events: Events, ids: pa.Table) -> pa.Table:
         register_clean(connection, domain, events.all_sources)
         connection.register("__ids", ids)
         columns = ", ".join(map(quoted, events.id))
-        return connection.execute(f"SELECT e.* FROM ({events.sql}) AS e SEMI JOIN __ids USING ({columns})").to_arrow_table()
+        return connection.sql(f"SELECT e.* FROM ({events.sql}) AS e SEMI JOIN __ids USING ({columns})").to_arrow_table()
 
 
 def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, since: datetime | None, as_of: datetime) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
@@ -97,10 +97,16 @@ def materialize(
     """
     database = online_database(store)
     views = [domain.views[declared.name] for declared in domain.declarations]
+
+    def bring(view: FeatureView) -> Materialized:
+        read = 0
+
+        def say(rows: int) -> None:
+            nonlocal read
+            read += rows
+            progress.say(f"{read:,} rows")
+
+        return materialize_view(store.config, database, view, now=aware(now), clock=clock, rebuild=rebuild, progress=say)
+
     with only_one("materialize"):
-        return progress.each(
-            "online",
-            views,
-            lambda view: view.name,
-            lambda view: materialize_view(store.config, database, view, now=aware(now), clock=clock, rebuild=rebuild),
-        )
+        return progress.each("online", views, lambda view: view.name, bring)

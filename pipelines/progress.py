@@ -19,6 +19,11 @@ class Progress:
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True)
         self.quiet = quiet
+        self._say: Callable[[str], None] = lambda _: None
+
+    def say(self, text: str) -> None:
+        """What is to be seen beside the item that is being worked on."""
+        self._say(text)
 
     def each(self, phase: str, items: Sequence[Item], name: Callable[[Item], str], work: Callable[[Item], Result]) -> list[Result]:
         """Do the work for each item in order, saying which."""
@@ -35,6 +40,7 @@ class Progress:
             task = bar.add_task(phase, total=len(items), item="")
             for item in items:
                 bar.update(task, item=name(item))
+                self._say = lambda text, item=item: bar.update(task, item=f"{name(item)} {text}")  # type: ignore[misc]
                 results.append(work(item))
                 bar.advance(task)
             bar.update(task, item="")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import duckdb
 import pyarrow as pa
 from feast import Entity, FeatureView, FileSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
@@ -19,13 +20,14 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from feature_repo.errors import BrokenTable, NotBuilt, StoreOutdated
 from feature_repo.times import from_micros, micros
+from stores.history import refuse_mark
 from stores.online import PackedOnlineStore
 from stores.packed import Mark, OnlineView, PackedDatabase, Rows
 from stores.table import CREATED, EVENT, WITHDRAWN, Table, connect, literal, quoted
 
 BATCH_ROWS = 20_000
-# More than this is spilled: entities may be more than fit into memory.
-MEMORY_LIMIT = "1GB"
+# What DuckDB may take to find the newest rows, at first and at most.
+_MEMORY_MB, _MOST_MB, MB = 80, 16_000, 1_000_000
 _BEGINNING = -(2**62)
 
 
@@ -45,6 +47,13 @@ class Materialized:
     until: datetime
     missed: int = 0
     seconds: float = 0.0
+    #: How far the view is behind the moment that the run stood for.
+    lag: timedelta = timedelta(0)
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows read in a second, all in all."""
+        return self.rows / self.seconds if self.seconds else 0.0
 
 
 def materialize_view(
@@ -66,6 +75,7 @@ def materialize_view(
     swapped in when it is whole. Of two runs at once the second waits, and then finds little to do.
     Raises `NotBuilt` without a table and `StoreOutdated` where the table is of an older definition.
     """
+    refuse_mark(view)
     table = _table_of(view)
     online = OnlineView.of(config.project, view)
     built = table.built_until
@@ -83,7 +93,7 @@ def materialize_view(
         if place is None:
             records.place(online, make=True)
         rows = written = missed = 0
-        for batch in _newest_rows(table, online, since, until):
+        for batch in _newest_rows(table, online, since, until, _spill(config)):
             packed = _packed(batch, online)
             done = database.write(online, packed, until, _shown_at(clock, now), place=place, is_empty=since is None)
             written += done.records
@@ -96,7 +106,8 @@ def materialize_view(
             records.swap(online, place, reached)
         else:
             records.move_mark(online, reached)
-    return Materialized(view.name, rows, written, from_micros(until), missed, time.monotonic() - started)
+    reached_at = from_micros(until)
+    return Materialized(view.name, rows, written, reached_at, missed, time.monotonic() - started, max(now - reached_at, timedelta(0)))
 
 
 def _shown_at(clock: Callable[[], datetime] | None, now: datetime) -> Callable[[], int]:
@@ -118,7 +129,7 @@ def _table_of(view: FeatureView) -> Table:
     return table
 
 
-def _newest_rows(table: Table, view: OnlineView, since: int | None, until: int) -> Iterator[pa.RecordBatch]:
+def _newest_rows(table: Table, view: OnlineView, since: int | None, until: int, spill: Path | None) -> Iterator[pa.RecordBatch]:
     """Per entity the newest row that became effective in `(since, until]`, and every row that will later; in order of keys."""
     low = _BEGINNING if since is None else since
     files = [file for file in table.files() if max(file.max_event, file.max_created) > low]
@@ -133,8 +144,23 @@ def _newest_rows(table: Table, view: OnlineView, since: int | None, until: int) 
         f"SELECT {columns} FROM (SELECT *{_dummy(view)} FROM ({table.scan(files)})) WHERE {effect} > {low}"
         f" QUALIFY {effect} > {until} OR row_number() OVER ({last}) = 1 ORDER BY {keys}"
     )
-    with connect(memory_limit=MEMORY_LIMIT) as connection:
-        yield from connection.execute(select).to_arrow_reader(BATCH_ROWS)
+    # A little memory is enough, since what it cannot hold is spilled; where a column's values are large, it takes more.
+    limit = _MEMORY_MB * MB + (len(view.features) << 21)
+    while True:
+        try:
+            with connect(memory_limit=f"{limit // MB}MB", temporary=spill) as connection:
+                yield from connection.sql(select).to_arrow_reader(BATCH_ROWS)
+            return
+        except duckdb.OutOfMemoryException:
+            limit *= 4
+            if limit > _MOST_MB * MB:
+                raise
+
+
+def _spill(config: RepoConfig) -> Path | None:
+    """Where joins spill, which is in the data folder; the system's own place where nothing is said."""
+    folder = getattr(config.offline_store, "spill_folder", None)
+    return Path(folder) if folder else None
 
 
 def _dummy(view: OnlineView) -> str:

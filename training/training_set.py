@@ -76,7 +76,7 @@ def training_set(
         )
         # Which rows are labels is decided; in which order they stand must not depend on threads.
         ids = ", ".join(map(quoted, use_case.requests.id))
-        entity_rows = connection.execute(
+        entity_rows = connection.sql(
             f"SELECT * EXCLUDE (reason) FROM __labelled WHERE {LABEL} IS NOT NULL ORDER BY {EVENT}, {ids}"
         ).to_arrow_table()
     if entity_rows.num_rows == 0:
