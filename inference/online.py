@@ -155,7 +155,8 @@ def _add_information(app: FastAPI, serving: Serving, clock: Callable[[], datetim
     async def readyz() -> Response:
         loaded = {name: _version(serving, name) for name in serving.use_cases}
         told = {name: str(problem) for name, problem in serving.problems.items()}
-        body = {"status": "ready" if serving.is_ready else "not ready", "champions": loaded, "problems": told}
+        state = "ready" if serving.is_ready else "not ready"
+        body = {"status": state, "champions": loaded, "problems": told, "damaged_records": serving.damaged_records}
         return Response(msgspec.json.encode(body), 200 if serving.is_ready else 503, media_type="application/json")
 
     refused: dict[int | str, dict[str, Any]] = {422: described("No such use case"), 503: described("No champion")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from inference.champion import champion_version
 from inference.log import PredictionLog
 from inference.monitoring.freshness import Freshness
 from inference.predict import Predictor
+from stores.packed import OnlineStoreUnavailable
 
 CHECK_SECONDS = 2.0
 _logger = logging.getLogger(__name__)
@@ -57,8 +59,16 @@ class Serving:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every use case can be answered for."""
-        return all(name in self._served for name in self.use_cases)
+        """Whether every use case can be answered for; what is loaded answers again once its online store does."""
+        return all(name in self._served and not isinstance(self._problems.get(name), OnlineStoreUnavailable) for name in self.use_cases)
+
+    @property
+    def damaged_records(self) -> dict[str, int]:
+        """How many records the online store showed damaged, by view, since the predictors were loaded."""
+        counted: Counter[str] = Counter()
+        for served in list(self._served.values()):
+            counted.update(served.predictor.features.database.corrupt)
+        return dict(counted)
 
     def refresh(self) -> None:
         """Take up moved aliases, new tables and watermarks.
