@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, not_online, removed_meanwhile
@@ -55,14 +56,17 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
-# KEYS are the project's hash and a view's lock; ARGV: schema, whose the lock has to be, name, place, mark.
+# KEYS are the project's hash and a view's lock; ARGV: schema, whose the lock has to be, name, place, mark. A place that is not beside
+# the view any more was removed with it.
 _SWAP = """
 if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
+if redis.call('HGET', KEYS[1], ARGV[1] .. ':beside') ~= ARGV[4] then return -1 end
 redis.call('HSET', KEYS[1], ARGV[1] .. ':name', ARGV[3], ARGV[1] .. ':place', ARGV[4], ARGV[1] .. ':mark', ARGV[5])
 redis.call('HDEL', KEYS[1], ARGV[1] .. ':beside')
 return 1
 """
 _BATCH = 1000
+_ERRORS = (RedisError, RedisClusterException)
 _LEASE_SECONDS = 30.0
 _SWAPS = 10
 
@@ -108,7 +112,7 @@ class RedisRecords:
     def _asking(self) -> Iterator[None]:
         try:
             yield
-        except RedisError as error:
+        except _ERRORS as error:
             raise OnlineStoreUnavailable(f"{self.where} does not answer as it should: {type(error).__name__}: {error}.") from error
 
     # Reading.
@@ -230,7 +234,10 @@ class RedisRecords:
         """See `Records`; readers see the one or the other, whole. Only who is `alone` may."""
         _, mine = self._begun.get(view.schema, ("", ""))
         names = [self._hash, self._lock(view)]
-        if not self._run(_SWAP, names, view.schema, mine, view.name, place, f"{mark.version} {mark.until}"):
+        answer = self._run(_SWAP, names, view.schema, mine, view.name, place, f"{mark.version} {mark.until}")
+        if answer == -1:
+            raise removed_meanwhile(view, self.where)
+        if answer == 0:
             raise OnlineStoreUnavailable(
                 f"this run was silent for over {_LEASE_SECONDS:.0f} s, or {self.where} lost its data; view '{view.name}' is as it was. "
                 "Run it again: punctual features materialize."
@@ -267,6 +274,7 @@ class RedisRecords:
     def alone(self, view: OnlineView) -> Iterator[None]:
         """See `Records`; who dies lets go after half a minute, who lives says so from a thread of its own."""
         with self._locked(view) as mine:
+            self._warn_of_eviction()
             (place, *beside) = self.places(view)
             if beside:
                 self._remove(view.schema, keep=place)
@@ -277,6 +285,23 @@ class RedisRecords:
                 yield
             finally:
                 del self._begun[view.schema]
+
+    def _warn_of_eviction(self) -> None:
+        """A server that drops keys when it is full drops records, which then are not found; ours never expire by themselves."""
+        with self._asking():
+            for node in self._nodes():
+                memory = node.info("memory")
+                policy = memory.get("maxmemory_policy", "noeviction")
+                if memory.get("maxmemory") and policy.startswith("allkeys"):
+                    warnings.warn(
+                        f"{self.where} has maxmemory-policy {policy}: when it is full, it drops records of features, which are then not "
+                        "found. Use noeviction, or a server of their own.",
+                        stacklevel=2,
+                    )
+
+    def _nodes(self) -> list[Any]:
+        """A client for every server that keeps records."""
+        return [self.client.get_redis_connection(node) for node in self.client.get_primaries()] if self.cluster else [self.client]
 
     @contextmanager
     def _locked(self, view: OnlineView) -> Iterator[str]:
@@ -291,7 +316,7 @@ class RedisRecords:
         def keep() -> None:
             while not done.wait(lease / 3000):
                 # The work itself meets the same and says so.
-                with suppress(RedisError):
+                with suppress(*_ERRORS):
                     self.client.eval(_KEEP, 1, lock, mine, lease)
 
         keeper = threading.Thread(target=keep, name="materializing", daemon=True)
@@ -302,7 +327,7 @@ class RedisRecords:
             done.set()
             keeper.join()
             # If this fails it ends by itself.
-            with suppress(RedisError):
+            with suppress(*_ERRORS):
                 self.client.eval(_KEEP, 1, lock, mine, 0)
 
     # What is there, and its end.
@@ -375,8 +400,8 @@ class RedisRecords:
     def scrub(self) -> None:
         """See `Records`; where the server keeps files, they are written anew, in the background."""
         with self._asking():
-            for node in self.client.get_primaries() if self.cluster else [None]:
-                self._scrub(self.client.get_redis_connection(node) if node else self.client)
+            for node in self._nodes():
+                self._scrub(node)
 
     def _scrub(self, client: Any) -> None:
         there = _when_idle(client)

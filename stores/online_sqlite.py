@@ -66,6 +66,8 @@ class SqliteRecords:
         with self._refusing("open"):
             if not make and not self.path.exists():
                 return None
+            if self.path.is_dir():
+                raise DataFolderError(f"the online store {self.path} is a folder; expected a file, or nothing yet.")
             make_database(self.path, _SCHEMA.strip().split(";"), page_size=8192)
             address = address_of(self.path)
             local.frozen = "immutable" in address
