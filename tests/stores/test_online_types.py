@@ -1,0 +1,190 @@
+"""Values of every Feast type come back online as Feast's own SQLite store gives them, pushed or materialized."""
+
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.data_source import PushMode
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.repo_config import RepoConfig
+from feast.type_map import python_values_to_proto_values
+from feast.types import (
+    Array,
+    Bool,
+    Bytes,
+    Decimal,
+    Float32,
+    Float64,
+    ImageBytes,
+    Int32,
+    Int64,
+    Json,
+    Map,
+    PdfBytes,
+    Set,
+    String,
+    Struct,
+    UnixTimestamp,
+    Uuid,
+)
+
+from stores.engine import materialize_view
+from stores.history import declared_schema
+from stores.online import packed_database
+from stores.table import Table
+from tests.stores.by_hand import utc
+
+BIG = 2**53 + 1
+MOMENT = datetime(1969, 7, 20, 20, 17, 40, tzinfo=UTC)
+DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
+EVERY_TYPE = {
+    "int32": (Int32, -(2**31)),
+    "int64": (Int64, BIG),
+    "float32": (Float32, 0.5),
+    "float64": (Float64, 0.1),
+    "bool": (Bool, False),
+    "moment": (UnixTimestamp, MOMENT),
+    "string": (String, "Ærøskøbing ✈"),
+    "empty": (String, ""),
+    "bytes": (Bytes, b"\x00\xff"),
+    "pdf": (PdfBytes, b"%PDF"),
+    "image": (ImageBytes, b""),
+    "uuid": (Uuid, "4f0e7c1e-1b0e-4a53-9d63-3d9f1a5cf3b0"),
+    "decimal": (Decimal, "0.1000"),
+    "json": (Json, '{"a": [1, null, "x"]}'),
+    "map": (Map, {"a": "b", "c": ""}),
+    "struct": (Struct({"gate": String, "minutes": Int64}), {"gate": "B7", "minutes": BIG}),
+    "int32s": (Array(Int32), [1, -3]),
+    "int64s": (Array(Int64), [BIG]),
+    "float32s": (Array(Float32), [0.5]),
+    "float64s": (Array(Float64), [0.1, 2.0]),
+    "strings": (Array(String), ["a", ""]),
+    "bytess": (Array(Bytes), [b"a", b""]),
+    "bools": (Array(Bool), [True, False]),
+    "moments": (Array(UnixTimestamp), [MOMENT]),
+    "maps": (Array(Map), [{"a": "b"}, {"c": "d"}]),
+    "structs": (Array(Struct({"gate": String})), [{"gate": "B7"}]),
+    "int64_set": (Set(Int64), [BIG]),
+    "string_set": (Set(String), ["a"]),
+    "lists": (Array(Array(Int64)), [[BIG], [1]]),
+}
+# Feast makes arrays of NumPy of what is nested deeper in a frame, and then refuses them.
+PUSHABLE = [name for name in EVERY_TYPE if name not in ("maps", "structs", "lists")]
+ROWS = [
+    (7, *(value for _, value in EVERY_TYPE.values())),
+    (8, *[None] * len(EVERY_TYPE)),
+]
+
+
+def store_of(folder, online):
+    """A store with a view of every type, and one to push to."""
+    store = FeatureStore(
+        config=RepoConfig(
+            project="test",
+            provider="local",
+            registry={"registry_type": "sql", "path": f"sqlite:///{folder}/registry.db"},
+            offline_store={"type": "stores.offline.AsofOfflineStore"},
+            online_store=online,
+            entity_key_serialization_version=3,
+        )
+    )
+    table = FileSource(
+        name="trips_table",
+        path=str(folder / "tables" / "trips"),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )
+    views = []
+    for view, names, source in [
+        ("trips", EVERY_TYPE, table),
+        ("pushable", PUSHABLE, PushSource(name="trips_pushed", batch_source=table)),
+    ]:
+        schema = [Field(name="driver", dtype=Int64), *(Field(name=name, dtype=EVERY_TYPE[name][0]) for name in names)]
+        views.append(FeatureView(name=view, entities=[DRIVER], schema=schema, source=source, ttl=timedelta(0)))
+    store.apply([DRIVER, *views])
+    return store
+
+
+def written(store):
+    """Writes the rows as Feast hands them to an online store."""
+    columns = list(zip(*ROWS, strict=True))
+    protos = {
+        name: python_values_to_proto_values(list(column), type_.to_value_type())
+        for (name, (type_, _)), column in zip(EVERY_TYPE.items(), columns[1:], strict=True)
+    }
+    rows = [
+        (
+            EntityKeyProto(join_keys=["driver"], entity_values=[ValueProto(int64_val=driver)]),
+            {name: column[number] for name, column in protos.items()},
+            utc(10),
+            utc(10),
+        )
+        for number, driver in enumerate(columns[0])
+    ]
+    store._get_provider().online_write_batch(store.config, store.get_feature_view("trips"), rows, None)
+    return store
+
+
+def pushed(store):
+    """Pushes them as a caller has them."""
+    frame = pd.DataFrame({name: [row[1 + place] for row in ROWS] for place, name in enumerate(EVERY_TYPE)}, dtype=object)[PUSHABLE]
+    times = [pd.Timestamp(utc(10), tz="UTC")] * len(ROWS)
+    frame = frame.assign(driver=[row[0] for row in ROWS], event_timestamp=times, created_timestamp=times)
+    store.push("trips_pushed", frame, to=PushMode.ONLINE)
+    return store
+
+
+def told(store, view="trips", names=tuple(EVERY_TYPE)):
+    """Per feature its values, as Feast gives them, and their statuses."""
+    response = store.get_online_features([f"{view}:{name}" for name in names], [{"driver": driver} for driver in (7, 8, 9)])
+    values = response.to_dict()
+    return {
+        name: (values[name], [FieldStatus.Name(status) for status in vector.statuses])
+        for name, vector in zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
+        if name != "driver"
+    }
+
+
+@pytest.fixture(scope="module")
+def feasts_own(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stock")
+    return pushed(written(store_of(folder, {"type": "sqlite", "path": str(folder / "online.db")})))
+
+
+@pytest.fixture
+def store(tmp_path, online_store):
+    return store_of(tmp_path, {"type": "stores.online.PackedOnlineStore", **online_store})
+
+
+def test_what_feast_writes_comes_back_as_from_its_own_store(store, feasts_own):
+    assert told(written(store)) == told(feasts_own)
+
+
+def test_what_is_pushed_comes_back_as_from_feasts_own_store(store, feasts_own):
+    assert told(pushed(store), "pushable", PUSHABLE) == told(feasts_own, "pushable", PUSHABLE)
+
+
+def test_what_is_materialized_comes_back_as_from_feasts_own_store(store, feasts_own, tmp_path, publish):
+    view = store.get_feature_view("trips")
+    declared = declared_schema(view)
+    types = {name: pa.int64() if name == "driver" else declared.field(name).type for name in ["driver", *EVERY_TYPE]}
+
+    def as_arrow(value, type_):
+        if value is not None and pa.types.is_map(type_):
+            return list(value.items())
+        if value is not None and pa.types.is_list(type_):
+            return [as_arrow(each, type_.value_type) for each in value]
+        return value.replace(tzinfo=None) if isinstance(value, datetime) else value
+
+    rows = [(*(as_arrow(value, type_) for value, type_ in zip(row, types.values(), strict=True)), utc(10), utc(10)) for row in ROWS]
+    publish(Table.for_definition(tmp_path / "tables", "trips", "first", ("driver",)), types, rows, utc(11).replace(tzinfo=UTC))
+    database = packed_database(store.config)
+    assert materialize_view(store.config, database, view, now=utc(11).replace(tzinfo=UTC)).records == 2
+    database.close()
+    assert told(store) == told(feasts_own)
