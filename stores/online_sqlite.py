@@ -120,20 +120,22 @@ class SqliteRecords:
         """SQLite's and the system's errors in the platform's words."""
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                raise PlaceGone(str(error)) from error
-            if "locked" in str(error):
-                raise OnlineStoreUnavailable(
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._refusal(act, error) from error
+
+    def _refusal(self, act: str, error: Exception) -> Exception:
+        said = str(error)
+        if isinstance(error, (sqlite3.OperationalError, OSError)):
+            if "no such table" in said:
+                return PlaceGone(said)
+            if "locked" in said:
+                return OnlineStoreUnavailable(
                     f"cannot {act} the online store {self.path}: another process has kept it locked for {_PATIENCE_SECONDS:.0f} s."
-                ) from error
-            raise DataFolderError(f"cannot {act} the online store {self.path}: {error}. Free space or mend its rights.") from error
-        except sqlite3.DatabaseError as error:
-            if "not a database" in str(error):
-                raise DataFolderError(f"{self.path} is no online store: {error}. Name another path, or move the file away.") from error
-            raise DataFolderError(f"the online store {self.path} is damaged: {error}. Move it away and materialize again.") from error
-        except OSError as error:
-            raise DataFolderError(f"cannot {act} the online store {self.path}: {error}. Free space or mend its rights.") from error
+                )
+            return DataFolderError(f"cannot {act} the online store {self.path}: {said}. Free space or mend its rights.")
+        if "not a database" in said:
+            return DataFolderError(f"{self.path} is no online store: {said}. Name another path, or move the file away.")
+        return DataFolderError(f"the online store {self.path} is damaged: {said}. Move it away and materialize again.")
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -154,7 +156,7 @@ class SqliteRecords:
         connection = self._connect(make=False)
         if connection is None:
             raise not_online(next(view for _, views in groups for view in views))
-        with self._refusing("read"):
+        try:
             try:
                 places = self._places(connection, groups)
                 if all(len(keys) == 1 for keys, _ in groups):
@@ -166,6 +168,8 @@ class SqliteRecords:
             # Somebody swapped a view's place since we looked it up. Looked up in one transaction with what is in it, it is there.
             self._local.places = {}
             return self._look_at_all(connection, groups)
+        except sqlite3.DatabaseError as error:
+            raise self._refusal("read", error) from error
 
     def _look_at_all(self, connection: sqlite3.Connection, groups: Sequence[Group], places: dict[str, str] | None = None) -> list[Found]:
         connection.execute("BEGIN")
