@@ -150,6 +150,7 @@ def materialize(domain: str, as_of: str | None, clock_at: str | None, speed: flo
     from pipelines.materialize import apply_if_changed
     from pipelines.materialize import materialize as materialize_domain
     from pipelines.progress import Progress
+    from stores.engine import give_way
 
     loaded = load_domain(domain)
     moment = starting_moment(as_of, loaded.domain.demo_at)
@@ -157,6 +158,7 @@ def materialize(domain: str, as_of: str | None, clock_at: str | None, speed: flo
         clock = Clock(moment)
     store = feature_store()
     apply_if_changed(store)
+    give_way()
     done = materialize_domain(store, loaded, moment, Progress(quiet=quiet or as_json), clock=clock, rebuild=rebuild)
     if as_of != NOW:
         remember_moment(moment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -108,6 +109,11 @@ def materialize_view(
             records.move_mark(online, reached)
     reached_at = from_micros(until)
     return Materialized(view.name, rows, written, reached_at, missed, time.monotonic() - started, max(now - reached_at, timedelta(0)))
+
+
+def give_way() -> None:
+    """Lower this process's priority for good: who serves goes first on busy cores, and whoever materializes has time."""
+    os.nice(10)
 
 
 def _shown_at(clock: Callable[[], datetime] | None, now: datetime) -> Callable[[], int]:
