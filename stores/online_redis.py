@@ -25,46 +25,9 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, not_online, removed_meanwhile
+from stores.redis_files import drops_keys, scrub
+from stores.redis_scripts import KEEP, MOVE_MARK, PUT, SWAP
 
-# KEYS are records; ARGV is, for each, what it was ('' where it was not there) and what it is to be. Answers which were not as expected.
-_PUT = """
-local failed = {}
-for i, key in ipairs(KEYS) do
-    local now = redis.call('GET', key)
-    if (now or '') == ARGV[2 * i - 1] or now == ARGV[2 * i] then
-        if now ~= ARGV[2 * i] then redis.call('SET', key, ARGV[2 * i]) end
-    else
-        failed[#failed + 1] = i - 1
-    end
-end
-return failed
-"""
-# KEYS are the project's hash and the view's lock; ARGV: schema, version, until, and for a run that is alone its place and whose the lock
-# has to be. Within a version a mark never goes back. Answers whether it is the first, -1 where the run's records are not there any more.
-_MOVE_MARK = """
-local place = redis.call('HGET', KEYS[1], ARGV[1] .. ':place')
-if not place or ARGV[4] and (place ~= ARGV[4] or redis.call('GET', KEYS[2]) ~= ARGV[5]) then return -1 end
-local version, until_ = string.match(redis.call('HGET', KEYS[1], ARGV[1] .. ':mark') or '', '^(%d+) (-?%d+)$')
-if version ~= ARGV[2] or tonumber(until_) < tonumber(ARGV[3]) then
-    redis.call('HSET', KEYS[1], ARGV[1] .. ':mark', ARGV[2] .. ' ' .. ARGV[3])
-end
-return version and 0 or 1
-"""
-# KEYS[1] is a lock, ARGV[1] whose it has to be, ARGV[2] how long it is kept from now on (milliseconds); 0 gives it back.
-_KEEP = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-# KEYS are the project's hash and a view's lock; ARGV: schema, whose the lock has to be, name, place, mark. A place that is not beside
-# the view any more was removed with it.
-_SWAP = """
-if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
-if redis.call('HGET', KEYS[1], ARGV[1] .. ':beside') ~= ARGV[4] then return -1 end
-redis.call('HSET', KEYS[1], ARGV[1] .. ':name', ARGV[3], ARGV[1] .. ':place', ARGV[4], ARGV[1] .. ':mark', ARGV[5])
-redis.call('HDEL', KEYS[1], ARGV[1] .. ':beside')
-return 1
-"""
 _BATCH = 1000
 _ERRORS = (RedisError, RedisClusterException)
 _LEASE_SECONDS = 30.0
@@ -186,7 +149,7 @@ class RedisRecords:
             for numbers in groups:
                 old = [b""] * len(numbers) if before is None else [before[number] or b"" for number in numbers]
                 pairs = [value for number, was in zip(numbers, old, strict=True) for value in (was, after[number])]
-                pipeline.execute_command("EVAL", _PUT, len(numbers), *(names[number] for number in numbers), *pairs)
+                pipeline.execute_command("EVAL", PUT, len(numbers), *(names[number] for number in numbers), *pairs)
             for numbers, missed in zip(groups, pipeline.execute(), strict=True):
                 failed += [numbers[number] for number in missed]
         return sorted(failed)
@@ -234,7 +197,7 @@ class RedisRecords:
         """See `Records`; readers see the one or the other, whole. Only who is `alone` may."""
         _, mine = self._begun.get(view.schema, ("", ""))
         names = [self._hash, self._lock(view)]
-        answer = self._run(_SWAP, names, view.schema, mine, view.name, place, f"{mark.version} {mark.until}")
+        answer = self._run(SWAP, names, view.schema, mine, view.name, place, f"{mark.version} {mark.until}")
         if answer == -1:
             raise removed_meanwhile(view, self.where)
         if answer == 0:
@@ -261,7 +224,7 @@ class RedisRecords:
     def move_mark(self, view: OnlineView, mark: Mark) -> None:
         """See `Records`."""
         begun = self._begun.get(view.schema, ())
-        answer = self._run(_MOVE_MARK, [self._hash, self._lock(view)], view.schema, mark.version, mark.until, *begun)
+        answer = self._run(MOVE_MARK, [self._hash, self._lock(view)], view.schema, mark.version, mark.until, *begun)
         if answer == -1:
             raise removed_meanwhile(view, self.where)
         if answer == 1 and begun:
@@ -290,9 +253,7 @@ class RedisRecords:
         """A server that drops keys when it is full drops records, which then are not found; ours never expire by themselves."""
         with self._asking():
             for node in self._nodes():
-                memory = node.info("memory")
-                policy = memory.get("maxmemory_policy", "noeviction")
-                if memory.get("maxmemory") and policy.startswith("allkeys"):
+                if policy := drops_keys(node):
                     warnings.warn(
                         f"{self.where} has maxmemory-policy {policy}: when it is full, it drops records of features, which are then not "
                         "found. Use noeviction, or a server of their own.",
@@ -317,7 +278,7 @@ class RedisRecords:
             while not done.wait(lease / 3000):
                 # The work itself meets the same and says so.
                 with suppress(*_ERRORS):
-                    self.client.eval(_KEEP, 1, lock, mine, lease)
+                    self.client.eval(KEEP, 1, lock, mine, lease)
 
         keeper = threading.Thread(target=keep, name="materializing", daemon=True)
         keeper.start()
@@ -328,7 +289,7 @@ class RedisRecords:
             keeper.join()
             # If this fails it ends by itself.
             with suppress(*_ERRORS):
-                self.client.eval(_KEEP, 1, lock, mine, 0)
+                self.client.eval(KEEP, 1, lock, mine, 0)
 
     # What is there, and its end.
 
@@ -401,23 +362,7 @@ class RedisRecords:
         """See `Records`; where the server keeps files, they are written anew, in the background."""
         with self._asking():
             for node in self._nodes():
-                self._scrub(node)
-
-    def _scrub(self, client: Any) -> None:
-        there = _when_idle(client)
-        if there.get("aof_enabled"):
-            client.bgrewriteaof()
-            self._written(_when_idle(client), "aof_last_bgrewrite_status")
-        if _keeps_snapshots(client, there):
-            client.bgsave()
-            self._written(_when_idle(client), "rdb_last_bgsave_status")
-
-    def _written(self, persistence: dict[str, Any], status: str) -> None:
-        if persistence.get(status) != "ok":
-            raise OnlineStoreUnavailable(
-                f"{self.where} could not write its files anew ({status}: {persistence.get(status)}), and they still hold what was "
-                "erased. See the server's log, and erase again."
-            )
+                scrub(node, self.where)
 
     def close(self) -> None:
         """Close the connections that nobody uses; the next request opens others."""
@@ -432,29 +377,6 @@ class RedisRecords:
                 self.drop(schema)
         with self._asking():
             self.client.delete(_hash_of(project))
-
-
-def _when_idle(client: Any) -> dict[str, Any]:
-    """What the server says of its files, once it is not writing them."""
-    while True:
-        there: dict[str, Any] = client.info("persistence")
-        if not any(there.get(name) for name in ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")):
-            return there
-        time.sleep(0.02)
-
-
-def _keeps_snapshots(client: Any, persistence: dict[str, Any]) -> bool:
-    """Whether there may be a snapshot on disk: one is written from time to time, was written, or was loaded."""
-    try:
-        configured = client.config_get("save").get("save") != ""
-    except RedisError:  # a server of somebody else's, who does not say
-        configured = True
-    was = (
-        persistence.get("rdb_last_bgsave_time_sec", 0) != -1
-        or persistence.get("rdb_saves", 0)
-        or persistence.get("rdb_last_load_keys_loaded", 0)
-    )
-    return bool(configured or was)
 
 
 def _hash_of(project: str) -> str:

@@ -12,8 +12,9 @@ import pytest
 from feast.types import Array, Int64, String
 
 from feature_repo.errors import DataFolderError, NotBuilt, StoreOutdated
+from stores.online_file import FORMAT
 from stores.online_redis import RedisRecords
-from stores.online_sqlite import FORMAT, SqliteRecords, _statement, _statement_for_one
+from stores.online_sqlite import SqliteRecords, _statement, _statement_for_one
 from stores.packed import Mark, OnlineStoreUnavailable, OnlineView, PackedDatabase, Rows
 
 TRIPS = OnlineView("test", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String)))
