@@ -10,7 +10,7 @@ from feast.data_format import ParquetFormat
 from feast.data_source import PushMode
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.repo_config import RepoConfig
-from feast.types import Int64
+from feast.types import Int64, String
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 LONG_AGO = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -87,3 +87,22 @@ def test_asynchronous_calls_do_and_tell_the_same(store):
 def test_a_view_that_was_never_written_has_nothing(store):
     nothing = ([None, None], ["NOT_FOUND", "NOT_FOUND"], [0, 0])
     assert told(store.get_online_features(**ASKED)) == {"trips__trips": nothing, "trips_of_the_hour__trips": nothing}
+
+
+def test_a_key_that_is_null_or_left_out_is_not_found(store):
+    store.push("trips_pushed", row(7, 1), to=PushMode.ONLINE)
+    answer = store.get_online_features(["trips:trips"], [{"driver": None}, {"driver": 7}, {"driver": None}], full_feature_names=True)
+    assert told(answer) == {"trips__trips": ([None, 1, None], ["NOT_FOUND", "PRESENT", "NOT_FOUND"], [0, SECONDS, 0])}
+    depot = Entity(name="depot", join_keys=["depot"], value_type=ValueType.STRING)
+    source = store.get_data_source("trips_table")
+    fields = [Field(name="depot", dtype=String), Field(name="size", dtype=Int64)]
+    store.apply([depot, FeatureView(name="depots", entities=[depot], schema=fields, source=source, ttl=timedelta(0))])
+    store.refresh_registry()
+    both = ["trips:trips", "depots:size"]
+    answer = store.get_online_features(both, [{"driver": 7}, {"driver": 8}], full_feature_names=True)
+    assert told(answer) == {
+        "trips__trips": ([1, None], ["PRESENT", "NOT_FOUND"], [SECONDS, 0]),
+        "depots__size": ([None, None], ["NOT_FOUND", "NOT_FOUND"], [0, 0]),
+    }
+    with pytest.raises(KeyError, match="Missing join key values for keys"):
+        store.get_online_features(both, [{"somebody": 7}])
