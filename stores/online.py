@@ -19,7 +19,7 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from feast.types import FeastType
 from pydantic import model_validator
 
-from feature_repo.errors import NotBuilt
+from feature_repo.errors import NotBuilt, StoreOutdated
 from feature_repo.times import from_micros, micros
 from stores.feast_answer import results
 from stores.online_sqlite import SqliteRecords
@@ -217,7 +217,11 @@ class PackedOnlineStore(OnlineStore):
     ) -> None:
         """Remove the records of views that are gone; a view's own place comes with its first rows."""
         records = self.database(config).records
-        there = records.views(config.project)
+        try:
+            there = records.views(config.project)
+        except StoreOutdated:
+            # The next materialization moves the whole file aside.
+            return
         for name in {view.name for view in tables_to_delete}:
             for schema in there.get(name, []):
                 records.drop(schema)

@@ -1,6 +1,8 @@
 """The online store behind Feast's interface: what it answers where there is no value to show."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -11,6 +13,8 @@ from feast.data_source import PushMode
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.repo_config import RepoConfig
 from feast.types import Int64, String
+
+from feature_repo.errors import StoreOutdated
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 LONG_AGO = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -90,14 +94,14 @@ def test_a_view_that_was_never_written_has_nothing(store):
 
 
 def test_a_key_that_is_null_or_left_out_is_not_found(store):
-    store.push("trips_pushed", row(7, 1), to=PushMode.ONLINE)
-    answer = store.get_online_features(["trips:trips"], [{"driver": None}, {"driver": 7}, {"driver": None}], full_feature_names=True)
-    assert told(answer) == {"trips__trips": ([None, 1, None], ["NOT_FOUND", "PRESENT", "NOT_FOUND"], [0, SECONDS, 0])}
     depot = Entity(name="depot", join_keys=["depot"], value_type=ValueType.STRING)
     source = store.get_data_source("trips_table")
     fields = [Field(name="depot", dtype=String), Field(name="size", dtype=Int64)]
+    # Before anything is read: Feast keeps what it once found out about a request for longer than the definitions.
     store.apply([depot, FeatureView(name="depots", entities=[depot], schema=fields, source=source, ttl=timedelta(0))])
-    store.refresh_registry()
+    store.push("trips_pushed", row(7, 1), to=PushMode.ONLINE)
+    answer = store.get_online_features(["trips:trips"], [{"driver": None}, {"driver": 7}, {"driver": None}], full_feature_names=True)
+    assert told(answer) == {"trips__trips": ([None, 1, None], ["NOT_FOUND", "PRESENT", "NOT_FOUND"], [0, SECONDS, 0])}
     both = ["trips:trips", "depots:size"]
     answer = store.get_online_features(both, [{"driver": 7}, {"driver": 8}], full_feature_names=True)
     assert told(answer) == {
@@ -106,3 +110,12 @@ def test_a_key_that_is_null_or_left_out_is_not_found(store):
     }
     with pytest.raises(KeyError, match="Missing join key values for keys"):
         store.get_online_features(both, [{"somebody": 7}])
+
+
+def test_definitions_can_be_applied_beside_an_online_store_of_an_older_format(store, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "online.db")) as connection:
+        connection.execute("CREATE TABLE identity (id TEXT)")
+    with pytest.raises(StoreOutdated, match="punctual features materialize"):
+        store.push("trips_pushed", row(7, 1), to=PushMode.ONLINE)
+    store.apply([], objects_to_delete=[store.get_feature_view("trips")], partial=False)
+    assert [view.name for view in store.list_feature_views()] == ["trips_of_the_hour"]
