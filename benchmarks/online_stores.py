@@ -33,9 +33,10 @@ CHECKED = 2_000
 
 
 def fill(folder: str, data: dict[str, int], store: str, redis_url: str) -> Work:
-    """Declare the views and a service of every number of them that is read, and materialize them."""
-    made = OnlineData(**data)
-    opened = feature_store(Path(folder), made, store, redis_url, apply=True)
+    """Declare the views and a service of every number of them that is read, and materialize them into an empty store."""
+    made, place = OnlineData(**data), Path(folder)
+    _empty(place, store)
+    opened = feature_store(place, made, store, redis_url, apply=True)
     return Work(lambda: opened.materialize(FIRST, BUILT), lambda _: Outcome(made.views * made.entities, ""))
 
 
@@ -94,8 +95,7 @@ def materialize(folder: str, data: dict[str, int], store: str, redis_url: str, *
     def before() -> None:
         nonlocal empty
         opened.clear()
-        for path in place.glob(f"{store}.db*"):
-            path.unlink()
+        _empty(place, store)
         if "redis" in store:
             with closing(redis_client(redis_url)) as client:
                 client.flushall()
@@ -175,6 +175,13 @@ def _declare(opened: FeatureStore, folder: Path, data: OnlineData, store: str) -
         views.append(FeatureView(name=name, entities=[entity], schema=[Field(name=KEY, dtype=Int64), *features], source=source, ttl=None))
     services = [FeatureService(name=f"first_{count}", features=views[:count]) for count in range(1, data.views + 1)]
     opened.apply([entity, *views, *services])
+
+
+def _empty(folder: Path, store: str) -> None:
+    """Remove a store's files; one that an earlier version wrote may not be read."""
+    for pattern in (f"{store}.db*", f".{store}.db*"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _used_mb(folder: Path, store: str, redis_url: str) -> float:
