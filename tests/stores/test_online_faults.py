@@ -122,10 +122,9 @@ def test_a_look_finds_what_there_is_however_often_views_are_swapped_meanwhile(tm
         writer.close()
 
 
+@pytest.mark.parametrize("online_store", ["redis", "cluster"], indirect=True)
 def test_a_place_that_is_removed_while_redis_is_read_is_not_taken_for_missing_rows(database, another):
-    """Redis answers command by command; others come in between."""
-    if not isinstance(another.records, RedisRecords):
-        pytest.skip("SQLite reads from one snapshot")
+    """Redis answers command by command, and others come in between; SQLite reads from one snapshot."""
     fill(database)
     assert shown(another) == [OLD] * 10
     # The records are asked for first, and go just before they are.
