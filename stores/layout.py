@@ -284,10 +284,11 @@ class Layout:
         """The numbers of an intact record of one row without nulls that is shown at a moment; None for any other record."""
         if len(record) != self.single or zlib.crc32(record) != INTACT or not record.startswith(self.head):
             return None
-        event, created, nulls, *cells = self._row.unpack_from(record, START)
-        if nulls != self._no_nulls or event > at or created > at or (ttl and event + ttl < at):
+        row = self._row.unpack_from(record, START)
+        event = row[0]
+        if row[2] != self._no_nulls or event > at or row[1] > at or (ttl and event + ttl < at):
             return None
-        return cells
+        return row[3:]
 
 
 def _cells(kind: _Kind, column: pa.Array | list[Any]) -> pa.Array:

@@ -62,6 +62,7 @@ class Reader:
     def __init__(self, database: PackedDatabase, views: Sequence[tuple[OnlineView, Hashable]]) -> None:
         self.database = database
         self.views = [view for view, _ in views]
+        self._quick = [(view.layout.cells_at, view.ttl) for view in self.views]
         self._groups: dict[Hashable, list[int]] = {}
         for number, (_, key) in enumerate(views):
             self._groups.setdefault(key, []).append(number)
@@ -94,10 +95,11 @@ class Reader:
     def _numbers(self, records: Sequence[bytes | None], at: int) -> list[Any]:
         """One row of the matrix."""
         numbers: list[Any] = []
-        for view, record in zip(self.views, records, strict=True):
-            cells = None if record is None else view.layout.cells_at(record, at, view.ttl)
+        for number, record in enumerate(records):
+            cells_at, ttl = self._quick[number]
+            cells = None if record is None else cells_at(record, at, ttl)
             if cells is None:
-                row = self.database.shown(view, record, at)
+                row = self.database.shown(self.views[number], record, at)
                 cells = list(map(_number, row.values))
             numbers += cells
         return numbers
