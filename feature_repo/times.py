@@ -23,6 +23,11 @@ def aware(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def taken_for_utc(moment: datetime) -> datetime:
+    """The moment with its zone; a naive one is in UTC, as tables hold moments and Feast hands them on."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def moment(text: str) -> datetime:
     """An ISO 8601 moment with its zone, or a date alone, which means its midnight in UTC."""
     try:

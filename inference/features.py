@@ -68,7 +68,7 @@ class ReadView:
     @cached_property
     def key(self) -> str:
         """What views that are read by the same key have in common."""
-        return repr([*zip(self.keys, map(str, self.online.entity_keys.types), strict=True)])
+        return self.online.keyed_by(self.keys)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,7 +20,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from feature_repo.errors import BrokenTable, NotBuilt, StoreOutdated
-from feature_repo.times import from_micros, micros
+from feature_repo.times import from_micros, micros, taken_for_utc
 from stores.history import refuse_mark
 from stores.online import PackedOnlineStore
 from stores.packed import Mark, OnlineView, PackedDatabase, Rows
@@ -236,7 +236,7 @@ class AsofEngine(ComputeEngine):
 
     def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any) -> MaterializationJob:
         assert isinstance(self.online_store, PackedOnlineStore)
-        end = task.end_time if task.end_time.tzinfo else task.end_time.replace(tzinfo=UTC)
+        end = taken_for_utc(task.end_time)
         try:
             done = materialize_view(self.repo_config, self.online_store.database(self.repo_config), task.feature_view, now=end)
         except Exception as error:  # Feast asks the job what happened

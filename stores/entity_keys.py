@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from feast.types import Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, String, TimeUuid, UnixTimestamp, Uuid
 
 from feature_repo.errors import InvalidRequest
-from feature_repo.times import micros
+from feature_repo.times import micros, taken_for_utc
 
 _SIGN = 1 << 63
 _pack = struct.Struct(">Q").pack
@@ -45,7 +45,7 @@ def _uuid(value: Any) -> bytes:
 def _moment(value: Any) -> bytes:
     if not isinstance(value, datetime):
         raise TypeError("expected a datetime")
-    return _pack(micros(value if value.tzinfo else value.replace(tzinfo=UTC)) + _SIGN)
+    return _pack(micros(taken_for_utc(value)) + _SIGN)
 
 
 def _boolean(value: Any) -> bytes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cached_property
@@ -40,7 +40,7 @@ from feast.types import (
     ZonedTimestamp,
 )
 
-from feature_repo.times import from_micros, micros
+from feature_repo.times import from_micros, micros, taken_for_utc
 
 FORMAT = 2
 # What CRC-32 gives for any bytes that end with their own CRC-32: one pass checks without cutting.
@@ -212,15 +212,17 @@ class Layout:
 
     def split(self, record: bytes) -> list[PackedRow]:
         """The record's rows in their order. Raises `CorruptRecord`."""
+        return [PackedRow(event, created, record[start:stop]) for event, created, start, stop in self._rows_of(record)]
+
+    def _rows_of(self, record: bytes) -> Iterator[tuple[int, int, int, int]]:
+        """Each row's two times, and where it begins and ends."""
         self.check(record)
-        rows: list[PackedRow] = []
-        offset, end = START, len(record) - TAIL
-        while offset < end:
-            stop = offset + self._length(record, offset)
-            event, created = _TIMES.unpack_from(record, offset)
-            rows.append(PackedRow(event, created, record[offset:stop]))
-            offset = stop
-        return rows
+        start, end = START, len(record) - TAIL
+        while start < end:
+            stop = start + self._length(record, start)
+            event, created = _TIMES.unpack_from(record, start)
+            yield event, created, start, stop
+            start = stop
 
     def _length(self, record: bytes, offset: int) -> int:
         room = len(record) - TAIL - offset
@@ -238,17 +240,11 @@ class Layout:
             self.check(record)
             event, created = _TIMES.unpack_from(record, START)
             return record[START:-TAIL] if event <= at and created <= at else None
-        self.check(record)
-        newest: tuple[int, int] | None = None
-        shown = b""
-        offset, end = START, len(record) - TAIL
-        while offset < end:
-            stop = offset + self._length(record, offset)
-            times = event, created = _TIMES.unpack_from(record, offset)
-            if event <= at and created <= at and (newest is None or times > newest):
-                newest, shown = times, record[offset:stop]
-            offset = stop
-        return shown if newest is not None else None
+        newest: tuple[int, int, int, int] | None = None
+        for row in self._rows_of(record):
+            if row[0] <= at and row[1] <= at and (newest is None or row[:2] > newest[:2]):
+                newest = row
+        return record[newest[2] : newest[3]] if newest else None
 
     def times(self, row: bytes) -> tuple[int, int]:
         """Event and created time of a row, in microseconds."""
@@ -320,7 +316,7 @@ def _encoded(encode: Callable[[Any], bytes], column: pa.Array | list[Any]) -> pa
 def _utc(value: Any) -> Any:
     """The value with naive moments in UTC, which is what tables hold, however deep they are."""
     if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
+        return taken_for_utc(value)
     if isinstance(value, (list, tuple, set)):
         return [_utc(each) for each in value]
     return {name: _utc(each) for name, each in value.items()} if isinstance(value, dict) else value

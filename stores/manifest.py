@@ -208,12 +208,6 @@ class Manifest:
             (table.name, table.version, kind, moment),
         )
 
-    def has_watermark_of_other_version(self, table: TableVersion, kind: str) -> bool:
-        """Whether the same work was done for another version of the table."""
-        return bool(
-            self._rows("SELECT 1 FROM watermarks WHERE name = ? AND version <> ? AND kind = ? LIMIT 1", (table.name, table.version, kind))
-        )
-
     def reset_watermark(self, table: TableVersion, kind: str) -> None:
         """Forget a watermark, so that its work starts from the beginning."""
         with self._connection(write=True) as connection:

@@ -28,7 +28,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.utils import compute_non_entity_date_range
 
 from feature_repo.errors import InvalidRequest, NotBuilt
-from feature_repo.times import aware, micros
+from feature_repo.times import aware, micros, taken_for_utc
 from stores.entity_rows import EntityFrame
 from stores.history import declared_schema, history_of, plain_scan, published, refuse_mark
 from stores.retrieval import AsofRetrievalJob, Join, JoinedView, as_pandas
@@ -257,7 +257,7 @@ def _rows_between(views: list[FeatureView], start: datetime | None, end: datetim
     """Entity rows where none are given, as SQL: the keys and event times of the views' rows in `[start, end]` (Feast's defaults)."""
     begin, until = compute_non_entity_date_range(views, start_date=start, end_date=end)
     histories = [history_of(view, []) for view in views]
-    bounds = f"NOT __withdrawn AND __event BETWEEN {micros(_in_utc(begin))} AND {micros(_in_utc(until))}"
+    bounds = f"NOT __withdrawn AND __event BETWEEN {micros(taken_for_utc(begin))} AND {micros(taken_for_utc(until))}"
     selects = []
     for view, history in zip(views, histories, strict=True):
         if [*history.keys] != [*histories[0].keys]:
@@ -298,7 +298,9 @@ def _pull(
             scan = table.scan() if table else plain_scan(Path(source.path))  # type: ignore[attr-defined]
             wanted = ", ".join(map(quoted, [*columns, timestamp_field, *([created_column] if created_column else [])])) if columns else "*"
             bounds = [
-                f"{quoted(timestamp_field)} {sign} {timestamp(_in_utc(moment))}" for sign, moment in ((">=", start), ("<=", end)) if moment
+                f"{quoted(timestamp_field)} {sign} {timestamp(taken_for_utc(moment))}"
+                for sign, moment in ((">=", start), ("<=", end))
+                if moment
             ]
             where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
             return connection.sql(f"SELECT {wanted} FROM ({scan}){where} {last}").to_arrow_table()
@@ -325,8 +327,3 @@ class _PulledRows(RetrievalJob):
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return as_pandas(self._read())
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """Feast hands on naive moments for UTC ones."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

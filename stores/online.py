@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,10 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
-from feast.types import FeastType
 from pydantic import model_validator
 
 from feature_repo.errors import NotBuilt, StoreOutdated
-from feature_repo.times import from_micros, micros
+from feature_repo.times import from_micros, micros, taken_for_utc
 from stores.feast_answer import results
 from stores.online_sqlite import SqliteRecords
 from stores.packed import OnlineView, PackedDatabase, Rows
@@ -66,16 +66,10 @@ class _Asked:
     view: OnlineView
     columns: tuple[str, ...]
 
-    @property
-    def _shared(self) -> tuple[tuple[str, ...], tuple[FeastType, ...]]:
-        return self.columns, self.view.entity_keys.types
-
-    def __eq__(self, other: object) -> bool:
-        """Views of the same key are looked up together."""
-        return isinstance(other, _Asked) and self._shared == other._shared
-
-    def __hash__(self) -> int:
-        return hash(self.columns)
+    @cached_property
+    def key(self) -> str:
+        """What views that are looked up together share."""
+        return self.view.keyed_by(self.columns)
 
     def keys(self, given: dict[str, list[Value]], rows: int) -> list[bytes | None]:
         """The key of each row of a request."""
@@ -110,8 +104,8 @@ class PackedOnlineStore(OnlineStore):
         if known:
             keys, _, values, events, created = zip(*known, strict=True)
             columns = [[feast_value_type_to_python_type(row[name]) if name in row else None for row in values] for name in view.features]
-            happened = [_micros(event) for event in events]
-            became_known = [_micros(moment or event) for moment, event in zip(created, events, strict=True)]
+            happened = [micros(taken_for_utc(event)) for event in events]
+            became_known = [micros(taken_for_utc(moment or event)) for moment, event in zip(created, events, strict=True)]
             rows = Rows(keys, happened, became_known, view.layout.rows(columns, happened, became_known))
             self.database(config).write(view, rows, micros(datetime.now(UTC)))
         if progress:
@@ -167,7 +161,7 @@ class PackedOnlineStore(OnlineStore):
             # Feast says which keys it expected.
             return super()._read_features_per_fv(config, views, keys, names, response, *options)
         rows = len(next(iter(keys.values())))
-        given: dict[Hashable, Sequence[bytes | None]] = {each: each.keys(keys, rows) for each in dict.fromkeys(asked)}
+        given = {key: each.keys(keys, rows) for key, each in {each.key: each for each in asked}.items()}
         shown = self._shown(self.database(config), asked, given)
         full_names, with_versions = options
         found = []
@@ -181,14 +175,14 @@ class PackedOnlineStore(OnlineStore):
         return None
 
     @staticmethod
-    def _shown(database: PackedDatabase, asked: Sequence[_Asked], keys: Mapping[Hashable, Sequence[bytes | None]]) -> list[Shown]:
+    def _shown(database: PackedDatabase, asked: Sequence[_Asked], keys: Mapping[str, Sequence[bytes | None]]) -> list[Shown]:
         """What the views show now; one that was never written shows nothing."""
         now = micros(datetime.now(UTC))
         try:
-            return Reader(database, [(each.view, each) for each in asked]).read(keys, now)
+            return Reader(database, [(each.view, each.key) for each in asked]).read(keys, now)
         except NotBuilt:
             if len(asked) == 1:
-                return [nothing(database, asked[0].view, len(keys[asked[0]]))]
+                return [nothing(database, asked[0].view, len(keys[asked[0].key]))]
             return [PackedOnlineStore._shown(database, [each], keys)[0] for each in asked]
 
     async def _read_features_per_fv_async(self, *arguments: Any) -> None:
@@ -233,7 +227,7 @@ class PackedOnlineStore(OnlineStore):
 
 def _key_values(entity: EntityKey, view: OnlineView) -> list[Any]:
     values = dict(zip(entity.join_keys, entity.entity_values, strict=True))
-    return [feast_value_type_to_python_type(values[key]) if key in values else None for key in view.join_keys]
+    return [_plain(values[key]) if key in values else None for key in view.join_keys]
 
 
 def _add_version(response: GetOnlineFeaturesResponse, table: FeatureView) -> None:
@@ -249,7 +243,3 @@ def _plain(value: Value) -> Any:
     if kind is None:
         return None
     return feast_value_type_to_python_type(value) if kind == "unix_timestamp_val" else getattr(value, kind)
-
-
-def _micros(moment: datetime) -> int:
-    return micros(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment)

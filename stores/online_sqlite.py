@@ -197,8 +197,7 @@ class SqliteRecords(OnlineFile):
     @staticmethod
     def _drop_other_schemas(connection: sqlite3.Connection, view: OnlineView) -> None:
         """Once a view is whole as it is defined now, what earlier definitions left goes."""
-        others = "SELECT schema FROM places WHERE project = ? AND name = ? AND schema <> ?"
-        for (schema,) in connection.execute(others, (view.project, view.name, view.schema)).fetchall():
+        for schema in _other_schemas(connection, view):
             _drop(connection, schema)
 
     def mark(self, view: OnlineView) -> Mark | None:
@@ -280,8 +279,7 @@ class SqliteRecords(OnlineFile):
         with self._locked(view.schema), self._writing() as connection:
             self._drop_beside(connection, view.schema)
             removed = self._delete(connection, view.schema, keys)
-            others = "SELECT schema FROM places WHERE project = ? AND name = ? AND schema <> ?"
-            for (schema,) in connection.execute(others, (view.project, view.name, view.schema)).fetchall():
+            for schema in _other_schemas(connection, view):
                 self._delete(connection, schema, keys)
         return removed
 
@@ -366,6 +364,12 @@ def _places_of(connection: sqlite3.Connection, schema: str) -> list[str]:
     """All places of a schema, those too that nobody will read any more."""
     found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB ?", (f"*.{schema}.*",))
     return [str(name) for (name,) in found.fetchall()]
+
+
+def _other_schemas(connection: sqlite3.Connection, view: OnlineView) -> list[str]:
+    """What other definitions of the view are called."""
+    others = "SELECT schema FROM places WHERE project = ? AND name = ? AND schema <> ?"
+    return [str(schema) for (schema,) in connection.execute(others, (view.project, view.name, view.schema)).fetchall()]
 
 
 def _drop(connection: sqlite3.Connection, schema: str) -> None:

@@ -81,6 +81,10 @@ class OnlineView:
         """How its keys are encoded."""
         return EntityKeys(self.join_keys, [type_ for _, type_ in self.keys])
 
+    def keyed_by(self, columns: Sequence[str]) -> str:
+        """What views share whose join keys, in their order, are read from the same columns in the same types: the keys' bytes."""
+        return repr([*zip(columns, map(str, self.entity_keys.types), strict=True)])
+
     def key(self, *values: Any) -> bytes | None:
         """The record's key from the join keys' values, in sorted order of their names; None where one is null."""
         return self.entity_keys.encode(values)

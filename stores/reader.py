@@ -239,22 +239,22 @@ class _Many(Shown):
 
     def fill(self, matrix: np.ndarray) -> None:
         """All features into a matrix of their own, rows x features."""
-        if not self._is_whole:
-            matrix.fill(np.nan)
         for place in range(len(self._layout.kinds)):
-            if self._is_whole:
-                matrix[:, place] = self._fields[str(place)]
-            else:
-                matrix[self._there, place] = self._fields[str(place)]
-            if self._has_nulls:
-                matrix[self._there[self._missing(place)], place] = np.nan
+            self._write(place, matrix[:, place])
 
     def numbers(self, place: int) -> np.ndarray:
-        numbers = np.full(self._count, np.nan)
-        numbers[self._there] = self._fields[str(place)]
+        numbers = np.empty(self._count)
+        self._write(place, numbers)
+        return numbers
+
+    def _write(self, place: int, numbers: np.ndarray) -> None:
+        if self._is_whole:
+            numbers[:] = self._fields[str(place)]
+        else:
+            numbers[:] = np.nan
+            numbers[self._there] = self._fields[str(place)]
         if self._has_nulls:
             numbers[self._there[self._missing(place)]] = np.nan
-        return numbers
 
     def values(self, place: int) -> list[Any]:
         kind = self._layout.kinds[place]
