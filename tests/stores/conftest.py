@@ -11,8 +11,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource
-from feast.data_format import ParquetFormat
+from feast import Entity, FeatureView, Field
 from feast.repo_config import RepoConfig
 from feast.types import Int64
 from hypothesis import HealthCheck, settings
@@ -22,6 +21,7 @@ from stores.history import declared_schema
 from stores.offline import point_in_time_join
 from stores.online import packed_database
 from stores.table import CREATED, EVENT, Table, connect
+from tests.stores.by_hand import open_store, table_source
 
 settings.register_profile(
     "punctual",
@@ -62,18 +62,7 @@ class Views:
 
     def opened(self, *, coerce_tz_aware=True, **offline):
         """A feature store over the same registry, with other settings of the offline store."""
-        return FeatureStore(
-            config=RepoConfig(
-                project="test",
-                provider="local",
-                registry={"path": str(self.folder / "registry.pb"), "cache_ttl_seconds": 3600},
-                offline_store={"type": "stores.offline.AsofOfflineStore", **offline},
-                online_store={"type": "stores.online.PackedOnlineStore", "path": str(self.folder / "online.db")},
-                batch_engine={"type": "stores.engine.AsofEngine"},
-                entity_key_serialization_version=3,
-                coerce_tz_aware=coerce_tz_aware,
-            )
-        )
+        return open_store(self.folder, registry="file", coerce_tz_aware=coerce_tz_aware, **offline)
 
     def add(self, name="driver_trips", keys=None, features=None, rows=(), *, ttl=timedelta(0), columns=None, **source):
         """Declare a view and publish its rows, if there are any: keys, values, event, created; returns its table.
@@ -82,13 +71,8 @@ class Views:
         """
         keys, features = {"driver": Int64} if keys is None else keys, features or {"trips": Int64}
         entities = [Entity(name=key, join_keys=[key], value_type=type_.to_value_type()) for key, type_ in keys.items()]
-        table = FileSource(
-            name=f"{name}_table",
-            path=str(self.tables / name),
-            file_format=ParquetFormat(),
-            **{"timestamp_field": EVENT, "created_timestamp_column": CREATED, **source},
-        )
         schema = [Field(name=column, dtype=type_) for column, type_ in {**keys, **features}.items()]
+        table = table_source(self.tables / name, **source)
         view = FeatureView(name=name, entities=entities, schema=schema, source=table, ttl=ttl)
         self.store.apply([*entities, view])
         declared = declared_schema(view)

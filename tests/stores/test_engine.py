@@ -7,10 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
-from feast.data_format import ParquetFormat
+from feast import Entity, FeatureStore, FeatureView, Field, PushSource, ValueType
 from feast.data_source import PushMode
-from feast.repo_config import RepoConfig
 from feast.types import Float64, Int64, String, UnixTimestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +20,7 @@ from stores.offline import historical_features
 from stores.online_sqlite import SqliteRecords
 from stores.packed import OnlineView, PackedDatabase
 from stores.table import Table
+from tests.stores.by_hand import open_store, table_source, utc
 
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
@@ -29,13 +28,7 @@ TRIPS = {"driver": pa.int64(), "trips": pa.int64()}
 
 
 def a_source(folder):
-    return FileSource(
-        name="driver_trips_table",
-        path=str(folder / "tables" / "driver_trips"),
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-    )
+    return table_source(folder / "tables" / "driver_trips")
 
 
 def a_view(folder, *, source=None, ttl=timedelta(0), fingerprint="first", **features):
@@ -44,33 +37,9 @@ def a_view(folder, *, source=None, ttl=timedelta(0), fingerprint="first", **feat
     return FeatureView(name="driver_trips", entities=[DRIVER], schema=schema, source=source or a_source(folder), ttl=ttl, tags=tags)
 
 
-def open_store(folder):
-    return FeatureStore(
-        config=RepoConfig(
-            project="test",
-            provider="local",
-            registry={
-                "registry_type": "sql",
-                "path": f"sqlite:///{folder}/registry.db",
-                "cache_ttl_seconds": 3600,
-                "serve_features_while_materializing": True,
-            },
-            offline_store={"type": "stores.offline.AsofOfflineStore"},
-            online_store={"type": "stores.online.PackedOnlineStore", "path": str(folder / "online.db")},
-            batch_engine={"type": "stores.engine.AsofEngine"},
-            entity_key_serialization_version=3,
-        )
-    )
-
-
 def at(hour, minute=0, microsecond=0):
     """A moment of 1 June 2013."""
-    return datetime(2013, 6, 1, hour, minute, 0, microsecond, tzinfo=UTC)
-
-
-def utc(hour, minute=0, microsecond=0):
-    """The same as tables hold it."""
-    return at(hour, minute, microsecond).replace(tzinfo=None)
+    return utc(hour, minute, microsecond).replace(tzinfo=UTC)
 
 
 @dataclass

@@ -8,11 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
-from feast.data_format import ParquetFormat
+from feast import Entity, FeatureService, FeatureView, Field, ValueType
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
-from feast.repo_config import RepoConfig
 from feast.types import Bool, Float64, Int64, String
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +19,7 @@ from feature_repo.errors import BrokenTable, InvalidRequest, NaiveTimestamp, Not
 from feature_repo.times import from_micros, micros
 from stores.offline import AsofOfflineStore, historical_features, point_in_time_join
 from stores.table import Table
-from tests.stores.by_hand import Row, at, shown, utc
+from tests.stores.by_hand import Row, at, open_store, shown, table_source, utc
 
 # What is known too late is said in a warning; here it is the rule.
 pytestmark = pytest.mark.filterwarnings("ignore:view '.*' gives nothing but nulls")
@@ -34,34 +32,10 @@ DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 CITY = Entity(name="city", join_keys=["city"], value_type=ValueType.STRING)
 
 
-def table_path(folder, name):
-    return FileSource(
-        name=f"{name}_table",
-        path=str(folder / "tables" / name),
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-    )
-
-
 def a_view(folder, name, entities, features, ttl=timedelta(0), **more):
     schema = [Field(name=entity.join_key, dtype=Int64 if entity is DRIVER else String) for entity in entities]
     schema += [Field(name=feature, dtype=type_) for feature, type_ in features.items()]
-    return FeatureView(name=name, entities=entities, schema=schema, source=table_path(folder, name), ttl=ttl, **more)
-
-
-def open_store(folder, **offline):
-    return FeatureStore(
-        config=RepoConfig(
-            project="test",
-            provider="local",
-            registry={"registry_type": "sql", "path": f"sqlite:///{folder}/registry.db", "cache_ttl_seconds": 3600},
-            offline_store={"type": "stores.offline.AsofOfflineStore", **offline},
-            online_store={"type": "stores.online.PackedOnlineStore", "path": str(folder / "online.db")},
-            batch_engine={"type": "stores.engine.AsofEngine"},
-            entity_key_serialization_version=3,
-        )
-    )
+    return FeatureView(name=name, entities=entities, schema=schema, source=table_source(folder / "tables" / name), ttl=ttl, **more)
 
 
 @dataclass(frozen=True)
@@ -391,7 +365,7 @@ def test_names_with_quotes_and_odd_endings_are_kept(tmp_path, publish):
     driver = Entity(name="driver", join_keys=[key], value_type=ValueType.INT64)
     schema = [Field(name=key, dtype=Int64), Field(name=feature, dtype=Int64), Field(name=other, dtype=Int64)]
     store = open_store(tmp_path)
-    store.apply([driver, FeatureView(name="odd", entities=[driver], schema=schema, source=table_path(tmp_path, "odd"))])
+    store.apply([driver, FeatureView(name="odd", entities=[driver], schema=schema, source=table_source(tmp_path / "tables" / "odd"))])
     table = Table.for_definition(tmp_path / "tables", "odd", "first", (key,))
     publish(table, {key: pa.int64(), feature: pa.int64(), other: pa.int64()}, [(7, 1, 2, utc(11), utc(12))])
     frame = at(utc(12)).rename_columns([key, "event_timestamp"])

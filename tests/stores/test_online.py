@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
-from feast.data_format import ParquetFormat
+from feast import Entity, FeatureView, Field, PushSource, ValueType
 from feast.data_source import PushMode
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
-from feast.repo_config import RepoConfig
 from feast.types import Int64, String
 
 from feature_repo.errors import StoreOutdated
+from tests.stores.by_hand import open_store, table_source
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 LONG_AGO = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -23,19 +22,8 @@ LONG_AGO = datetime(2013, 6, 1, 12, tzinfo=UTC)
 @pytest.fixture
 def store(tmp_path):
     """Two views of one push source; one of them forgets after an hour."""
-    store = FeatureStore(
-        config=RepoConfig(
-            project="test",
-            provider="local",
-            registry={"registry_type": "sql", "path": f"sqlite:///{tmp_path}/registry.db"},
-            offline_store={"type": "stores.offline.AsofOfflineStore"},
-            online_store={"type": "stores.online.PackedOnlineStore", "path": str(tmp_path / "online.db")},
-            entity_key_serialization_version=3,
-        )
-    )
-    table = FileSource(
-        name="trips_table", path=str(tmp_path / "tables" / "trips"), file_format=ParquetFormat(), timestamp_field="event_timestamp"
-    )
+    store = open_store(tmp_path)
+    table = table_source(tmp_path / "tables" / "trips", created_timestamp_column="")
     source = PushSource(name="trips_pushed", batch_source=table)
     schema = [Field(name="driver", dtype=Int64), Field(name="trips", dtype=Int64)]
     views = [

@@ -4,14 +4,12 @@ from datetime import UTC, timedelta
 
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
-from feast.data_format import ParquetFormat
-from feast.repo_config import RepoConfig
+from feast import Entity, FeatureView, Field, ValueType
 from feast.types import Array, Float64, Int64, String
 
 from stores.online import packed_database
 from stores.table import Table
-from tests.stores.by_hand import utc
+from tests.stores.by_hand import open_store, table_source, utc
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 STEPS = [
@@ -26,30 +24,14 @@ STEPS = [
 
 @pytest.fixture
 def store(tmp_path, online_store):
-    return FeatureStore(
-        config=RepoConfig(
-            project="test",
-            provider="local",
-            # Not that of SQL: what Feast has read of it, it knows by `id`, which the next one may have when the first is gone.
-            registry={"path": f"{tmp_path}/registry.pb", "cache_ttl_seconds": 3600},
-            offline_store={"type": "stores.offline.AsofOfflineStore"},
-            online_store={"type": "stores.online.PackedOnlineStore", **online_store},
-            batch_engine={"type": "stores.engine.AsofEngine"},
-            entity_key_serialization_version=3,
-        )
-    )
+    # Not SQL's registry: what Feast has read of that, it knows by `id`, which the next one may have when the first is gone.
+    return open_store(tmp_path, registry="file", online={"type": "stores.online.PackedOnlineStore", **online_store})
 
 
 def test_features_that_are_added_removed_and_retyped_are_read_when_they_are_materialized_and_not_before(store, tmp_path, publish):
     database = packed_database(store.config)
     for number, (features, columns, values) in enumerate(STEPS):
-        table = FileSource(
-            name="trips_table",
-            path=str(tmp_path / "tables" / "trips"),
-            file_format=ParquetFormat(),
-            timestamp_field="event_timestamp",
-            created_timestamp_column="created_timestamp",
-        )
+        table = table_source(tmp_path / "tables" / "trips")
         schema = [Field(name="driver", dtype=Int64), *(Field(name=name, dtype=type_) for name, type_ in features.items())]
         view = FeatureView(name="trips", entities=[DRIVER], schema=schema, source=table, ttl=timedelta(0))
         view.tags["fingerprint"] = f"definition {number}"

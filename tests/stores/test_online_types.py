@@ -5,13 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
-from feast.data_format import ParquetFormat
+from feast import Entity, FeatureView, Field, PushSource, ValueType
 from feast.data_source import PushMode
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
-from feast.repo_config import RepoConfig
 from feast.type_map import python_values_to_proto_values
 from feast.types import (
     Array,
@@ -37,7 +35,7 @@ from stores.engine import materialize_view
 from stores.history import declared_schema
 from stores.online import packed_database
 from stores.table import Table
-from tests.stores.by_hand import utc
+from tests.stores.by_hand import open_store, table_source, utc
 
 BIG = 2**53 + 1
 MOMENT = datetime(1969, 7, 20, 20, 17, 40, tzinfo=UTC)
@@ -83,23 +81,7 @@ ROWS = [
 
 def store_of(folder, online):
     """A store with a view of every type, and one to push to."""
-    store = FeatureStore(
-        config=RepoConfig(
-            project="test",
-            provider="local",
-            registry={"registry_type": "sql", "path": f"sqlite:///{folder}/registry.db"},
-            offline_store={"type": "stores.offline.AsofOfflineStore"},
-            online_store=online,
-            entity_key_serialization_version=3,
-        )
-    )
-    table = FileSource(
-        name="trips_table",
-        path=str(folder / "tables" / "trips"),
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-    )
+    store, table = open_store(folder, online=online), table_source(folder / "tables" / "trips")
     views = []
     for view, names, source in [
         ("trips", EVERY_TYPE, table),

@@ -21,8 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, OnDemandFeatureView, ValueType
-from feast.data_format import ParquetFormat
+from feast import Entity, FeatureStore, FeatureView, Field, OnDemandFeatureView, ValueType
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.repo_config import RepoConfig
 from feast.transformation.python_transformation import PythonTransformation
@@ -30,6 +29,7 @@ from feast.types import Int64
 from ibis.common.exceptions import IbisTypeError
 
 from stores.table import Table
+from tests.stores.by_hand import table_source
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* datasets? is an experimental feature:RuntimeWarning")
 
@@ -71,14 +71,8 @@ def _store(folder, kind, ttl, **config):
         "entity_key_serialization_version": 3,
     }
     store = FeatureStore(config=RepoConfig(project="test", provider="local", **{**settings, **config}))
-    source = FileSource(
-        name="driver_trips_rows",
-        path=str(folder / kind / "driver_trips"),
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-    )
     schema = [Field(name=name, dtype=Int64) for name in TRIPS]
+    source = table_source(folder / kind / "driver_trips")
     store.apply([DRIVER, FeatureView(name="driver_trips", entities=[DRIVER], schema=schema, source=source, ttl=ttl)])
     return store
 
