@@ -109,12 +109,22 @@ def redis_server_of_session(tmp_path_factory):
         yield server
 
 
+@pytest.fixture(scope="session")
+def emptied():
+    """Gives a shared Redis server as a test wants to find it: running, whatever the last one did to it, and empty."""
+
+    def emptied(server):
+        with closing(server.start().client()) as client:
+            client.flushall()
+        return server
+
+    return emptied
+
+
 @pytest.fixture
-def redis_server(redis_server_of_session):
+def redis_server(redis_server_of_session, emptied):
     """A running, empty Redis server, with `url`, `client()`, `stop()`, `kill()` and `start()`."""
-    with closing(redis_server_of_session.start().client()) as client:
-        client.flushall()
-    return redis_server_of_session
+    return emptied(redis_server_of_session)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests
 
 import json
 import os
-from contextlib import closing
 from datetime import timedelta
 
 import pyarrow as pa
@@ -111,11 +110,9 @@ def redis_cluster_of_session(tmp_path_factory, redis_server_of_session):
 
 
 @pytest.fixture
-def redis_cluster(redis_cluster_of_session):
-    """The same, empty."""
-    with closing(redis_cluster_of_session.start().client()) as client:
-        client.flushall()
-    return redis_cluster_of_session
+def redis_cluster(redis_cluster_of_session, emptied):
+    """The same, running and empty."""
+    return emptied(redis_cluster_of_session)
 
 
 @pytest.fixture(params=["sqlite", "redis", "cluster"])
@@ -155,6 +152,12 @@ def open_online(online_store):
 @pytest.fixture
 def database(open_online):
     """The packed online store of project `test`, empty."""
+    return open_online("test")
+
+
+@pytest.fixture
+def another(open_online):
+    """The same store as another process sees it."""
     return open_online("test")
 
 

@@ -11,66 +11,16 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.type_map import python_values_to_proto_values
-from feast.types import (
-    Array,
-    Bool,
-    Bytes,
-    Decimal,
-    Float32,
-    Float64,
-    ImageBytes,
-    Int32,
-    Int64,
-    Json,
-    Map,
-    PdfBytes,
-    Set,
-    String,
-    Struct,
-    UnixTimestamp,
-    Uuid,
-)
+from feast.types import Int64
 
 from stores.engine import materialize_view
 from stores.history import declared_schema
 from stores.online import packed_database
 from stores.table import Table
 from tests.stores.by_hand import open_store, table_source, utc
+from tests.stores.every_type import EVERY_TYPE
 
-BIG = 2**53 + 1
-MOMENT = datetime(1969, 7, 20, 20, 17, 40, tzinfo=UTC)
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
-EVERY_TYPE = {
-    "int32": (Int32, -(2**31)),
-    "int64": (Int64, BIG),
-    "float32": (Float32, 0.5),
-    "float64": (Float64, 0.1),
-    "bool": (Bool, False),
-    "moment": (UnixTimestamp, MOMENT),
-    "string": (String, "Ærøskøbing ✈"),
-    "empty": (String, ""),
-    "bytes": (Bytes, b"\x00\xff"),
-    "pdf": (PdfBytes, b"%PDF"),
-    "image": (ImageBytes, b""),
-    "uuid": (Uuid, "4f0e7c1e-1b0e-4a53-9d63-3d9f1a5cf3b0"),
-    "decimal": (Decimal, "0.1000"),
-    "json": (Json, '{"a": [1, null, "x"]}'),
-    "map": (Map, {"a": "b", "c": ""}),
-    "struct": (Struct({"gate": String, "minutes": Int64}), {"gate": "B7", "minutes": BIG}),
-    "int32s": (Array(Int32), [1, -3]),
-    "int64s": (Array(Int64), [BIG]),
-    "float32s": (Array(Float32), [0.5]),
-    "float64s": (Array(Float64), [0.1, 2.0]),
-    "strings": (Array(String), ["a", ""]),
-    "bytess": (Array(Bytes), [b"a", b""]),
-    "bools": (Array(Bool), [True, False]),
-    "moments": (Array(UnixTimestamp), [MOMENT]),
-    "maps": (Array(Map), [{"a": "b"}, {"c": "d"}]),
-    "structs": (Array(Struct({"gate": String})), [{"gate": "B7"}]),
-    "int64_set": (Set(Int64), [BIG]),
-    "string_set": (Set(String), ["a"]),
-    "lists": (Array(Array(Int64)), [[BIG], [1]]),
-}
 # Feast makes arrays of NumPy of what is nested deeper in a frame, and then refuses them.
 PUSHABLE = [name for name in EVERY_TYPE if name not in ("maps", "structs", "lists")]
 ROWS = [
