@@ -1,0 +1,202 @@
+"""Online files that are not what is expected: of other formats, of others, damaged, closed to their reader, on full disks."""
+
+import os
+import resource
+import signal
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from feature_repo.errors import DataFolderError, NotBuilt, StoreOutdated
+from stores.online_file import FORMAT
+from stores.online_sqlite import SqliteRecords
+from stores.packed import PackedDatabase
+from tests.stores.online_rows import KEYS, LATER, NEW, OLD, TRIPS, fill, rows, shown
+
+
+def an_older_file(path, *, version=0):
+    """A file of the first format, or with the tables of a later one that is not known any more."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE identity (id TEXT)" if version == 0 else "CREATE TABLE places (schema TEXT)")
+        connection.execute("CREATE TABLE 'driver_trips.0123' (key BLOB PRIMARY KEY, record BLOB)")
+        connection.execute("INSERT INTO 'driver_trips.0123' VALUES (x'07', x'08')")
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_file_of_an_older_format_is_moved_aside_by_the_next_run_and_by_nobody_else(tmp_path, version, is_open):
+    path = tmp_path / "online.db"
+    an_older_file(path, version=version)
+    holder = sqlite3.connect(path) if is_open else None
+    if holder:
+        holder.execute("INSERT INTO 'driver_trips.0123' VALUES (x'09', x'10')")
+        holder.commit()
+    database = PackedDatabase(SqliteRecords(path))
+    for act in (lambda: shown(database), lambda: database.write(TRIPS, rows(OLD), 50), lambda: database.count(TRIPS)):
+        with pytest.raises(StoreOutdated, match=rf"is of format {version or 1}, and this version .* writes {FORMAT}. Run: punctual"):
+            act()
+    fill(database)
+    assert shown(database) == [OLD] * 10
+    aside = tmp_path / f"online.db.format-{version or 1}"
+    with closing(sqlite3.connect(aside)) as connection:
+        assert connection.execute("SELECT count(*) FROM 'driver_trips.0123'").fetchone() == (1 + is_open,)
+    if holder:
+        # Whoever has it open still reads it.
+        assert len(holder.execute("SELECT * FROM 'driver_trips.0123'").fetchall()) == 2
+        holder.close()
+    # Once is enough, and an older one is not overwritten.
+    fill(database)
+    database.close()
+    path.unlink()
+    an_older_file(path, version=version)
+    fill(database)
+    assert sorted(each.name for each in tmp_path.glob("online.db.format-*[0-9]")) == [aside.name, f"{aside.name}.2"]
+    # An erasure leaves nothing of what nobody can look into any more.
+    database.erase(TRIPS, KEYS)
+    assert not list(tmp_path.glob("online.db.format-*"))
+    database.close()
+
+
+def test_a_file_of_a_newer_format_is_left_alone(tmp_path):
+    path = tmp_path / "online.db"
+    an_older_file(path, version=FORMAT + 1)
+    before = path.read_bytes()
+    database = PackedDatabase(SqliteRecords(path))
+    for act in (lambda: shown(database), lambda: fill(database)):
+        with pytest.raises(StoreOutdated, match=f"of format {FORMAT + 1}, which a newer version of Punctual made"):
+            act()
+    assert path.read_bytes() == before
+
+
+def of_somebody_else(path):
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE feast_metadata (id TEXT)")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (of_somebody_else, "is a SQLite file, but no online store"),
+        (lambda path: path.write_bytes(b"a picture, perhaps " * 100), "is no online store: file is not a database"),
+        (lambda path: path.mkdir(), "is a folder"),
+    ],
+)
+def test_what_is_no_online_store_is_left_alone(tmp_path, make, message):
+    path = tmp_path / "online.db"
+    make(path)
+    database = PackedDatabase(SqliteRecords(path))
+    for act in (lambda: shown(database), lambda: fill(database), lambda: database.records.views("test"), lambda: database.count(TRIPS)):
+        with pytest.raises(DataFolderError, match=message):
+            act()
+    assert sorted(each.name for each in tmp_path.iterdir() if each.name[0] != ".") == ["online.db"]
+
+
+def test_an_empty_file_is_filled(tmp_path):
+    path = tmp_path / "online.db"
+    path.touch()
+    database = PackedDatabase(SqliteRecords(path))
+    fill(database)
+    assert shown(database) == [OLD] * 10
+    database.close()
+
+
+def test_a_damaged_file_is_said_and_not_taken_for_missing_rows(tmp_path):
+    path = tmp_path / "online.db"
+    with closing(PackedDatabase(SqliteRecords(path))) as database:
+        fill(database, keys=[TRIPS.key(driver) for driver in range(3000)])
+        database.records.scrub()
+    damaged = bytearray(path.read_bytes())
+    damaged[8192 + 100 :] = b"\xff" * (len(damaged) - 8192 - 100)
+    path.write_bytes(damaged)
+    for act in (lambda: shown(database), lambda: fill(database), lambda: database.write(TRIPS, rows(NEW), 50)):
+        with pytest.raises(DataFolderError, match="is damaged: .*Move it away and materialize again"):
+            act()
+    database.close()
+
+
+def test_a_reader_makes_no_file_where_there_is_none(tmp_path):
+    database = PackedDatabase(SqliteRecords(tmp_path / "nowhere" / "online.db"))
+    with pytest.raises(NotBuilt):
+        shown(database)
+    assert (database.count(TRIPS), database.records.mark(TRIPS), database.records.views("test")) == (0, None, {})
+    database.erase(TRIPS, KEYS)
+    database.erase_view("test", "driver_trips")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_reads_from_a_folder_that_is_closed_to_him_sees_what_its_owner_writes(tmp_path, monkeypatch):
+    """Where nobody else has it open a file is read as it is, and only then."""
+    path = tmp_path / "online.db"
+    with closing(PackedDatabase(SqliteRecords(path))) as writer:
+        fill(writer)
+    reader = PackedDatabase(SqliteRecords(path))
+
+    def seen():
+        with monkeypatch.context() as patched:
+            patched.setattr("os.access", lambda *_: False)
+            return shown(reader)
+
+    assert seen() == [OLD] * 10
+    assert reader.records._local.frozen
+    fill(writer, NEW)
+    assert seen() == [NEW] * 10
+    writer.close()
+    assert seen() == [NEW] * 10
+    fill(writer, LATER)
+    writer.close()
+    assert seen() == [LATER] * 10
+    reader.close()
+
+
+MANY = [TRIPS.key(driver) for driver in range(20_000)]
+
+
+def in_a_child_that_may_write(size, act):
+    """What it says of its failure; the limit is on the size of a file, and is as a full disk to SQLite."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Nothing of pytest's may run in here.
+        try:
+            said = _tried(size, act)
+            os.write(writer, said.encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as said:
+        return said.read()
+
+
+def _tried(size, act):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    said = ""
+    # With an odd size there is space again afterwards, and the same object goes on.
+    for limit in (size, resource.RLIM_INFINITY)[: 1 + size % 2]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            act()
+        except BaseException as error:
+            said += f"{type(error).__name__} {error}"
+    return said
+
+
+@pytest.mark.parametrize("size", [0, 1, 20_000, 20_001, 300_000, 300_001])
+def test_a_disk_that_is_full_is_said_and_the_file_stays_whole(tmp_path, size):
+    path = tmp_path / "online.db"
+    database = PackedDatabase(SqliteRecords(path))
+    if size > 1:
+        fill(database)
+    said = in_a_child_that_may_write(size, lambda: fill(database, NEW, MANY))
+    assert said.startswith("DataFolderError DataFolderError: cannot ") and said.endswith("Free space or mend its rights."), said
+    if size > 1 or size % 2:
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert shown(database) == [NEW if size % 2 else OLD] * 10
+        assert database.count(TRIPS) == (20_000 if size % 2 else 10)
+    fill(database, LATER)
+    assert shown(database) == [LATER] * 10
+    database.close()

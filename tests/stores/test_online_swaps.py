@@ -1,0 +1,144 @@
+"""Places of online records that come, go and are swapped between two steps of somebody else, in this process or another."""
+
+import os
+from contextlib import closing
+
+import pytest
+
+from feature_repo.errors import NotBuilt
+from stores.online_redis import RedisRecords
+from stores.online_sqlite import SqliteRecords, _statement, _statement_for_one
+from stores.packed import Mark, OnlineStoreUnavailable, PackedDatabase
+from tests.stores.online_rows import CHANGED, KEYS, LATER, NEW, OLD, TRIPS, fill, just_before, rebuild, rows, shown
+
+
+def test_rows_written_while_the_view_is_rebuilt_are_there_after_it(database, another):
+    fill(database)
+    rebuild(database, NEW, before_swap=lambda: another.write(TRIPS, rows(LATER, KEYS[:3]), 50))
+    assert shown(another) == [LATER] * 3 + [NEW] * 7
+
+
+@pytest.mark.parametrize("step", ["places", "get", "put"])
+def test_rows_are_not_lost_where_a_rebuild_begins_and_ends_between_two_steps_of_their_writer(database, another, step):
+    fill(database)
+    another.write(TRIPS, rows(25, KEYS[:1]), 50)
+    with just_before(another.records, step, lambda: rebuild(database, NEW)):
+        assert another.write(TRIPS, rows(LATER, KEYS[:3]), 50).records == 3
+    assert shown(another) == [LATER] * 3 + [NEW] * 7
+
+
+@pytest.mark.parametrize("step", ["places", "get", "put"])
+def test_rows_are_not_lost_where_the_place_beside_comes_between_two_steps_of_their_writer(database, another, step):
+    fill(database)
+    with database.records.alone(TRIPS):
+        begun = []
+
+        def begin():
+            begun.append(database.records.beside(TRIPS))
+
+        with just_before(another.records, step, begin):
+            another.write(TRIPS, rows(LATER, KEYS[:3]), 50)
+        database.write(TRIPS, rows(NEW), 50, place=begun[0], is_empty=True)
+        database.records.swap(TRIPS, begun[0], Mark(1, NEW))
+    assert shown(another) == [LATER] * 3 + [NEW] * 7
+
+
+def test_a_reader_that_knew_the_place_finds_the_next(database, another):
+    fill(database)
+    for moment in range(21, 26):
+        assert shown(another) == [moment - 1] * 10
+        assert shown(another, KEYS[:1]) == [moment - 1]
+        rebuild(database, moment)
+
+
+def test_a_look_finds_what_there_is_however_often_views_are_swapped_meanwhile(tmp_path):
+    with closing(PackedDatabase(SqliteRecords(tmp_path / "online.db"))) as database:
+        fill(database)
+        shown(database)
+        writer = PackedDatabase(SqliteRecords(tmp_path / "online.db"))
+        for name in ("_look_at_all", "_look_at_many"):
+            rebuild(writer, NEW)
+            with just_before(database.records, name, lambda: rebuild(writer, LATER)):
+                assert shown(database)[0] in (NEW, LATER)
+        writer.close()
+
+
+@pytest.mark.parametrize("online_store", ["redis", "cluster"], indirect=True)
+def test_a_place_that_is_removed_while_redis_is_read_is_not_taken_for_missing_rows(database, another):
+    """Redis answers command by command, and others come in between; SQLite reads from one snapshot."""
+    fill(database)
+    assert shown(another) == [OLD] * 10
+    # The records are asked for first, and go just before they are.
+    client = another.records.client
+    with just_before(client, "pipeline", lambda: rebuild(database, NEW)):
+        assert shown(another) == [NEW] * 10
+
+
+def test_a_mark_does_not_speak_for_records_that_somebody_removed(database, another):
+    fill(database)
+    schema = TRIPS.schema
+    with pytest.raises(OnlineStoreUnavailable, match="were removed or replaced while this run filled them"), database.records.alone(TRIPS):
+        another.records.drop(schema)
+        database.write(TRIPS, rows(NEW, KEYS[:1]), 50)
+    with pytest.raises(OnlineStoreUnavailable), database.records.alone(TRIPS):
+        another.records.drop(schema)
+        another.write(TRIPS, rows(LATER, KEYS[:1]), 50)
+        database.records.move_mark(TRIPS, Mark(1, NEW))
+    assert database.records.mark(TRIPS) is None
+    with pytest.raises(OnlineStoreUnavailable):
+        rebuild(database, NEW, before_swap=lambda: another.erase_view("test", "driver_trips"))
+
+
+def test_what_a_killed_rebuild_left_goes_with_the_next_run(database, another):
+    fill(database)
+    abandoned = database.records.beside(TRIPS)
+    database.write(TRIPS, rows(NEW, KEYS[:5]), 50, place=abandoned)
+    assert len(database.records.places(TRIPS)) == 2
+    fill(another, NEW)
+    assert len(another.records.places(TRIPS)) == 1
+    if not isinstance(another.records, RedisRecords):
+        with pytest.raises(OnlineStoreUnavailable):
+            database.write(TRIPS, rows(LATER), 50, place=abandoned)
+    assert (shown(another), another.count(TRIPS)) == ([NEW] * 10, 10)
+
+
+def test_what_an_earlier_definition_left_goes_when_the_new_records_are_whole(database, another):
+    fill(database)
+    with database.records.alone(CHANGED):
+        database.write(CHANGED, rows(NEW, view=CHANGED), 50)
+        assert (shown(another), shown(another, view=CHANGED)) == ([OLD] * 10, [[NEW]] * 10)
+        database.records.move_mark(CHANGED, Mark(1, NEW))
+    assert shown(another, view=CHANGED) == [[NEW]] * 10
+    with pytest.raises(NotBuilt):
+        shown(another)
+    assert another.records.views("test") == {"driver_trips": [CHANGED.schema]}
+
+
+def test_the_statements_that_are_kept_do_not_grow_with_rebuilds():
+    """They name places, and every rebuild makes one."""
+    assert _statement.cache_info().maxsize and _statement_for_one.cache_info().maxsize
+
+
+def test_a_child_of_a_fork_reads_what_is_written_after_it(tmp_path):
+    database = PackedDatabase(SqliteRecords(tmp_path / "online.db"))
+    fill(database)
+    told, tells = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Nothing of pytest's may run in here.
+        try:
+            os.read(told, 1)
+            database.write(TRIPS, rows(LATER, KEYS[:1]), 50)
+            os._exit(shown(database) != [LATER] + [NEW] * 9)
+        finally:
+            os._exit(2)
+    # The last connection goes, and its journal with it; a child that had it open would go on with what is not there any more.
+    database.write(TRIPS, rows(NEW), 50)
+    database.close()
+    os.write(tells, b".")
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert shown(database) == [LATER] + [NEW] * 9
+    database.close()
+    os.close(told)
+    os.close(tells)
