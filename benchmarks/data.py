@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 import stores.manifest
 import stores.table
+from benchmarks.harness import NoData
 from stores.table import CREATED, EVENT, Table, connect
 
 ROW = "row"
@@ -76,7 +77,7 @@ class DataSet:
         needed = self.bytes_at_most()
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise OSError(f"{folder} has {free / 1e9:.0f} GB left; expected {needed / 1e9:.0f} GB for {self.views[0].name}.")
+            raise NoData(f"{folder} has {free / 1e9:.0f} GB left; expected {needed / 1e9:.0f} GB for {self.views[0].name}.")
         for number, view in enumerate(self.views):
             _publish(view, folder / "tables", np.random.default_rng([3, number]), progress)
         pq.write_table(_entity_rows(self, np.random.default_rng(7)), folder / "entities.parquet")

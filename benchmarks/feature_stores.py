@@ -20,7 +20,7 @@ from benchmarks.results import outcome_of
 from stores.table import CREATED, EVENT
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, FileSource
 
 OURS = {"type": "stores.offline.AsofOfflineStore"}
 STOCK = {"type": "duckdb"}
@@ -78,9 +78,8 @@ def _references(data: DataSet) -> list[str]:
 
 
 def _feature_store(folder: Path, data: DataSet, offline: dict[str, str]) -> FeatureStore:
-    """Feast with one view a history; ours is given the tables' folders, the stock store their files."""
-    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
-    from feast.data_format import ParquetFormat
+    """Feast with one view a history."""
+    from feast import Entity, FeatureStore, FeatureView, Field, ValueType
     from feast.repo_config import RepoConfig
     from feast.types import Float32, Int32, Int64, String
 
@@ -102,19 +101,27 @@ def _feature_store(folder: Path, data: DataSet, offline: dict[str, str]) -> Feat
     entities = {key: Entity(name=key, join_keys=[key], value_type=type_) for key, type_ in keys.items()}
     views = []
     for view in data.views:
-        path = folder / "tables" / view.name
-        source = FileSource(
-            name=f"{view.name}_rows",
-            path=str(path / "v1" / "*" / "*.parquet" if offline is STOCK else path),
-            file_format=ParquetFormat(),
-            timestamp_field=EVENT,
-            created_timestamp_column=CREATED,
-        )
+        source = table_source(folder / "tables", view.name, stock=offline is STOCK)
         schema = [Field(name=view.key, dtype=String if view.text_keys else Int64)]
         schema += [Field(name=name, dtype=types[type_]) for name, type_ in view.features]
         views.append(FeatureView(name=view.name, entities=[entities[view.key]], schema=schema, source=source, ttl=None))
     store.apply([*entities.values(), *views])
     return store
+
+
+def table_source(tables: Path, name: str, *, stock: bool) -> FileSource:
+    """A table for Feast: our offline store is given its folder, the stock store its files."""
+    from feast import FileSource
+    from feast.data_format import ParquetFormat
+
+    path = tables / name
+    return FileSource(
+        name=f"{name}_rows",
+        path=str(path / "v1" / "*" / "*.parquet" if stock else path),
+        file_format=ParquetFormat(),
+        timestamp_field=EVENT,
+        created_timestamp_column=CREATED,
+    )
 
 
 class _Spilled:

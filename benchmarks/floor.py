@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from benchmarks.servers import HOST
+
 
 def serve(port: int) -> None:
     """Serve on a loopback port until the process is ended."""
@@ -16,7 +18,7 @@ def serve(port: int) -> None:
         return {}
 
     app.post("/predict")(predict)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, server_header=False)
+    uvicorn.run(app, host=HOST, port=port, log_level="warning", access_log=False, server_header=False)
 
 
 if __name__ == "__main__":

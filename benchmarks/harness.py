@@ -16,12 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.servers import NoServer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROOT = Path(__file__).parent.parent
 MB = 1_000_000
@@ -29,6 +34,10 @@ MB = 1_000_000
 
 class UnequalResults(Exception):
     """Contenders that must agree do not; their times say nothing."""
+
+
+class NoData(Exception):
+    """What contenders are to work on cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +153,35 @@ def peak_mb() -> float:
 
 def peak_mb_of(pid: int) -> float:
     """The most resident memory that a process or one of its children, whichever has more, has had, in MB; 0 where it cannot be known."""
+    return max(_kilobytes(f"/proc/{each}/status", "VmHWM") / 1000 for each in _with_children(pid))
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """What a process and the children that it has took of all cores until now; 0 where it cannot be known."""
+    ticks = 0
+    for each in _with_children(pid):
+        try:
+            # The name in brackets may have anything in it; user and system time are the 12th and 13th field after it.
+            ticks += sum(map(int, Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        except OSError:
+            continue  # gone since it was listed
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _with_children(pid: int) -> list[int]:
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         children = []
-    return max([_kilobytes(f"/proc/{pid}/status", "VmHWM") / 1000, *(peak_mb_of(int(child)) for child in children)])
+    return [pid, *(each for child in children for each in _with_children(int(child)))]
+
+
+def latencies(seconds: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Median and 99th percentile in milliseconds, as figures of an outcome."""
+    import numpy as np  # not at the top: it would count in every contender's memory
+
+    p50, p99 = np.percentile(np.asarray(seconds) * 1000, (50, 99))
+    return {"p50_ms": float(p50), "p99_ms": float(p99)}
 
 
 def repeat(work: Work, repetitions: int, patience: float) -> dict[str, Any]:
@@ -196,6 +229,43 @@ def _child() -> None:
     print(json.dumps(result))
 
 
+def report(measured: Callable[[], dict[str, list[Measurement]]]) -> int:
+    """Every benchmark's end: its cases as the last line, one JSON object, and its exit code.
+
+    1 where results that must be equal are not, 2 where the data or a server cannot be made; there is no JSON then.
+    """
+    try:
+        cases = measured()
+    except UnequalResults as error:
+        print(f"UnequalResults: {error}", file=sys.stderr)
+        return 1
+    except (NoData, NoServer, OSError, subprocess.SubprocessError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    print(as_json(cases))
+    return 0
+
+
+def compared(
+    case: str,
+    contenders: Iterable[str],
+    measured: Callable[[str], Measurement],
+    note: str,
+    groups: Callable[[list[Measurement]], Iterable[Iterable[Measurement]]] = lambda measurements: [measurements],
+) -> list[Measurement]:
+    """Measure a case's contenders one after the other and print their table.
+
+    Raises `UnequalResults` where those of one group, which is all of them unless told otherwise, do not agree.
+    """
+    measurements = []
+    for contender in contenders:
+        print(f"{case}: {contender} …", file=sys.stderr, flush=True)
+        measurements.append(measured(contender))
+    print(table(case, measurements, note), flush=True)
+    refuse_unequal(case, groups(measurements))
+    return measurements
+
+
 def refuse_unequal(case: str, groups: Iterable[Iterable[Measurement]]) -> None:
     """Raise `UnequalResults` where those of one group that came to an end gave different rows."""
     for group in groups:
@@ -226,9 +296,14 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
 def _row(one: Measurement, base: float, more: list[str]) -> list[str]:
     if one.failed:
         return [one.contender, "-", "-", "-", "0", "-", f"{one.peak_mb:,.0f}", "-", "-", *["-"] * len(more), one.failed]
-    figures = [f"{one.seconds:.3f}", f"{one.fastest:.3f}", f"{one.cpu_seconds:.2f}", str(one.repetitions), f"{one.seconds / base:.2f}"]
+    times = [_seconds(one.seconds), _seconds(one.fastest), _seconds(one.cpu_seconds)]
+    figures = [*times, str(one.repetitions), f"{one.seconds / base:.2f}"]
     figures += [f"{one.peak_mb:,.0f}", f"{one.rows_per_s:,.0f}", f"{one.rows_per_s / cores():,.0f}"]
     return [one.contender, *figures, *[_figure(one.more[name]) if name in one.more else "" for name in more], one.hash]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.1 or not value else f"{value:.5f}"
 
 
 def _figure(value: float) -> str:
@@ -237,7 +312,7 @@ def _figure(value: float) -> str:
 
 
 def as_json(cases: dict[str, list[Measurement]]) -> str:
-    """The last line of every benchmark: `{"cases": {case: {contender: {"seconds": …, "peak_mb": …, "rows_per_s": …, "hash": …}}}}`."""
+    """All cases as one line: `{"cases": {case: {contender: {"seconds": …, "peak_mb": …, "rows_per_s": …, "hash": …}}}}`."""
     return json.dumps({"cases": {case: {one.contender: _json(one) for one in measurements} for case, measurements in cases.items()}})
 
 

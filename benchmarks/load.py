@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import ROOT
+from benchmarks.servers import HOST
 
-HOST = "127.0.0.1"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 

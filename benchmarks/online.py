@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import Progress
-from benchmarks.harness import Measurement, UnequalResults, as_json, cores, measure, refuse_unequal, table
+from benchmarks.harness import Measurement, compared, cores, measure, report
 from benchmarks.online_data import OnlineData, Reads
 from benchmarks.redis_server import RedisServer
+from benchmarks.servers import NoServer
 
 READERS = ("feast_sqlite", "feast_redis", "ours", "ours_redis", "ours_via_feast", "ours_redis_via_feast")
 ON_REDIS = ("feast_redis", "ours_redis", "ours_redis_via_feast")
@@ -80,27 +81,22 @@ SETS = {
 
 @dataclass
 class Run:
-    """Where the data are, and how often and how long; one Redis server for all who read the same data."""
+    """Where the data are, and how often and how long; one Redis server for all who read the same data, until `ends` closes."""
 
     folder: Path
-    servers: ExitStack
+    ends: ExitStack
     repetitions: int = 3
     patience: float = 60.0
     timeout: float = 1800.0
-    _of: dict[Path, RedisServer] = field(default_factory=dict)
+    _servers: dict[Path, RedisServer] = field(default_factory=dict)
     _filled: set[tuple[Path, str]] = field(default_factory=set)
 
     def case(self, name: str, case: Case, contenders: Sequence[str]) -> list[Measurement]:
         """Measure a case's contenders, and raise `UnequalResults` where they do not agree."""
         place = self.folder / f"{case.data.views}x{case.data.features}x{case.data.entities}"
         case.data.make(place, Progress())
-        measurements = []
-        for contender in contenders:
-            print(f"{name}: {contender} …", file=sys.stderr, flush=True)
-            measurements.append(self._measured(case, contender, place))
-        print(table(name, measurements, f"{case.note}; {case.data.entities:,} entities, {cores()} cores."), flush=True)
-        refuse_unequal(name, [measurements])
-        return measurements
+        note = f"{case.note}; {case.data.entities:,} entities, {cores()} cores."
+        return compared(name, contenders, lambda contender: self._measured(case, contender, place), note)
 
     def _measured(self, case: Case, contender: str, place: Path) -> Measurement:
         store = store_of(contender)
@@ -119,9 +115,9 @@ class Run:
         return self._child(contender, f"online_stores:{target}", case, store, server, place, self.repetitions, reads=reads)
 
     def _server(self, place: Path) -> RedisServer:
-        if place not in self._of:
-            self._of[place] = self.servers.enter_context(RedisServer(place / "redis"))
-        return self._of[place]
+        if place not in self._servers:
+            self._servers[place] = self.ends.enter_context(RedisServer(place / "redis"))
+        return self._servers[place]
 
     def _filled_or_failed(self, case: Case, store: str, server: RedisServer, place: Path) -> Measurement | None:
         """Fill a store for all who read it in this run; the measurement where that failed."""
@@ -149,36 +145,33 @@ def store_of(contender: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 1 where results that must be equal are not, 2 where the data or a server cannot be made."""
+    """The command line; `report` says what it returns."""
     asked = _arguments().parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        return report(lambda: _measured(asked, Path(asked.folder or temporary).resolve()))
+
+
+def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measurement]]:
     if reason := RedisServer.missing():
-        print(reason, file=sys.stderr)
-        return 2
+        raise NoServer(reason)
     names = [name for given in asked.case or ["all"] for name in SETS.get(given, (given,))]
-    results: dict[str, list[Measurement]] = {}
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as servers:
-        run = Run(Path(asked.folder or temporary).resolve(), servers, asked.repetitions or (1 if asked.quick else 3), timeout=asked.timeout)
+    cases: dict[str, list[Measurement]] = {}
+    with ExitStack() as ends:
+        run = Run(folder, ends, asked.repetitions or (1 if asked.quick else 3), timeout=asked.timeout)
         for name in dict.fromkeys(names):
             case = CASES[name].quick() if asked.quick else CASES[name]
             if asked.rows and not case.reads:
                 case = replace(case, data=replace(case.data, entities=asked.rows))
             contenders = [each for each in case.contenders if not asked.contender or each in asked.contender]
-            try:
-                results[name] = run.case(name, case, contenders)
-            except UnequalResults as error:
-                print(f"UnequalResults: {error}", file=sys.stderr)
-                return 1
-            except OSError as error:
-                print(f"cannot make the data: {error}", file=sys.stderr)
-                return 2
-    print(as_json(results))
-    return 0
+            if contenders:
+                cases[name] = run.case(name, case, contenders)
+    return cases
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=__doc__)
     parser.add_argument("--case", action="append", choices=[*CASES, *SETS], help="may be repeated; all where none is given")
-    parser.add_argument("--contender", action="append", choices=EVERYONE, help="may be repeated; those of the case where none is given")
+    parser.add_argument("--contender", action="append", choices=EVERYONE, help="may be repeated; cases without them are left out")
     parser.add_argument("--quick", action="store_true", help="a tenth of the requests and of the rows to materialize, once")
     parser.add_argument("--rows", type=int, help="so many entities are materialized, whatever the case says")
     parser.add_argument("--repetitions", type=int, help="of which the median is shown (3); Feast's own stores materialize once")

@@ -112,9 +112,3 @@ def values_hash(matrices: Iterator[np.ndarray]) -> str:
         total.update(repr(values.shape).encode())
         total.update(values.tobytes())
     return total.hexdigest()[:16]
-
-
-def latencies(seconds: list[float]) -> dict[str, float]:
-    """Median and 99th percentile in milliseconds."""
-    p50, p99 = np.percentile(np.array(seconds) * 1000, (50, 99))
-    return {"p50_ms": float(p50), "p99_ms": float(p99)}

@@ -14,7 +14,6 @@ from feature_repo.times import micros
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-OFFLINE = {"type": "stores.offline.AsofOfflineStore"}
 ENGINE = {"type": "stores.engine.AsofEngine"}
 Read = Callable[[np.ndarray], np.ndarray]
 
@@ -44,9 +43,13 @@ def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
 
 
 def rebuild(store: FeatureStore, data: OnlineData) -> int:
-    """Materialize every view anew beside what is there; how many rows went online."""
-    from stores.engine import materialize_view
+    """Materialize every view anew beside what is there, as `punctual features materialize` does; how many rows went online.
 
+    On Linux it is the calling thread alone whose priority is lower from then on.
+    """
+    from stores.engine import give_way, materialize_view
+
+    give_way()
     views = [store.get_feature_view(name) for name in data.view_names]
     return sum(materialize_view(store.config, _database(store), view, now=BUILT, rebuild=True).rows for view in views)
 

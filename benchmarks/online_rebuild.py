@@ -10,16 +10,16 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import online_ours
-from benchmarks.harness import ROOT, Outcome, Work, cores
+from benchmarks.harness import ROOT, Outcome, Work, cores, latencies
 from benchmarks.online_data import OnlineData, Reads, values_hash
 from benchmarks.online_stores import feature_store
-from stores.engine import give_way
 
 # Readers in a rhythm, as callers are: without pauses they would measure who gets the cores.
 READS_A_SECOND = 200
@@ -40,9 +40,10 @@ def readers_meanwhile(folder: str, data: dict[str, int], store: str, redis_url: 
         time.sleep(quiet_seconds)
 
     def run() -> int:
-        give_way()  # as `punctual features materialize` does
         start = time.monotonic()
-        rows = online_ours.rebuild(opened, made)
+        # It gives way in a thread of its own: the readers of the next repetition take their priority from this one.
+        with ThreadPoolExecutor(1) as alone:
+            rows = alone.submit(online_ours.rebuild, opened, made).result()
         ends[:] = [start, time.monotonic()]
         return rows
 
@@ -67,20 +68,17 @@ class _Readers:
         return self
 
     def figures(self, start: float, end: float) -> dict[str, float]:
-        """In milliseconds from the moment a read was due; `during` are those that were due in the rebuild."""
+        """Latencies from the moment a read was due; `meanwhile` are those that were due in the rebuild."""
         if not all(self._seen):
             raise RuntimeError("a reader did not come to its end")
         due = np.concatenate([np.array(seen["due"]) for seen in self._seen])
-        took = np.concatenate([np.array(seen["took"]) for seen in self._seen]) * 1000
+        took = np.concatenate([np.array(seen["took"]) for seen in self._seen])
         during = (due >= start) & (due < end)
         failed = sum(seen["failed"] for seen in self._seen)
         figures = {"readers": len(self._seen), "reads_meanwhile": int(during.sum()), "failed_reads": failed}
         for name, chosen in (("quiet", due < start), ("meanwhile", during)):
             if chosen.any():
-                figures |= {
-                    f"{name}_p50_ms": float(np.percentile(took[chosen], 50)),
-                    f"{name}_p99_ms": float(np.percentile(took[chosen], 99)),
-                }
+                figures |= {f"{name}_{figure}": value for figure, value in latencies(took[chosen]).items()}
         return figures
 
 

@@ -17,15 +17,14 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from benchmarks import online_ours
-from benchmarks.harness import MB, Outcome, Work
-from benchmarks.online_data import BUILT, FIRST, KEY, OnlineData, Reads, latencies, values_hash
-from stores.table import CREATED, EVENT
+from benchmarks.feature_stores import OURS, STOCK, table_source
+from benchmarks.harness import MB, Outcome, Work, latencies
+from benchmarks.online_data import BUILT, FIRST, KEY, OnlineData, Reads, values_hash
 
 if TYPE_CHECKING:
     import redis
     from feast import FeatureStore
 
-STORES = ("feast_sqlite", "feast_redis", "ours_sqlite", "ours_redis")
 # Rows a batch. In SQLite every batch touches pages all over the table, so that few large ones are faster; in Redis it is all the same.
 BATCH = {"feast_sqlite": 250_000, "feast_redis": 10_000}
 WARM_UP = 20
@@ -33,7 +32,7 @@ CHECKED = 2_000
 
 
 def fill(folder: str, data: dict[str, int], store: str, redis_url: str) -> Work:
-    """Declare the views and a service of every number of them that is read, and materialize them into an empty store."""
+    """Declare the views and a service of the first one, two, … of them, and materialize them into an empty store."""
     made, place = OnlineData(**data), Path(folder)
     _empty(place, store)
     opened = feature_store(place, made, store, redis_url, apply=True)
@@ -45,7 +44,7 @@ def via_feast(folder: str, data: dict[str, int], reads: dict[str, Any], store: s
     made, asked = OnlineData(**data), Reads(**reads)
     opened = feature_store(Path(folder), made, store, redis_url)
     service = opened.get_feature_service(f"first_{asked.views}")
-    names = [name for view in range(asked.views) for name in made.feature_names(view)]
+    names = _feature_names(made, asked.views)
 
     def ask(keys: np.ndarray) -> Any:
         return opened.get_online_features(service, {KEY: keys.tolist()})
@@ -62,6 +61,10 @@ def direct(folder: str, data: dict[str, int], reads: dict[str, Any], store: str,
     made, asked = OnlineData(**data), Reads(**reads)
     read = online_ours.reader(feature_store(Path(folder), made, store, redis_url), made, asked.views)
     return _reading(asked.keys(made.entities), read, lambda answer: answer)
+
+
+def _feature_names(data: OnlineData, views: int) -> list[str]:
+    return [name for view in range(views) for name in data.feature_names(view)]
 
 
 def _reading(requests: np.ndarray, ask: Callable[[np.ndarray], Any], matrix: Callable[[Any], np.ndarray]) -> Work:
@@ -87,7 +90,7 @@ def _reading(requests: np.ndarray, ask: Callable[[np.ndarray], Any], matrix: Cal
 def materialize(folder: str, data: dict[str, int], store: str, redis_url: str, *, defaults: bool = False) -> Work:
     """The first materialization into an empty store; the hash is over the values of some entities, read through Feast."""
     made, place = OnlineData(**data), Path(folder)
-    names = [name for view in range(made.views) for name in made.feature_names(view)]
+    names = _feature_names(made, made.views)
     asked = np.random.default_rng(17).choice(made.entities, min(CHECKED, made.entities), replace=False)
     opened: list[FeatureStore] = []
     empty = 0.0
@@ -97,7 +100,7 @@ def materialize(folder: str, data: dict[str, int], store: str, redis_url: str, *
         opened.clear()
         _empty(place, store)
         if "redis" in store:
-            with closing(redis_client(redis_url)) as client:
+            with closing(_redis_client(redis_url)) as client:
                 client.flushall()
         empty = _used_mb(place, store, redis_url)
         opened.append(feature_store(place, made, store, redis_url, apply=True, defaults=defaults))
@@ -133,7 +136,7 @@ def feature_store(
                 "cache_ttl_seconds": 3600,
                 "serve_features_while_materializing": True,
             },
-            offline_store={"type": "duckdb"} if stock else online_ours.OFFLINE,
+            offline_store=STOCK if stock else OURS,
             online_store=_online_store(folder, store, redis_url, defaults=defaults),
             batch_engine={"type": "local"} if stock else online_ours.ENGINE,
             materialization={} if defaults or not stock else {"pull_latest_features": True, "online_write_batch_size": BATCH[store]},
@@ -155,22 +158,13 @@ def _online_store(folder: Path, store: str, redis_url: str, *, defaults: bool) -
 
 
 def _declare(opened: FeatureStore, folder: Path, data: OnlineData, store: str) -> None:
-    """Ours is given the tables' folders, Feast's own their files."""
-    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-    from feast.data_format import ParquetFormat
+    from feast import Entity, FeatureService, FeatureView, Field, ValueType
     from feast.types import Float64, Int64
 
     entity = Entity(name=KEY, join_keys=[KEY], value_type=ValueType.INT64)
     views = []
     for number, name in enumerate(data.view_names):
-        path = data.tables(folder) / name
-        source = FileSource(
-            name=f"{name}_rows",
-            path=str(path / "v1" / "*" / "*.parquet" if store.startswith("feast") else path),
-            file_format=ParquetFormat(),
-            timestamp_field=EVENT,
-            created_timestamp_column=CREATED,
-        )
+        source = table_source(data.tables(folder), name, stock=store.startswith("feast"))
         features = [Field(name=name, dtype=Int64 if place % 2 else Float64) for place, name in enumerate(data.feature_names(number))]
         views.append(FeatureView(name=name, entities=[entity], schema=[Field(name=KEY, dtype=Int64), *features], source=source, ttl=None))
     services = [FeatureService(name=f"first_{count}", features=views[:count]) for count in range(1, data.views + 1)]
@@ -188,13 +182,12 @@ def _used_mb(folder: Path, store: str, redis_url: str) -> float:
     """What the store takes: its file and what lies beside it, or the server's memory."""
     if "redis" not in store:
         return sum(path.stat().st_size for path in folder.glob(f"{store}.db*")) / MB
-    with closing(redis_client(redis_url)) as client:
+    with closing(_redis_client(redis_url)) as client:
         used: dict[str, Any] = client.info("memory")  # type: ignore[assignment]
     return float(used["used_memory"]) / MB
 
 
-def redis_client(url: str) -> redis.Redis:
-    """A connection to the server of the run."""
+def _redis_client(url: str) -> redis.Redis:
     import redis
 
     return redis.Redis.from_url(url)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.data import DataSet, Progress, View, files
-from benchmarks.harness import Measurement, UnequalResults, as_json, cores, measure, refuse_unequal, table
+from benchmarks.harness import Measurement, compared, cores, measure, report
 
 EVENT_TIME = ("ours_event_time", "duckdb_asof", "feast_duckdb", "polars", "polars_presorted", "pandas")
 TWO_TIME = ("ours", "duckdb_asof_two_time", "polars_two_time", "pandas_two_time")
-ALL = ("ours", "ours_event_time", "duckdb_asof", "polars", "pandas", "feast_duckdb")
-AND_PRESORTED = ("ours", "ours_event_time", "duckdb_asof", "polars", "polars_presorted", "pandas", "feast_duckdb")
-NOT_STOCK = tuple(name for name in ALL if name != "feast_duckdb")
-EVERYONE = (*AND_PRESORTED, *TWO_TIME[1:], "ours_4gb")
+USUAL = ("ours", "ours_event_time", "duckdb_asof", "polars", "pandas", "feast_duckdb")
+WITH_PRESORTED = ("ours", "ours_event_time", "duckdb_asof", "polars", "polars_presorted", "pandas", "feast_duckdb")
+NOT_STOCK = tuple(name for name in USUAL if name != "feast_duckdb")
+EVERYONE = (*WITH_PRESORTED, *TWO_TIME[1:], "ours_4gb")
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ MINUTES = View("minutes", "k", (("v", "int32"),), entities=50, steps=100_000, da
 SCATTERED = View("scattered", "k", (("v", "int32"),), entities=100_000, steps=10, days=365, commits=73, scattered=True)
 
 CASES = {
-    "deep": Case(DataSet((DEEP,), 500_000), AND_PRESORTED, "20M rows of 10 features, 1,000 per entity; 500k entity rows"),
-    "shallow": Case(DataSet((SHALLOW,), 500_000), AND_PRESORTED, "10M rows of 10 features, 100 per entity; 500k entity rows"),
+    "deep": Case(DataSet((DEEP,), 500_000), WITH_PRESORTED, "20M rows of 10 features, 1,000 per entity; 500k entity rows"),
+    "shallow": Case(DataSet((SHALLOW,), 500_000), WITH_PRESORTED, "10M rows of 10 features, 100 per entity; 500k entity rows"),
     "wide": Case(
         DataSet(tuple(replace(WIDE, name=f"wide_{number}") for number in range(10)), 17_000),
-        ALL,
+        USUAL,
         "10 views of 100 features, text keys; 17k entity rows (Feast issue 3003)",
     ),
     "taxi_1m": Case(
@@ -61,7 +61,7 @@ CASES = {
     ),
     "taxi_5m": Case(DataSet((PICKUPS, DROPOFFS), 5_000_000), NOT_STOCK, "the same for 5M entity rows"),
     "duckdb_5m": Case(DataSet((MINUTES,), 5_000_000, "shifted"), NOT_STOCK, "DuckDB's article: 5M rows of 50 keys; 5M entity rows"),
-    "duckdb_1m": Case(DataSet((SCATTERED,), 100_000, "each"), ALL, "DuckDB's article: 1M rows of 100k keys; 100k entity rows"),
+    "duckdb_1m": Case(DataSet((SCATTERED,), 100_000, "each"), USUAL, "DuckDB's article: 1M rows of 100k keys; 100k entity rows"),
     "late": Case(
         DataSet((replace(DEEP, name="late", late=0.05),), 500_000),
         (*TWO_TIME, *(name for name in EVENT_TIME if name not in {"feast_duckdb", "polars_presorted"})),
@@ -100,17 +100,13 @@ def run(
 ) -> list[Measurement]:
     """Measure a case's contenders, and raise `UnequalResults` where those that must agree do not."""
     case.data.make(folder, Progress())
-    measurements = []
-    for contender in contenders:
+
+    def measured(contender: str) -> Measurement:
         _warm(folder, case.data)
-        print(f"{name}: {contender} …", file=sys.stderr, flush=True)
         arguments, target = {"folder": str(folder)}, _target(contender)
-        measurements.append(
-            measure(contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience, timeout=timeout)
-        )
-    print(table(name, measurements, _note(case)), flush=True)
-    refuse_unequal(name, case.groups(measurements))
-    return measurements
+        return measure(contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience, timeout=timeout)
+
+    return compared(name, contenders, measured, _note(case), case.groups)
 
 
 def _target(contender: str) -> str:
@@ -142,32 +138,26 @@ def _slope(cases: dict[str, list[Measurement]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 1 where results that must be equal are not, 2 where the data cannot be made."""
+    """The command line; `report` says what it returns."""
     asked = _arguments().parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        return report(lambda: _measured(asked, Path(asked.folder or temporary).resolve()))
+
+
+def _measured(asked: argparse.Namespace, root: Path) -> dict[str, list[Measurement]]:
     names = [name for given in asked.case or (["deep", "shallow"] if asked.quick else ["all"]) for name in SETS.get(given, (given,))]
     scale = asked.scale or (0.1 if asked.quick else 1.0)
     patience = asked.patience or (15.0 if asked.quick else 60.0)
-    results: dict[str, list[Measurement]] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in dict.fromkeys(names):
-            case = replace(CASES[name], data=scaled(CASES[name].data, scale))
-            # Cases on the same data share it; another scale is another folder.
-            views = CASES["deep"].data if name == "slope_one" else CASES[name].data
-            same = next(other for other in CASES if CASES[other].data == views)
-            folder = Path(asked.folder or temporary).resolve() / f"{same}_{scale:g}"
-            contenders = asked.contender or list(case.contenders)
-            try:
-                results[name] = run(name, case, folder, contenders, repetitions=asked.repetitions, patience=patience, timeout=asked.timeout)
-            except UnequalResults as error:
-                print(f"UnequalResults: {error}", file=sys.stderr)
-                return 1
-            except OSError as error:
-                print(f"cannot make the data: {error}", file=sys.stderr)
-                return 2
-    if slope := _slope(results):
+    cases: dict[str, list[Measurement]] = {}
+    for name in dict.fromkeys(names):
+        case = replace(CASES[name], data=scaled(CASES[name].data, scale))
+        # Cases on the same data share it; another scale is another folder.
+        first = next(other for other in CASES if CASES[other].data == CASES[name].data)
+        folder, contenders = root / f"{first}_{scale:g}", asked.contender or list(case.contenders)
+        cases[name] = run(name, case, folder, contenders, repetitions=asked.repetitions, patience=patience, timeout=asked.timeout)
+    if slope := _slope(cases):
         print(slope)
-    print(as_json(results))
-    return 0
+    return cases
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import Measurement, UnequalResults, as_json, cores, measure, refuse_unequal, table
+from benchmarks.harness import Measurement, compared, cores, measure, report
 from benchmarks.predictors import FEATURES, make
 
 CONTENDERS = ("sklearn", "inplace_predict", "ours")
@@ -27,42 +27,29 @@ def run(name: str, folder: Path, contenders: list[str], *, quick: bool, repetiti
     """Measure a case's contenders, and raise `UnequalResults` where their predictions differ in any bit."""
     rows = CASES[name]
     calls = CALLS[rows] // (QUICK if quick else 1)
-    measurements = []
-    for contender in contenders:
-        print(f"{name}: {contender} …", file=sys.stderr, flush=True)
-        arguments = {"folder": str(folder), "rows": rows, "calls": calls}
-        target = f"benchmarks.predictors:{contender}"
-        measurements.append(measure(contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience))
-    print(table(name, measurements, f"{calls} calls of {rows} rows, {note}"), flush=True)
-    refuse_unequal(name, [measurements])
-    return measurements
+
+    def measured(contender: str) -> Measurement:
+        arguments, target = {"folder": str(folder), "rows": rows, "calls": calls}, f"benchmarks.predictors:{contender}"
+        return measure(contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience)
+
+    return compared(name, contenders, measured, f"{calls} calls of {rows} rows, {note}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 1 where predictions that must be equal are not."""
+    """The command line; `report` says what it returns."""
     asked = _arguments().parse_args(arguments)
-    less = QUICK if asked.quick else 1
-    results: dict[str, list[Measurement]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        print("training …", file=sys.stderr, flush=True)
-        trees, nodes = make(Path(temporary), rows=asked.rows // less, rounds=asked.rounds // less)
-        note = f"{trees} trees of {nodes:,} nodes, {len(FEATURES)} features, {cores()} cores, one thread each."
-        for name in dict.fromkeys(asked.case or CASES):
-            try:
-                results[name] = run(
-                    name,
-                    Path(temporary),
-                    asked.contender or list(CONTENDERS),
-                    quick=asked.quick,
-                    repetitions=asked.repetitions,
-                    patience=asked.patience,
-                    note=note,
-                )
-            except UnequalResults as error:
-                print(f"UnequalResults: {error}", file=sys.stderr)
-                return 1
-    print(as_json(results))
-    return 0
+        return report(lambda: _measured(asked, Path(temporary)))
+
+
+def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measurement]]:
+    less = QUICK if asked.quick else 1
+    print("training …", file=sys.stderr, flush=True)
+    trees, nodes = make(folder, rows=asked.rows // less, rounds=asked.rounds // less)
+    note = f"{trees} trees of {nodes:,} nodes, {len(FEATURES)} features, {cores()} cores, one thread each."
+    contenders = asked.contender or list(CONTENDERS)
+    limits = {"repetitions": asked.repetitions, "patience": asked.patience}
+    return {name: run(name, folder, contenders, quick=asked.quick, note=note, **limits) for name in dict.fromkeys(asked.case or CASES)}
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from benchmarks.harness import Outcome, Work
+from benchmarks.harness import Outcome, Work, latencies
 from feature_repo.model_card import ModelCard, ModelFeature
 from inference.fast_model import FastModel
 
@@ -136,7 +136,6 @@ def _work(predict: Callable[[int], Any], rows: int, calls: int) -> Work:
     def outcome(result: tuple[list[Any], list[float]]) -> Outcome:
         answers, seconds = result
         total = hashlib.sha256(np.concatenate(answers).astype(np.float64).tobytes())
-        p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1000
-        return Outcome(rows * calls, total.hexdigest()[:16], {"p50_ms": float(p50), "p99_ms": float(p99)})
+        return Outcome(rows * calls, total.hexdigest()[:16], latencies(seconds))
 
     return Work(run, outcome)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,7 +20,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-HOST = "127.0.0.1"
+from benchmarks.servers import HOST, NoServer, end, free_port
+
 _PATIENCE = 20.0
 
 
@@ -81,11 +81,11 @@ class RedisServer:
         kept = self.port
         # Somebody else may take the free port before the server does.
         for _ in range(1 if kept else 3):
-            self.port = kept or _free_port()
+            self.port = kept or free_port()
             if self._started():
                 return self
         said = self._log.read_text(errors="replace").splitlines()[-5:]
-        raise RuntimeError(f"redis-server in {self.folder} did not start: {' | '.join(said)}")
+        raise NoServer(f"redis-server in {self.folder} did not start: {' | '.join(said)}")
 
     def stop(self) -> None:
         """End it as its operator would, and wait."""
@@ -102,15 +102,9 @@ class RedisServer:
         self.kill()
 
     def _end(self, number: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        if self._process is not None:
+            end(self._process, number)
+            self._process = None
 
     @property
     def _log(self) -> Path:
@@ -158,7 +152,7 @@ class RedisServer:
             options |= {"tls-port": str(self.port), "tls-cert-file": certificate, "tls-key-file": key}
             options |= {"tls-ca-cert-file": certificate, "tls-auth-clients": "no"}
         if self.cluster:
-            options |= {"cluster-enabled": "yes", "cluster-port": str(_free_port()), "cluster-announce-ip": HOST}
+            options |= {"cluster-enabled": "yes", "cluster-port": str(free_port()), "cluster-announce-ip": HOST}
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
     def _make_certificate(self) -> None:
@@ -167,9 +161,3 @@ class RedisServer:
         kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
         files = ["-keyout", str(self.folder / "server.key"), "-out", str(self.certificate)]
         subprocess.run(["openssl", "req", *kind, *subject, *files], check=True, capture_output=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind((HOST, 0))
-        return int(taken.getsockname()[1])

@@ -1,12 +1,31 @@
 """The harness: a process for each contender, what it says of those that fail, and its form."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import Measurement, Outcome, UnequalResults, Work, as_json, measure, refuse_unequal, repeat, table
+from benchmarks.harness import (
+    Measurement,
+    NoData,
+    Outcome,
+    UnequalResults,
+    Work,
+    as_json,
+    compared,
+    cpu_seconds_of,
+    latencies,
+    measure,
+    peak_mb_of,
+    refuse_unequal,
+    repeat,
+    report,
+    table,
+)
+from benchmarks.servers import NoServer, end
 
 
 def of_its_own(hash, seconds=0.0, mb=0):
@@ -77,6 +96,71 @@ def test_contenders_that_differ_are_refused_and_named():
     refuse_unequal("deep", [[one, failed], [other]])
     with pytest.raises(UnequalResults, match="case 'deep': results that must be equal are not: one a, other b"):
         refuse_unequal("deep", [[one, other, failed]])
+
+
+def test_contenders_are_compared_in_order_and_within_their_groups(capsys):
+    def measured(name):
+        return Measurement(name, seconds=1.0, hash=name[0])
+
+    def by_letter(measurements):
+        return [[one for one in measurements if one.contender[0] == letter] for letter in "ab"]
+
+    assert [one.contender for one in compared("deep", ["a1", "b1", "a2"], measured, "a note", by_letter)] == ["a1", "b1", "a2"]
+    said = capsys.readouterr()
+    assert said.err.splitlines() == ["deep: a1 …", "deep: b1 …", "deep: a2 …"]
+    assert [line[:4] for line in said.out.splitlines() if line.startswith("| ")][2:] == ["| a1", "| b1", "| a2"]
+    with pytest.raises(UnequalResults, match="a1 a, b1 b"):
+        compared("deep", ["a1", "b1"], measured, "a note")
+    assert "| b1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UnequalResults("case 'deep': a, b"), 1, "UnequalResults: case 'deep': a, b"),
+        (NoData("/data has 1 GB left"), 2, "NoData: /data has 1 GB left"),
+        (NoServer("redis-server not found"), 2, "NoServer: redis-server not found"),
+        (FileNotFoundError("no table"), 2, "FileNotFoundError: no table"),
+    ],
+)
+def test_a_benchmark_that_cannot_end_says_why_and_prints_no_json(capsys, error, code, said):
+    def failing_cases():
+        raise error
+
+    assert report(failing_cases) == code
+    assert capsys.readouterr() == ("", f"{said}\n")
+
+
+def test_a_benchmark_ends_with_its_cases_as_json(capsys):
+    cases = {"deep": [Measurement("ours", seconds=1.0)]}
+    assert report(lambda: cases) == 0
+    assert capsys.readouterr() == (f"{as_json(cases)}\n", "")
+
+
+def test_latencies_are_told_in_milliseconds():
+    assert latencies([0.001] * 99 + [0.1]) == {"p50_ms": pytest.approx(1.0), "p99_ms": pytest.approx(1.99)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_and_time_of_a_process_are_those_of_its_children_too():
+    child = """
+import time
+data = bytearray(200_000_000)
+while time.process_time() < 0.3:
+    pass
+print("done", flush=True)
+input()
+"""
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"done\n"
+        assert peak_mb_of(process.pid) > 200
+        assert 0.3 <= cpu_seconds_of(process.pid) < 5
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        end(process)
 
 
 def test_the_last_line_has_one_form():

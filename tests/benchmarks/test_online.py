@@ -1,6 +1,7 @@
 """The online benchmark, tiny: contenders agree, on data and requests that are always the same."""
 
 import json
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from benchmarks import online, online_rebuild, online_stores
 from benchmarks.data import Progress
 from benchmarks.harness import Measurement, repeat
 from benchmarks.online import CASES, EVERYONE, MATERIALIZERS, READERS, SETS, Run, store_of
-from benchmarks.online_data import OnlineData, Reads, latencies, values_hash
+from benchmarks.online_data import OnlineData, Reads, values_hash
 
 TINY = OnlineData(views=2, features=3, entities=40)
 READS = Reads(views=2, rows=4, requests=30, missing=True)
@@ -59,17 +60,20 @@ def test_all_materializers_show_the_same_values_and_say_what_they_take(place):
 @pytest.mark.parametrize("store", ["ours_sqlite", "ours_redis"])
 def test_readers_go_on_while_everything_is_rebuilt(place, monkeypatch, store):
     outcome(online_stores.fill(store=store, **place))
+    ordinary = os.nice(0)
     monkeypatch.setattr(online_rebuild, "cores", lambda: 1)
-    rebuild, ended = online_rebuild.online_ours.rebuild, []
+    rebuild, priorities = online_rebuild.online_ours.rebuild, []
 
     def slowly(store, data):
-        ended.append(rebuild(store, data))
+        rows = rebuild(store, data)
+        priorities.append(os.nice(0))
         online_rebuild.time.sleep(0.2)
-        return ended[-1]
+        return rows
 
     monkeypatch.setattr(online_rebuild.online_ours, "rebuild", slowly)
     one = outcome(online_rebuild.readers_meanwhile(store=store, quiet_seconds=0.2, **place))
     assert (one.rows, one.more["failed_reads"], one.more["readers"]) == (80, 0, 1)
+    assert priorities == [min(ordinary + 10, 19)] and os.nice(0) == ordinary  # in which the next readers are started
     assert one.more["reads_meanwhile"] > 20
     assert {"quiet_p50_ms", "quiet_p99_ms", "meanwhile_p50_ms", "meanwhile_p99_ms"} <= set(one.more)
 
@@ -108,13 +112,9 @@ def test_the_hash_takes_every_nan_for_the_same_and_knows_shapes():
     assert values_hash(iter([one])) != values_hash(iter([one, one]))
 
 
-def test_latencies_are_told_in_milliseconds():
-    assert latencies([0.001] * 99 + [0.1]) == {"p50_ms": pytest.approx(1.0), "p99_ms": pytest.approx(1.99)}
-
-
 def test_every_case_has_contenders_that_there_are():
     assert {name for case in CASES.values() for name in case.contenders} == set(EVERYONE)
-    assert {store_of(name) for name in EVERYONE} == set(online_stores.STORES)
+    assert {store_of(name) for name in EVERYONE} == {"feast_sqlite", "feast_redis", "ours_sqlite", "ours_redis"}
     assert len(SETS["reads"]) == 12 and len(SETS["redis"]) == 4
     assert CASES["materialize"].quick().data.entities == 100_000
     assert CASES["reads_5x1_found"].quick().reads.requests == 200
@@ -134,3 +134,11 @@ def test_the_command_prints_a_table_and_ends_with_json_and_refuses_results_that_
     assert list(case) == ["feast_redis", "ours"] and case["ours"]["p50_ms"] == 0.5
     assert online.main(command) == 1
     assert "UnequalResults: case 'reads_5x1_found'" in capsys.readouterr().err
+
+
+def test_cases_without_the_contender_that_is_asked_for_are_left_out_and_a_missing_server_is_named(monkeypatch, capsys, tmp_path):
+    assert online.main(["--case", "redis", "--contender", "ours_sqlite", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == '{"cases": {}}\n' and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(online.RedisServer, "missing", lambda: "redis-server not found")
+    assert online.main(["--folder", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "NoServer: redis-server not found\n"
