@@ -1,6 +1,7 @@
 """Compares prediction servers over HTTP: `python -m benchmarks.serving`; see `README.md` beside this file.
 
-Prints a table a case and, as its last line, one JSON object. Figures in milliseconds are latencies, MB are 10^6 bytes.
+Prints a table a case and, as its last line, one JSON object. Figures in milliseconds are latencies, MB are 10^6 bytes;
+seconds and the server's CPU seconds are those of one request at the highest throughput.
 """
 
 from __future__ import annotations
@@ -8,21 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, Measurement, as_json, cores, measure, peak_mb_of, table
-from benchmarks.load import HOST, Load, Target, closed_loop, open_loop
+from benchmarks.harness import ROOT, Measurement, NoData, compared, cores, cpu_seconds_of, measure, peak_mb_of, report
+from benchmarks.load import Load, Target, closed_loop, open_loop
+from benchmarks.servers import HOST, NoServer, end, free_port
 from benchmarks.serving_data import SERVICE, bodies
 
 CONTENDERS = ("ours", "feast_serve", "fastapi_empty")
@@ -36,8 +38,13 @@ BIN = Path(sys.executable).parent
 FEAST_OPTIONS = ("--workers", "1", "--no-access-log", "--max-requests", "0", "--registry_ttl_sec", "3600")
 
 
-class NoServer(Exception):
-    """A server did not start, or does not answer as it should."""
+@dataclass(frozen=True)
+class Crowd:
+    """A closed loop on so many connections, and what the server took of all cores meanwhile."""
+
+    connections: int
+    load: Load
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,11 @@ class Run:
     at: str
     seconds: float
 
+    def case(self, name: str, contenders: Iterable[str]) -> list[Measurement]:
+        """Measure a case's contenders."""
+        rows = CASES[name]
+        return compared(name, contenders, lambda contender: self.measured(contender, rows), _note(rows))
+
     def measured(self, contender: str, rows: int) -> Measurement:
         """A server of its own, asked on one connection, on several, and on a schedule at half of what it can do at most."""
         with self.serving(contender) as (port, process):
@@ -57,15 +69,19 @@ class Run:
             _check(target, contender, rows)
             closed_loop(target, 1, max(self.seconds / 5, 1.0))  # warmed up
             alone = closed_loop(target, 1, self.seconds)
-            crowd = {connections: closed_loop(target, connections, self.seconds) for connections in CONNECTIONS}
-            most = max(crowd, key=lambda connections: crowd[connections].per_second)
-            half = open_loop(target, OPEN_CONNECTIONS, self.seconds, crowd[most].per_second / 2)
-            return _measurement(contender, rows, alone, crowd[most], half, peak_mb_of(process.pid))
+            crowds = [self._crowd(target, connections, process.pid) for connections in CONNECTIONS]
+            most = max(crowds, key=lambda crowd: crowd.load.per_second)
+            half = open_loop(target, OPEN_CONNECTIONS, self.seconds, most.load.per_second / 2)
+            return _measurement(contender, rows, alone, most, half, peak_mb_of(process.pid))
+
+    def _crowd(self, target: Target, connections: int, pid: int) -> Crowd:
+        before = cpu_seconds_of(pid)
+        return Crowd(connections, closed_loop(target, connections, self.seconds), cpu_seconds_of(pid) - before)
 
     @contextmanager
     def serving(self, contender: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
         """A server with one worker on a free loopback port, once it answers."""
-        port = _free_port()
+        port = free_port()
         command, ready = {
             "ours": ([sys.executable, "-m", "inference", "serve", USE_CASE, "--port", str(port), "--as-of", self.at], "readyz"),
             "feast_serve": (
@@ -81,23 +97,20 @@ class Run:
                 _wait(process, f"http://{HOST}:{port}/{ready}", log)
                 yield port, process
             finally:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                end(process)
 
 
-def _measurement(contender: str, rows: int, alone: Load, most: Load, half: Load, peak: float) -> Measurement:
-    failed = alone.failed + most.failed + half.failed
-    more = {"p50_ms": alone.p50_ms, "p99_ms": alone.p99_ms, "requests_per_s": most.per_second}
-    more |= {"open_rate": most.per_second / 2, "open_p50_ms": half.p50_ms, "open_p99_ms": half.p99_ms, "open_p999_ms": half.p999_ms}
-    if failed:
+def _measurement(contender: str, rows: int, alone: Load, most: Crowd, half: Load, peak: float) -> Measurement:
+    """Seconds are those of one request at the highest throughput, so that they, and not how long was asked, are compared."""
+    if failed := alone.failed + most.load.failed + half.failed:
         return Measurement(contender, peak_mb=peak, failed=f"{failed} requests were not answered with 200")
-    return Measurement(
-        contender, seconds=most.seconds, fastest=most.seconds, repetitions=1, peak_mb=peak, rows=most.answers * rows, more=more
-    )
+    if not all((alone.answers, most.load.answers, half.answers)):
+        return Measurement(contender, peak_mb=peak, failed="no request was answered in the time of a load; ask for more --seconds")
+    rate = most.load.per_second
+    more = {"p50_ms": alone.p50_ms, "p99_ms": alone.p99_ms, "requests_per_s": rate, "connections": most.connections}
+    more |= {"open_rate": rate / 2, "open_p50_ms": half.p50_ms, "open_p99_ms": half.p99_ms, "open_p999_ms": half.p999_ms}
+    cpu = most.cpu_seconds / most.load.answers
+    return Measurement(contender, 1 / rate, 1 / rate, cpu, repetitions=1, peak_mb=peak, rows=rows, more=more)
 
 
 def _check(target: Target, contender: str, rows: int) -> None:
@@ -133,12 +146,6 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise NoServer(f"{url} was not ready: {log.read_text(errors='replace')[-500:]}")
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind((HOST, 0))
-        return int(taken.getsockname()[1])
-
-
 def made_home(home: Path, at: str) -> None:
     """A data folder with a champion, which `punctual demo --once` leaves, made unless it is there; online as the store is now."""
     is_there = (home / "mlflow.db").exists()
@@ -149,31 +156,28 @@ def made_home(home: Path, at: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 2 where a server or the data cannot be made."""
+    """The command line; `report` says what it returns."""
     asked = _arguments().parse_args(arguments)
-    results: dict[str, list[Measurement]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary).resolve()
-        home = Path(asked.home or folder / "home").resolve()
-        run = Run(home, folder, asked.as_of, asked.seconds or (2.0 if asked.quick else 10.0))
-        try:
-            made_home(home, asked.as_of)
-            names = {"home": str(home), "folder": str(folder), "use_case": USE_CASE, "at": asked.as_of, "rows": list(CASES.values())}
-            prepared = measure(SERVICE, "benchmarks.serving_data:prepare", names, folder=folder, repetitions=1)
-            if prepared.failed:
-                raise NoServer(prepared.failed)
-            for name in asked.case or CASES:
-                results[name] = []
-                for contender in asked.contender or CONTENDERS:
-                    print(f"{name}: {contender} …", file=sys.stderr, flush=True)
-                    results[name].append(run.measured(contender, CASES[name]))
-                note = f"{CASES[name]} rows a request, one worker, keep-alive; `requests_per_s` is the most of {CONNECTIONS} connections"
-                print(table(name, results[name], f"{note}, `open_` at half of it; {cores()} cores."), flush=True)
-        except (NoServer, OSError, subprocess.SubprocessError) as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            return 2
-    print(as_json(results))
-    return 0
+        return report(lambda: _measured(asked, Path(temporary).resolve()))
+
+
+def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measurement]]:
+    home = Path(asked.home or folder / "home").resolve()
+    made_home(home, asked.as_of)
+    names = {"home": str(home), "folder": str(folder), "use_case": USE_CASE, "at": asked.as_of, "rows": list(CASES.values())}
+    prepared = measure(SERVICE, "benchmarks.serving_data:prepare", names, folder=folder, repetitions=1)
+    if prepared.failed:
+        raise NoData(prepared.failed)
+    run = Run(home, folder, asked.as_of, asked.seconds or (2.0 if asked.quick else 10.0))
+    return {name: run.case(name, asked.contender or CONTENDERS) for name in dict.fromkeys(asked.case or CASES)}
+
+
+def _note(rows: int) -> str:
+    by = "wrk" if shutil.which("wrk") else "benchmarks/load.py"
+    asked = f"POST with {rows} row{'s' if rows > 1 else ''}, one worker, keep-alive, ours with its log; closed loop by {by}"
+    most = f"`requests_per_s` and seconds on {' or '.join(map(str, CONNECTIONS))} `connections`, whichever gave more"
+    return f"{asked}: `p50_ms` and `p99_ms` on one connection, {most}; open loop (`open_`) at half of that rate; {cores()} cores."
 
 
 def _arguments() -> argparse.ArgumentParser:

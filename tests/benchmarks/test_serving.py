@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from benchmarks import load, serving
-from benchmarks.harness import Measurement, repeat
+from benchmarks.harness import Measurement, NoData, as_json, repeat
 from benchmarks.load import Load, Target, closed_loop, drive
+from benchmarks.serving import Crowd
 from benchmarks.serving_data import SERVICE, bodies, prepare
 
 
@@ -101,11 +102,34 @@ def test_without_wrk_a_process_of_ours_asks(server, target, monkeypatch):
 
 def test_a_measurement_has_the_figures_of_all_three_loads_or_says_what_failed():
     alone, most, half = Load(100, 0, 1.0, 1.0, 2.0, 3.0), Load(300, 0, 2.0, 4.0, 5.0, 6.0), Load(75, 0, 1.0, 7.0, 8.0, 9.0)
-    one = serving._measurement("ours", 100, alone, most, half, 50.0)
-    assert (one.rows_per_s, one.more["p50_ms"], one.more["requests_per_s"], one.more["open_rate"]) == (15_000, 1.0, 150, 75)
-    assert one.more["open_p999_ms"] == 9.0
-    failed = serving._measurement("ours", 100, alone, Load(300, 7, 2.0, 4.0, 5.0, 6.0), half, 50.0)
+    one = serving._measurement("ours", 100, alone, Crowd(16, most, 1.5), half, 50.0)
+    assert (one.seconds, one.cpu_seconds, one.rows_per_s) == (pytest.approx(1 / 150), pytest.approx(1.5 / 300), pytest.approx(15_000))
+    said = json.loads(as_json({"predict_100": [one]}))["cases"]["predict_100"]["ours"]
+    assert (said["p50_ms"], said["p99_ms"], said["requests_per_s"], said["connections"]) == (1.0, 2.0, 150, 16)
+    assert (said["open_rate"], said["open_p50_ms"], said["open_p99_ms"], said["open_p999_ms"]) == (75, 7.0, 8.0, 9.0)
+    failed = serving._measurement("ours", 100, alone, Crowd(4, Load(300, 7, 2.0, 4.0, 5.0, 6.0), 1.5), half, 50.0)
     assert failed.failed == "7 requests were not answered with 200"
+    nothing = Load(0, 0, 2.0, 0.0, 0.0, 0.0)
+    assert "no request was answered" in serving._measurement("ours", 100, alone, Crowd(4, nothing, 1.5), nothing, 50.0).failed
+
+
+def test_the_command_prints_a_table_and_ends_with_json_and_says_what_it_could_not_make(monkeypatch, capsys, tmp_path):
+    def measured(run, contender, rows):
+        return Measurement(contender, seconds=1.0 + rows, rows=rows, more={"p50_ms": 0.5})
+
+    monkeypatch.setattr(serving, "made_home", lambda *_: None)
+    monkeypatch.setattr(serving, "measure", lambda *_, **__: Measurement("features_alone"))
+    monkeypatch.setattr(serving.Run, "measured", measured)
+    assert serving.main(["--home", str(tmp_path), "--contender", "ours", "--contender", "fastapi_empty"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("POST with 100 rows, one worker, keep-alive, ours with its log; closed loop by ") for line in lines)
+    cases = json.loads(lines[-1])["cases"]
+    assert list(cases) == ["predict_1", "predict_100"] and list(cases["predict_1"]) == ["ours", "fastapi_empty"]
+
+    monkeypatch.setattr(serving, "measure", lambda *_, **__: Measurement("features_alone", failed="FileNotFoundError: no table"))
+    assert serving.main(["--home", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith(f"{NoData.__name__}: FileNotFoundError: no table\n") and '{"cases"' not in said.out
 
 
 def test_feasts_own_store_gets_what_the_views_show_and_everybody_the_same_requests(built_shop, tmp_path):
