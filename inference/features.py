@@ -29,7 +29,8 @@ from inference.monitoring.freshness import materialized_until
 from stores import on_demand
 from stores.online import packed_database
 from stores.packed import OnlineView
-from stores.reader import Reader, Shown
+from stores.reader import Reader
+from stores.unpack import Shown, Unpacked
 
 Row = Mapping[str, Any]
 _END_OF_TIME = 2**62
@@ -41,16 +42,31 @@ class PastNotKept(PunctualError):
 
 @dataclass(frozen=True)
 class OnlineValues:
-    """Features by full name, a value per row, and what each view showed for the rows."""
+    """Features by full name, a value per row, and what each view showed for the rows.
+
+    `stored` is what the online store showed; `places` says in which columns of its matrix stored features are.
+    """
 
     columns: dict[str, list[Any]]
     views: dict[str, Shown]
+    stored: Unpacked
+    places: dict[str, int]
 
     def matrix(self, names: Sequence[str]) -> np.ndarray:
-        """Some features as float64, rows x names, NaN where null; what `model_input` makes of the same columns."""
-        if not names:
-            return np.empty((len(next(iter(self.columns.values()), [])), 0))
-        return np.ascontiguousarray(np.array([self.columns[name] for name in names], np.float64).T)
+        """Some features as float64, rows x names, NaN where null; what `model_input` makes of the same columns.
+
+        Stored ones come from the records as they are; only what is computed for the request goes through objects.
+        """
+        stored = self.stored.matrix
+        matrix = np.empty((len(stored), len(names)))
+        from_store = [(number, self.places[name]) for number, name in enumerate(names) if name in self.places]
+        if from_store:
+            to, place = map(list, zip(*from_store, strict=True))
+            matrix[:, to] = stored[:, place]
+        for number, name in enumerate(names):
+            if name not in self.places:
+                matrix[:, number] = np.array(self.columns[name], np.float64)
+        return matrix
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,7 @@ class OnlineFeatures:
         self._on_demand: list[_OnDemand] = []
         self.views = self._work_out(store.project)
         self._reader = Reader(self.database, [(view.online, view.key) for view in self.views])
+        self._places = {name: self._reader.column(number, place) for number, view in enumerate(self.views) for name, place in view.columns}
         self._keys = {view.key: view for view in self.views}
 
     def _work_out(self, project: str) -> list[ReadView]:
@@ -177,14 +194,15 @@ class OnlineFeatures:
         keys = {key: [_record_key(view, row) for row in rows] for key, view in self._keys.items()}
         columns: dict[str, list[Any]] = {}
         views: dict[str, Shown] = {}
-        for view, shown in zip(self.views, self._reader.read(keys, at), strict=True):
+        stored = self._reader.unpacked(keys, at)
+        for view, shown in zip(self.views, self._reader.shown(stored), strict=True):
             self._check(view, shown, keys[view.key], at)
             views[view.name] = shown
             for name, place in view.columns:
                 columns[name] = shown.values(place)
         for each in self._on_demand:
             columns.update(self._computed(each, columns, rows, at))
-        return OnlineValues({name: columns[name] for name in self.types}, views)
+        return OnlineValues({name: columns[name] for name in self.types}, views, stored, self._places)
 
     def _check(self, view: ReadView, shown: Shown, keys: Sequence[bytes | None], at: int) -> None:
         """Raise where what a view shows cannot be taken for what was known."""

@@ -18,7 +18,7 @@ from feast.types import Bool, FeastType, Float32, Float64, Int32, Int64, String
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stores.packed import OnlineView, Status
-from stores.reader import Shown
+from stores.unpack import Shown
 
 _LENGTH_DELIMITED = 2
 

@@ -3,9 +3,9 @@
     record = format (1 byte) · schema (4) · row … · CRC-32 (4)
     row    = event (8) · created (8) · null bits · a cell per feature · what has no fixed width
 
-Numbers, booleans and moments are cells of their own width, so that the records of many entities, laid one after the
-other, are a NumPy array of named fields: nothing is parsed. Text, bytes and everything nested stand behind the cells;
-their cell is where they end. All is little-endian. A record holds several rows where some are not yet effective.
+Numbers, booleans and moments are cells of their own width at a fixed distance from the row's begin, so that NumPy picks
+them from many records at once: nothing is parsed. Text, bytes and everything nested stand behind the cells; their cell
+is where they end. All is little-endian. A record holds several rows where some are not yet effective.
 """
 
 from __future__ import annotations
@@ -148,10 +148,16 @@ class Layout:
         cells = [(str(place), kind.field) for place, kind in enumerate(self.kinds)]
         return np.dtype([("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (self._null_bytes,)), *cells])
 
-    @cached_property
-    def record_fields(self) -> np.dtype:
-        """A whole record of one row, for layouts without variable cells."""
-        return np.dtype([("head", "V5"), *((name, self.row_fields[name]) for name in self.row_fields.names or ()), ("crc", "<u4")])
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Where the fields of `row_fields` begin in a row."""
+        return {name: field[1] for name, field in (self.row_fields.fields or {}).items()}
+
+    @property
+    def nothing(self) -> bytes:
+        """A row that was withdrawn and has no value."""
+        nulls = (2 * self._withdrawn - 1).to_bytes(self._null_bytes, "little")
+        return bytes(2 * 8) + nulls + bytes(self._row.size - 2 * 8 - self._null_bytes)
 
     # From values to bytes.
 
@@ -234,17 +240,25 @@ class Layout:
             raise CorruptRecord(f"a row of it goes on behind its end ({len(record)} bytes)")
         return length
 
-    def shown_at(self, record: bytes, at: int) -> bytes | None:
-        """The bytes of the newest row that is effective at a moment (microseconds); None before the first. Raises `CorruptRecord`."""
+    def place_at(self, record: bytes, at: int) -> tuple[int, int] | None:
+        """Where the newest row begins and ends that is effective at a moment (microseconds); None before the first.
+
+        Raises `CorruptRecord`.
+        """
         if len(record) == self.single:
             self.check(record)
             event, created = _TIMES.unpack_from(record, START)
-            return record[START:-TAIL] if event <= at and created <= at else None
+            return (START, len(record) - TAIL) if event <= at and created <= at else None
         newest: tuple[int, int, int, int] | None = None
         for row in self._rows_of(record):
             if row[0] <= at and row[1] <= at and (newest is None or row[:2] > newest[:2]):
                 newest = row
-        return record[newest[2] : newest[3]] if newest else None
+        return newest[2:] if newest else None
+
+    def shown_at(self, record: bytes, at: int) -> bytes | None:
+        """The bytes of that row."""
+        place = self.place_at(record, at)
+        return record[slice(*place)] if place else None
 
     def times(self, row: bytes) -> tuple[int, int]:
         """Event and created time of a row, in microseconds."""

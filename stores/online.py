@@ -24,7 +24,8 @@ from feature_repo.times import from_micros, micros, taken_for_utc
 from stores.feast_answer import results
 from stores.online_sqlite import SqliteRecords
 from stores.packed import OnlineView, PackedDatabase, Rows
-from stores.reader import Reader, Shown, nothing
+from stores.reader import Reader
+from stores.unpack import Shown
 
 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
@@ -83,6 +84,7 @@ class PackedOnlineStore(OnlineStore):
     def __init__(self) -> None:
         self._database: PackedDatabase | None = None
         self._known: dict[int, tuple[FeatureView, _Asked]] = {}
+        self._readers: dict[tuple[int, ...], tuple[Sequence[_Asked], Reader]] = {}
 
     def database(self, config: RepoConfig) -> PackedDatabase:
         """The packed records of the configuration."""
@@ -162,7 +164,7 @@ class PackedOnlineStore(OnlineStore):
             return super()._read_features_per_fv(config, views, keys, names, response, *options)
         rows = len(next(iter(keys.values())))
         given = {key: each.keys(keys, rows) for key, each in {each.key: each for each in asked}.items()}
-        shown = self._shown(self.database(config), asked, given)
+        shown = self._shown(config, asked, given)
         full_names, with_versions = options
         found = []
         for (table, features), each, values in zip(views, asked, shown, strict=True):
@@ -174,16 +176,27 @@ class PackedOnlineStore(OnlineStore):
         response.MergeFromString(b"".join(found))
         return None
 
-    @staticmethod
-    def _shown(database: PackedDatabase, asked: Sequence[_Asked], keys: Mapping[str, Sequence[bytes | None]]) -> list[Shown]:
+    def _shown(self, config: RepoConfig, asked: Sequence[_Asked], keys: Mapping[str, Sequence[bytes | None]]) -> list[Shown]:
         """What the views show now; one that was never written shows nothing."""
         now = micros(datetime.now(UTC))
+        reader = self._reader(config, asked)
         try:
-            return Reader(database, [(each.view, each.key) for each in asked]).read(keys, now)
+            return reader.read(keys, now)
         except NotBuilt:
             if len(asked) == 1:
-                return [nothing(database, asked[0].view, len(keys[asked[0].key]))]
-            return [PackedOnlineStore._shown(database, [each], keys)[0] for each in asked]
+                return reader.nothing(len(keys[asked[0].key]))
+            return [self._shown(config, [each], keys)[0] for each in asked]
+
+    def _reader(self, config: RepoConfig, asked: Sequence[_Asked]) -> Reader:
+        """The reader of some views, which is worked out once."""
+        ids = tuple(map(id, asked))
+        kept = self._readers.get(ids)
+        if kept is None or kept[0] != asked:
+            if len(self._readers) > 1000:
+                self._readers.clear()
+            kept = asked, Reader(self.database(config), [(each.view, each.key) for each in asked])
+            self._readers[ids] = kept
+        return kept[1]
 
     async def _read_features_per_fv_async(self, *arguments: Any) -> None:
         await asyncio.to_thread(self._read_features_per_fv, *arguments)

@@ -27,7 +27,7 @@ _PLACES = {
 _INTEGER = ".n"  # how the names of such places end
 # SQLite joins 64 tables at most, and takes longer to compile a statement than to run it: few shapes, each compiled once.
 _VIEWS_AT_ONCE = 48
-_KEYS_AT_ONCE = (1, 4, 16, 64, 256)
+_KEYS_AT_ONCE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _SIGN = 1 << 63
 _unpack = struct.Struct(">Q").unpack
 

@@ -74,7 +74,7 @@ def trained():
 
 
 def registered(task, pipeline, frame):
-    with np.errstate(over="ignore"):  # scikit-learn's of a huge number
+    with np.errstate(over="ignore", invalid="ignore"):  # scikit-learn's, which adds up huge numbers to see whether all are finite
         return Champion(card(task), pipeline).predict_registered(frame)
 
 

@@ -138,7 +138,7 @@ def test_a_column_of_numpy_is_what_the_values_are(table):
     types = [type_ for type_ in types if not Layout([type_], 1).variable]
     layout = Layout(types, 7)
     rows = [row[:3] + tuple(value for value, type_ in zip(row[3:], table[0], strict=True) if type_ in types) for row in rows]
-    fields = np.frombuffer(b"".join(layout.records(rows_of(layout, rows))), layout.record_fields)
+    fields = np.frombuffer(b"".join(rows_of(layout, rows)), layout.row_fields)
     assert [fields["event"].tolist(), fields["created"].tolist()] == [[row[place] for row in rows] for place in (0, 1)]
     for place, type_ in enumerate(types):
         missing = (fields["nulls"][:, place >> 3] >> (place & 7) & 1).astype(bool).tolist()

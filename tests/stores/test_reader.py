@@ -94,7 +94,7 @@ def test_the_reader_shows_what_is_shown_row_by_row(folder, first, second, third,
     database.close()
 
 
-@pytest.mark.parametrize("count", [1, 4, 20])
+@pytest.mark.parametrize("count", [1, 4, 20, 60])
 def test_a_damaged_record_is_invalid_among_the_others(tmp_path, count):
     database = filled(tmp_path, {PLACES: [(f"{number}", 1, 1, (number, number), False) for number in range(count)]})
     place, keys = database.records.place(PLACES), [PLACES.key(f"{number}") for number in range(count)]
@@ -104,6 +104,33 @@ def test_a_damaged_record_is_invalid_among_the_others(tmp_path, count):
     assert shown.statuses == ["PRESENT"] * (count - 1) + ["INVALID"]
     assert shown.values(0) == [*map(float, range(count - 1)), None]
     assert database.corrupt == {"places": 1}
+    matrix = Reader(database, [(PLACES, "place")]).matrix({"place": keys}, 50)
+    np.testing.assert_array_equal(matrix, [*([number, number] for number in range(count - 1)), [math.nan, math.nan]])
+
+
+@pytest.mark.parametrize("count", [1, 10, 60])
+@pytest.mark.parametrize("damage", [lambda record: record[:9], lambda _: b"", lambda _: bytes(4), lambda record: record + b"\x00"])
+def test_a_record_of_another_length_is_invalid_wherever_it_stands(tmp_path, count, damage):
+    database = filled(tmp_path, {PLACES: [(f"{number}", 1, 1, (number, number), False) for number in range(count)]})
+    place, keys = database.records.place(PLACES), [PLACES.key(f"{number}") for number in range(count)]
+    for number in {0, count // 2, count - 1}:
+        (record,) = database.records.get(place, [keys[number]])
+        database.records.put(place, [keys[number]], [record], [damage(record)])
+        (shown,) = Reader(database, [(PLACES, "place")]).read({"place": keys}, 50)
+        assert shown.statuses == [row.status for row in database.read(PLACES, keys, 50)]
+        assert shown.statuses[number] == "INVALID"
+        assert shown.values(0) == [row.values[0] for row in database.read(PLACES, keys, 50)]
+
+
+def test_many_rows_with_rows_to_come_are_read_as_one_by_one(tmp_path):
+    written = [(number % 40, 5 * (number % 7), 20 + number % 11, (number, -number, None, 0.5, True, None), False) for number in range(200)]
+    database = filled(tmp_path, {NUMBERS: written})
+    keys = [NUMBERS.key(number) for number in range(45)] * 2
+    for at in (20, 24, 30, 55):
+        (shown,) = Reader(database, [(NUMBERS, "driver")]).read({"driver": keys}, at)
+        expected = database.read(NUMBERS, keys, at)
+        assert [shown.statuses, shown.events] == [[row.status for row in expected], [row.event for row in expected]]
+        assert shown.values(1) == [row.values[1] for row in expected]
 
 
 def test_views_that_were_never_filled_are_named(tmp_path):
