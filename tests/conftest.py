@@ -16,14 +16,18 @@ import pytest
 from benchmarks.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parent / "repository"
-
-
-LONGEST = {"test_walkthrough.py", "test_consistency.py", "test_up.py", "test_another_domain.py"}
+# Threads of XGBoost and scikit-learn that have nothing to do sleep; they would keep the cores from the other workers' tests.
+# OpenMP reads it when it is loaded, here and in children.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+LONGEST = [
+    *("test_walkthrough.py", "test_consistency.py", "test_up.py", "test_another_domain.py", "test_offline.py", "test_train.py"),
+    *("test_online_kills.py", "test_ingest_build.py", "test_build.py", "test_point_in_time.py", "test_engine.py", "test_packed.py"),
+]
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first: a worker that is done with one helps with the rest."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """The longest files first: a worker that is done with one helps with the rest, and none is left alone with a long one."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture
@@ -35,13 +39,21 @@ def home(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="session")
+def sales(tmp_path_factory):
+    """The file of two years of sales of twelve shops; for copying."""
+    path = tmp_path_factory.mktemp("sales") / "raw" / "sales.csv"
+    write_sales(path)
+    return path
+
+
 @pytest.fixture
-def shop(home, tmp_path, monkeypatch):
+def shop(home, tmp_path, monkeypatch, sales):
     """The throw-away domain in a repository of its own, with two years of sales of twelve shops; returns the home."""
     repository = tmp_path / "repository"
     shutil.copytree(REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
-    write_sales(home / "raw" / "sales.csv")
+    shutil.copytree(sales.parent, home / "raw")
     return home
 
 
@@ -66,11 +78,11 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def shop_built_once(once):
+def shop_built_once(once, sales):
     """A data folder in which the shops are built up to December 2020; for copying."""
 
     def build(folder):
-        write_sales(folder / "home" / "raw" / "sales.csv")
+        shutil.copytree(sales.parent, folder / "home" / "raw")
         environment = {**os.environ, "PUNCTUAL_HOME": str(folder / "home"), "PUNCTUAL_REPOSITORY": str(REPOSITORY)}
         command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2020-12-01T06:00Z", "--quiet"]
         subprocess.run(command, env=environment, check=True, capture_output=True)

@@ -1,6 +1,7 @@
 """The feature pipeline as a whole: run again, in steps, killed on the way; what is late, corrected or changed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,15 +38,15 @@ def rows(name):
     return list(zip(*(table[column].to_pylist() for column in ("shop_id", "day", "cents", "created_timestamp")), strict=True))
 
 
-def built_at_once(home, tmp_path, monkeypatch):
-    """What a build of the same files in one go gives."""
-    other = tmp_path / "at_once"
-    (other / "raw").mkdir(parents=True)
-    (other / "raw" / "sales.csv").write_bytes((home / "raw" / "sales.csv").read_bytes())
-    with monkeypatch.context() as patch:
-        patch.setenv("PUNCTUAL_HOME", str(other))
-        build(load_domain("shop"), END, QUIET)
-    return hashes(other)
+@pytest.fixture(scope="module")
+def built_at_once(tmp_path_factory, sales):
+    """The tables' hashes after a build of the same files in one go."""
+    folder = tmp_path_factory.mktemp("at_once")
+    shutil.copytree(sales.parent, folder / "raw")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUNCTUAL_HOME", str(folder))
+        build(load_domain("shop", Path(__file__).parent / "repository"), END, QUIET)
+    return hashes(folder)
 
 
 def test_building_again_changes_nothing(shop):
@@ -58,14 +59,14 @@ def test_building_again_changes_nothing(shop):
     assert [events.new for events in again.events] == [0, 0, 0]
 
 
-def test_building_week_by_week_gives_the_rows_of_building_at_once(shop, tmp_path, monkeypatch):
+def test_building_week_by_week_gives_the_rows_of_building_at_once(shop, built_at_once):
     domain = load_domain("shop")
     at = moment("2019-01-03T06:00Z")
     while at < END:
         build(domain, at, QUIET)
         at += timedelta(days=7)
     build(domain, END, QUIET)
-    assert hashes(shop) == built_at_once(shop, tmp_path, monkeypatch)
+    assert hashes(shop) == built_at_once
 
 
 def test_what_is_late_or_corrected_is_known_from_the_run_that_found_it(shop):
@@ -92,7 +93,7 @@ def test_what_is_late_or_corrected_is_known_from_the_run_that_found_it(shop):
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.7, 1.0])
-def test_a_build_that_is_killed_is_repaired_by_building_again(shop, tmp_path, monkeypatch, delay):
+def test_a_build_that_is_killed_is_repaired_by_building_again(shop, built_at_once, delay):
     command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2019-04-01T06:00Z", "--quiet"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     # The clock of the kill starts with the first thing written.
@@ -103,7 +104,7 @@ def test_a_build_that_is_killed_is_repaired_by_building_again(shop, tmp_path, mo
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     build(load_domain("shop"), END, QUIET)
-    assert hashes(shop) == built_at_once(shop, tmp_path, monkeypatch)
+    assert hashes(shop) == built_at_once
 
 
 def test_two_builds_at_once_are_refused(shop):
