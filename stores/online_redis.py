@@ -28,7 +28,8 @@ from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView
 from stores.redis_files import drops_keys, scrub
 from stores.redis_scripts import KEEP, MOVE_MARK, PUT, SWAP
 
-_BATCH = 1000
+# What the server does in one step, and all others wait for, is so many keys.
+_AT_ONCE = 100
 _ERRORS = (RedisError, RedisClusterException)
 _LEASE_SECONDS = 30.0
 _SWAPS = 10
@@ -145,7 +146,7 @@ class RedisRecords:
         failed: list[int] = []
         with self._asking():
             pipeline = self.client.pipeline(transaction=False)
-            groups = [part for numbers in self._together(names) for part in _parts(numbers, _BATCH)]
+            groups = [part for numbers in self._together(names) for part in _parts(numbers, _AT_ONCE)]
             for numbers in groups:
                 old = [b""] * len(numbers) if before is None else [before[number] or b"" for number in numbers]
                 pairs = [value for number, was in zip(numbers, old, strict=True) for value in (was, after[number])]
@@ -186,8 +187,7 @@ class RedisRecords:
         return [each.decode() for each in (place, beside) if each]
 
     def beside(self, view: OnlineView) -> str:
-        """See `Records`; what a rebuild that was killed left beside goes first."""
-        self._remove(view.schema, keep=self.place(view))
+        """See `Records`; what runs that were killed left behind goes with the swap, which goes through all keys once."""
         place = _new_place(view)
         with self._asking():
             self.client.hset(self._hash, f"{view.schema}:beside", place)
@@ -312,7 +312,7 @@ class RedisRecords:
             self.client.hdel(self._hash, f"{schema}:name")
 
     def _names(self, pattern: str) -> Iterator[bytes]:
-        yield from self.client.scan_iter(match=pattern, count=_BATCH, **({"target_nodes": RedisCluster.PRIMARIES} if self.cluster else {}))
+        yield from self.client.scan_iter(match=pattern, count=_AT_ONCE, **({"target_nodes": RedisCluster.PRIMARIES} if self.cluster else {}))
 
     def _remove(self, schema: str, keep: str | None = None) -> None:
         """Remove the records of a schema, but for one place."""
@@ -322,7 +322,7 @@ class RedisRecords:
             for name in self._names(f"{{??}}*.{schema}.*:*"):
                 if kept is None or not name[4:].startswith(kept[1:]):
                     batch.append(name)
-                if len(batch) >= _BATCH:
+                if len(batch) >= _AT_ONCE:
                     self._unlink(batch)
                     batch = []
             self._unlink(batch)
