@@ -57,12 +57,11 @@ class OnlineValues:
 
         Stored ones come from the records as they are; only what is computed for the request goes through objects.
         """
-        stored = self.stored.matrix
-        matrix = np.empty((len(stored), len(names)))
+        matrix = np.empty((len(next(iter(self.columns.values()), [])), len(names)))
         from_store = [(number, self.places[name]) for number, name in enumerate(names) if name in self.places]
         if from_store:
             to, place = map(list, zip(*from_store, strict=True))
-            matrix[:, to] = stored[:, place]
+            matrix[:, to] = self.stored.matrix[:, place]
         for number, name in enumerate(names):
             if name not in self.places:
                 matrix[:, number] = np.array(self.columns[name], np.float64)

@@ -312,7 +312,9 @@ class RedisRecords:
             self.client.hdel(self._hash, f"{schema}:name")
 
     def _names(self, pattern: str) -> Iterator[bytes]:
-        yield from self.client.scan_iter(match=pattern, count=_AT_ONCE, **({"target_nodes": RedisCluster.PRIMARIES} if self.cluster else {}))
+        yield from self.client.scan_iter(
+            match=pattern, count=_AT_ONCE, **({"target_nodes": RedisCluster.PRIMARIES} if self.cluster else {})
+        )
 
     def _remove(self, schema: str, keep: str | None = None) -> None:
         """Remove the records of a schema, but for one place."""

@@ -81,6 +81,8 @@ class Reader:
 
     def _look(self, keys: Keys) -> list[bytes | None]:
         """The records, row by row, group by group; what several rows have in common is fetched once."""
+        if not self.views:
+            return []
         asked: list[Sequence[bytes | None]] = []
         for name in self._groups:
             given = keys[name]

@@ -57,7 +57,7 @@ class Unpacker:
         self.absent = [layout.record([layout.nothing]) for layout in layouts]
         self.lengths = list(map(len, self.absent))
         #: Behind the last record, so that what is looked for in one that was cut off is there.
-        self.padding = bytes(max(self.lengths))
+        self.padding = bytes(max(self.lengths, default=8))
         #: If all records are as long as those: where rows begin in the records of one entity, and how far the next entity's are.
         self.begins = np.cumsum([START, *self.lengths[:-1]])
         self.stride = sum(self.lengths)
@@ -134,7 +134,7 @@ class Unpacked:
     def __init__(self, unpacker: Unpacker, records: Sequence[bytes | None], at: int) -> None:
         self._unpacker = unpacker
         views = len(unpacker.views)
-        self._count = len(records) // views
+        self._count = len(records) // max(views, 1)
         if None in records:
             absent = unpacker.absent * self._count
             records = [other if record is None else record for record, other in zip(records, absent, strict=True)]

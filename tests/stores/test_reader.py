@@ -137,3 +137,9 @@ def test_views_that_were_never_filled_are_named(tmp_path):
     database = filled(tmp_path, {PLACES: []})
     with pytest.raises(NotBuilt, match="view 'anything' is not in the online store"):
         Reader(database, [(PLACES, "place"), (ANYTHING, "driver")]).read({"place": [b"a"], "driver": [None]}, 50)
+
+
+def test_no_views_show_nothing(tmp_path):
+    reader = Reader(PackedDatabase(SqliteRecords(tmp_path / "nobody.db")), [])
+    assert reader.read({}, 50) == []
+    assert reader.unpacked({}, 50).matrix.size == 0
