@@ -312,17 +312,16 @@ class RedisRecords:
             self.client.hdel(self._hash, f"{schema}:name")
 
     def _names(self, pattern: str) -> Iterator[bytes]:
-        yield from self.client.scan_iter(
-            match=pattern, count=_AT_ONCE, **({"target_nodes": RedisCluster.PRIMARIES} if self.cluster else {})
-        )
+        nodes = {"target_nodes": RedisCluster.PRIMARIES} if self.cluster else {}
+        yield from self.client.scan_iter(match=pattern, count=_AT_ONCE, **nodes)
 
     def _remove(self, schema: str, keep: str | None = None) -> None:
         """Remove the records of a schema, but for one place."""
-        kept = f".{keep}:".encode() if keep else None
+        kept = f"{keep}:".encode() if keep else None
         with self._asking():
             batch: list[bytes] = []
             for name in self._names(f"{{??}}*.{schema}.*:*"):
-                if kept is None or not name[4:].startswith(kept[1:]):
+                if kept is None or not name[4:].startswith(kept):
                     batch.append(name)
                 if len(batch) >= _AT_ONCE:
                     self._unlink(batch)
