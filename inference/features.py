@@ -25,7 +25,7 @@ from feature_repo.domains import AT, LoadedDomain, feature_store
 from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, PunctualError, StoreOutdated, unknown_name
 from feature_repo.times import aware, from_micros, iso, micros
 from inference.frames import typed_rows
-from inference.monitoring.freshness import materialized_until
+from inference.monitoring.freshness import online_mark
 from stores import on_demand
 from stores.online import packed_database
 from stores.packed import OnlineView
@@ -115,6 +115,8 @@ class OnlineFeatures:
         self._reader = Reader(self.database, [(view.online, view.key) for view in self.views])
         self._places = {name: self._reader.column(number, place) for number, view in enumerate(self.views) for name, place in view.columns}
         self._keys = {view.key: view for view in self.views}
+        #: From which version of its table each view was online when `check_store` last looked.
+        self._versions: dict[str, int] = {}
 
     def _work_out(self, project: str) -> list[ReadView]:
         wanted: dict[str, Any] = {}
@@ -148,9 +150,9 @@ class OnlineFeatures:
 
     def check_store(self) -> None:
         """Raise `NotBuilt` unless every view is online, to some moment, as it is defined now."""
-        views = {view.online.name: view.online for view in self.views}
-        missing = [name for name, view in views.items() if materialized_until(self.database, view) is None]
-        if missing:
+        marks = {view.online.name: online_mark(self.database, view.online) for view in self.views}
+        self._versions = {name: mark.version for name, mark in marks.items() if mark}
+        if missing := [name for name, mark in marks.items() if mark is None]:
             raise self._not_online(missing)
 
     def _not_online(self, missing: Sequence[str]) -> NotBuilt:
@@ -222,14 +224,16 @@ class OnlineFeatures:
         """
         if not missing:
             return
-        until = materialized_until(self.database, view.online)
-        if until is None:
+        mark = self.database.records.mark(view.online)
+        if mark is None or mark.version != self._versions.get(view.online.name):
+            mark = online_mark(self.database, view.online)  # asks the tables too, which takes long
+        if mark is None:
             raise self._not_online([view.online.name])
-        if at < micros(until) and any(row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)):
-            then = iso(from_micros(at))
+        if at < mark.until and any(row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)):
+            then, until = iso(from_micros(at)), iso(from_micros(mark.until))
             raise PastNotKept(
-                f"the online store is materialized to {iso(until)} and no longer holds what view '{view.name}' showed at {then}; "
-                f"ask for {iso(until)} or later, or for the past: punctual batch {self.use_case.name} --as-of {then}."
+                f"the online store is materialized to {until} and no longer holds what view '{view.name}' showed at {then}; "
+                f"ask for {until} or later, or for the past: punctual batch {self.use_case.name} --as-of {then}."
             )
 
     def _computed(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: int) -> dict[str, list[Any]]:

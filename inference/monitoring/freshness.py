@@ -11,7 +11,7 @@ from feature_repo.contract import data_path
 from feature_repo.domains import LoadedDomain
 from feature_repo.times import from_micros, micros
 from feature_repo.windows import declaration_of
-from stores.packed import OnlineView, PackedDatabase
+from stores.packed import Mark, OnlineView, PackedDatabase
 from stores.table import Table
 
 
@@ -39,10 +39,16 @@ class Freshness:
         return max(timedelta(0), at - self.complete_until)
 
 
+def online_mark(database: PackedDatabase, view: OnlineView) -> Mark | None:
+    """How far the view is online as it is defined now, and from which version of its table; None before the first run."""
+    table, mark = Table.current(Path(data_path("tables")), view.name), database.records.mark(view)
+    return mark if table and mark and mark.version == table.version.version else None
+
+
 def materialized_until(database: PackedDatabase, view: OnlineView) -> datetime | None:
     """How far the view is online as it is defined now; None before the first run."""
-    table, mark = Table.current(Path(data_path("tables")), view.name), database.records.mark(view)
-    return from_micros(mark.until) if table and mark and mark.version == table.version.version else None
+    mark = online_mark(database, view)
+    return from_micros(mark.until) if mark else None
 
 
 def freshness(domain: LoadedDomain, database: PackedDatabase, views: Iterable[OnlineView]) -> dict[str, Freshness]:
