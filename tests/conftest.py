@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 from contextlib import ExitStack, closing
@@ -97,20 +98,28 @@ def built_shop(shop, shop_built_once):
     return shop
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def copy_home():
     """Copies a data folder."""
     return _copy_home
 
 
 def _copy_home(original: Path, copy: Path) -> None:
-    """A data folder of the test's own; a table's files are never changed, so that a second name will do for them."""
+    """A data folder of the test's own; a table's files are never changed, so that a second name will do for them.
 
-    def link_tables(source, target):
-        (os.link if source.endswith(".parquet") else shutil.copy2)(source, target)
+    What Feast has registered names the original's tables, so that another worker may be reading its databases meanwhile.
+    """
+
+    def copied(source, target):
+        if source.endswith(".db"):
+            with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(target)) as other:
+                database.backup(other)
+        else:
+            (os.link if source.endswith(".parquet") else shutil.copy2)(source, target)
 
     # Models stay where the registry says that they are.
-    shutil.copytree(original, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models"), copy_function=link_tables)
+    ignored = shutil.ignore_patterns("models", "scratch", "*.db-wal", "*.db-shm")
+    shutil.copytree(original, copy, dirs_exist_ok=True, ignore=ignored, copy_function=copied)
 
 
 @pytest.fixture(scope="session")

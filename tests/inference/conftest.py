@@ -319,17 +319,12 @@ def dethrone(use_case):
     mlflow.MlflowClient(tracking_uri()).delete_registered_model_alias(use_case, "champion")
 
 
-def link_tables(source, target):
-    (os.link if source.endswith(".parquet") else shutil.copy2)(source, target)
-
-
 @pytest.fixture
-def home(built, tmp_path, monkeypatch):
+def home(built, tmp_path, monkeypatch, copy_home):
     """A copy of the built data folder, of the test's own."""
     repository, original = built
     copy = tmp_path / "home"
-    # The models stay where the registry says that they are; files of tables are never changed, so that a second name will do.
-    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("models", "scratch"), copy_function=link_tables)
+    copy_home(original, copy)
     monkeypatch.setenv("PUNCTUAL_HOME", str(copy))
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
     return copy

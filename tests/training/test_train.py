@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -34,10 +33,10 @@ def fit(as_of=AS_OF, **options):
 
 
 @pytest.fixture(scope="module")
-def trained_once(shop_built_once, tmp_path_factory):
+def trained_once(shop_built_once, copy_home, tmp_path_factory):
     """A data folder with a first champion, its run, and what was found in the folder where it was trained."""
     folder, beside = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("beside")
-    shutil.copytree(shop_built_once, folder / "home")
+    copy_home(shop_built_once, folder / "home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUNCTUAL_HOME", str(folder / "home"))
         patch.setenv("PUNCTUAL_REPOSITORY", str(Path(__file__).parent.parent / "repository"))
