@@ -90,9 +90,8 @@ def materialize_view(
         until = max(micros(min(now, built)), since if since is not None else _BEGINNING)
         started = time.monotonic()
         # What somebody wrote before the first run stays; what is of another version of the table does not.
-        place = records.beside(online) if mark is not None and since is None else None
-        if place is None:
-            records.place(online, make=True)
+        is_first = mark is None and records.began(online, table.version.version) == table.version.version
+        place = records.beside(online) if since is None and not is_first else None
         rows = written = missed = 0
         for batch in _newest_rows(table, online, since, until, _spill(config)):
             packed = _packed(batch, online)

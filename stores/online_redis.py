@@ -215,6 +215,13 @@ class RedisRecords:
             if schema != view.schema:
                 self.drop(schema)
 
+    def began(self, view: OnlineView, version: int) -> int:
+        """See `Records`."""
+        field = f"{view.schema}:began"
+        with self._asking():
+            self.client.hsetnx(self._hash, field, version)
+            return int(self.client.hget(self._hash, field) or version)
+
     def mark(self, view: OnlineView) -> Mark | None:
         """See `Records`."""
         with self._asking():
@@ -306,7 +313,7 @@ class RedisRecords:
     def drop(self, schema: str) -> None:
         """See `Records`; its name goes last, so that a drop that was killed can be found and done again."""
         with self._asking():
-            self.client.hdel(self._hash, *(f"{schema}:{field}" for field in ("place", "beside", "mark")))
+            self.client.hdel(self._hash, *(f"{schema}:{field}" for field in ("place", "beside", "began", "mark")))
         self._remove(schema)
         with self._asking():
             self.client.hdel(self._hash, f"{schema}:name")

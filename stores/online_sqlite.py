@@ -200,6 +200,13 @@ class SqliteRecords(OnlineFile):
         for schema in _other_schemas(connection, view):
             _drop(connection, schema)
 
+    def began(self, view: OnlineView, version: int) -> int:
+        """See `Records`."""
+        with self._writing() as connection:
+            connection.execute("UPDATE places SET version = ? WHERE schema = ? AND version IS NULL", (version, view.schema))
+            found = connection.execute("SELECT version FROM places WHERE schema = ?", (view.schema,)).fetchone()
+        return int(found[0]) if found else version
+
     def mark(self, view: OnlineView) -> Mark | None:
         """See `Records`."""
         found = self._ask("SELECT version, until FROM places WHERE schema = ? AND until IS NOT NULL", view.schema)
@@ -211,10 +218,9 @@ class SqliteRecords(OnlineFile):
             found = connection.execute("SELECT place, until FROM places WHERE schema = ?", (view.schema,)).fetchone()
             if not found or self._begun.get(view.schema, found[0]) != found[0]:
                 raise removed_meanwhile(view, self.where)
-            connection.execute(
-                "UPDATE places SET version = ?1, until = CASE WHEN version = ?1 THEN max(until, ?2) ELSE ?2 END WHERE schema = ?3",
-                (mark.version, mark.until, view.schema),
-            )
+            reached = "CASE WHEN version = ?1 THEN max(ifnull(until, ?2), ?2) ELSE ?2 END"
+            values = (mark.version, mark.until, view.schema)
+            connection.execute(f"UPDATE places SET version = ?1, until = {reached} WHERE schema = ?3", values)
             if found[1] is None:
                 self._drop_other_schemas(connection, view)
 

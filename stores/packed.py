@@ -180,6 +180,9 @@ class Records(Protocol):
     def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
         """Make a place the view's own, with its mark, in one step; what was there before goes, and earlier definitions' records."""
 
+    def began(self, view: OnlineView, version: int) -> int:
+        """From which version of its table a first run has begun to fill the view's place; the given one if none has yet."""
+
     def mark(self, view: OnlineView) -> Mark | None:
         """How far the view is online; None before its first whole run."""
 

@@ -264,6 +264,24 @@ def test_a_definition_that_comes_back_shows_nothing_of_what_its_older_table_put_
     assert world.online(NOON, 7, 8) == [3, "NOT_FOUND"]
 
 
+def test_a_first_run_that_was_killed_leaves_nothing_of_an_older_table(tmp_path, world, publish):
+    publish(world.table, TRIPS, [(7, 1, utc(11), utc(11)), (8, 1, utc(11), utc(11))], at(11))
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            world.materialize(NOON, progress=killed)
+        assert world.online(NOON, 7, 8) == [1, 1]
+        for fingerprint in ("second", "first"):
+            table = Table.for_definition(tmp_path / "tables", "driver_trips", fingerprint, ("driver",))
+            publish(table, TRIPS, [(7, 3, utc(11), utc(11))], at(11))
+    world.materialize(NOON)
+    assert world.online(NOON, 7, 8) == [3, "NOT_FOUND"]
+    assert world.materialize(NOON).records == 0
+
+
 def test_feast_materializes_and_reads_through_the_stores(world, publish):
     publish(world.table, TRIPS, [(7, 2**53 + 1, utc(10), utc(10)), (8, None, utc(10), utc(10))], at(11))
     world.store.materialize(at(0), NOON)
