@@ -30,6 +30,8 @@ from stores.redis_scripts import KEEP, MOVE_MARK, PUT, SWAP
 
 # What the server does in one step, and all others wait for, is so many keys.
 _AT_ONCE = 100
+# It also does all that has come on a connection before it looks at the others.
+_IN_FLIGHT = 400
 _ERRORS = (RedisError, RedisClusterException)
 _LEASE_SECONDS = 30.0
 _SWAPS = 10
@@ -145,14 +147,16 @@ class RedisRecords:
         names = [_name(place, key) for key in keys]
         failed: list[int] = []
         with self._asking():
-            pipeline = self.client.pipeline(transaction=False)
-            groups = [part for numbers in self._together(names) for part in _parts(numbers, _AT_ONCE)]
-            for numbers in groups:
-                old = [b""] * len(numbers) if before is None else [before[number] or b"" for number in numbers]
-                pairs = [value for number, was in zip(numbers, old, strict=True) for value in (was, after[number])]
-                pipeline.execute_command("EVAL", PUT, len(numbers), *(names[number] for number in numbers), *pairs)
-            for numbers, missed in zip(groups, pipeline.execute(), strict=True):
-                failed += [numbers[number] for number in missed]
+            for start in range(0, len(names), _IN_FLIGHT):
+                pipeline = self.client.pipeline(transaction=False)
+                there = self._together(names[start : start + _IN_FLIGHT])
+                groups = [[start + number for number in part] for numbers in there for part in _parts(numbers, _AT_ONCE)]
+                for numbers in groups:
+                    old = [b""] * len(numbers) if before is None else [before[number] or b"" for number in numbers]
+                    pairs = [value for number, was in zip(numbers, old, strict=True) for value in (was, after[number])]
+                    pipeline.execute_command("EVAL", PUT, len(numbers), *(names[number] for number in numbers), *pairs)
+                for numbers, missed in zip(groups, pipeline.execute(), strict=True):
+                    failed += [numbers[number] for number in missed]
         return sorted(failed)
 
     def _together(self, names: Sequence[bytes]) -> Iterable[Sequence[int]]:
