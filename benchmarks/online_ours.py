@@ -34,10 +34,10 @@ def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
     from stores.reader import Reader
 
     online = [OnlineView.of(store.project, store.get_feature_view(name)) for name in data.view_names[:views]]
-    rows, key, at = Reader(_database(store), [(view, KEY) for view in online]), online[0].key, micros(BUILT)
+    rows, keys_of, at = Reader(_database(store), [(view, KEY) for view in online]), online[0].all_keys, micros(BUILT)
 
     def read(keys: np.ndarray) -> np.ndarray:
-        return rows.matrix({KEY: [key(each) for each in keys.tolist()]}, at)
+        return rows.matrix({KEY: keys_of(keys.tolist())}, at)
 
     return read
 

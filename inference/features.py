@@ -192,7 +192,7 @@ class OnlineFeatures:
         gone on, `BrokenTable` where a record cannot be read, and `InvalidRequest` where a request-time feature cannot
         be computed from a row.
         """
-        keys = {key: [_record_key(view, row) for row in rows] for key, view in self._keys.items()}
+        keys = {key: _record_keys(view, rows) for key, view in self._keys.items()}
         columns: dict[str, list[Any]] = {}
         views: dict[str, Shown] = {}
         stored = self._reader.unpacked(keys, at)
@@ -263,6 +263,7 @@ class OnlineFeatures:
         return {full_name: arrays[name].to_pylist() for name, full_name in each.features}
 
 
-def _record_key(view: ReadView, row: Row) -> bytes | None:
+def _record_keys(view: ReadView, rows: Sequence[Row]) -> list[bytes | None]:
     # A view without entities has one record, under the key that Feast gives it.
-    return view.online.key(*(DUMMY_ENTITY_VAL if key == DUMMY_ENTITY_ID else row.get(key) for key in view.keys))
+    dummy = [DUMMY_ENTITY_VAL] * len(rows)
+    return view.online.all_keys(*(dummy if key == DUMMY_ENTITY_ID else [row.get(key) for row in rows] for key in view.keys))

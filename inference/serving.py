@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections import Counter
@@ -93,6 +94,7 @@ class Serving:
         if served is None or served.predictor.champion.card.version != version:
             predictor = Predictor.load(domain, use_case)
             _logger.info("%s is served by version %s", name, predictor.champion.card.version)
+            _keep_out_of_collection()
         else:
             predictor = served.predictor
             predictor.features.check_store()
@@ -127,3 +129,10 @@ class Serving:
             self._thread.join(timeout=10)
         for log in self.logs.values():
             log.close()
+
+
+def _keep_out_of_collection() -> None:
+    """Have Python's collector leave alone all that is loaded: going through it would now and then hold up a request for long."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

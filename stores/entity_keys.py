@@ -66,6 +66,8 @@ _PARTS: dict[FeastType, Callable[[Any], bytes]] = {
     String: lambda value: str.encode(value, "utf-8"),
     Bytes: lambda value: b"".join((value,)),  # nothing that is not bytes passes
 }
+# What encoding a value raises that is not of its key's type.
+_NO_KEY = (TypeError, ValueError, AttributeError, struct.error, OverflowError)
 _FIXED = (Int32, Int64, UnixTimestamp, Bool, Float32, Float64, Uuid, TimeUuid)
 
 
@@ -93,12 +95,31 @@ class EntityKeys:
                 return None
             try:
                 part = self._parts[place](value)
-            except (TypeError, ValueError, AttributeError, struct.error, OverflowError) as error:
+            except _NO_KEY as error:
                 raise InvalidRequest(
                     f"join key '{self.names[place]}' = {value!r} ({type(value).__name__}) is no {self.types[place]}."
                 ) from error
             key += part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" if self._ended[place] else part
         return key
+
+    def encode_all(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        """The keys of many entities, from their values by join key; as `encode` gives them one by one, and sooner."""
+        try:
+            if not any(None in values for values in columns):
+                return self._encode_all(columns)
+        except _NO_KEY:
+            pass  # one by one it turns out which value that is
+        return [self.encode(values) for values in zip(*columns, strict=True)]
+
+    def _encode_all(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        if self._parts == [_integer] and set(map(type, columns[0])) == {int}:
+            packed = struct.pack(f">{len(columns[0])}Q", *[value + _SIGN for value in columns[0]])
+            return [packed[start : start + 8] for start in range(0, len(packed), 8)]
+        parts = [list(map(part, values)) for part, values in zip(self._parts, columns, strict=True)]
+        for place, is_ended in enumerate(self._ended):
+            if is_ended:
+                parts[place] = [part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" for part in parts[place]]
+        return list(map(b"".join, zip(*parts, strict=True)))
 
     def encode_columns(self, columns: Sequence[pa.Array]) -> list[bytes | None]:
         """The keys of many entities, from a column per join key."""

@@ -75,7 +75,7 @@ class _Asked:
     def keys(self, given: dict[str, list[Value]], rows: int) -> list[bytes | None]:
         """The key of each row of a request."""
         values = [[_plain(value) for value in given[name]] if name in given else [None] * rows for name in self.columns]
-        return [self.view.entity_keys.encode(key) for key in zip(*values, strict=True)]
+        return self.view.all_keys(*values)
 
 
 class PackedOnlineStore(OnlineStore):

@@ -89,6 +89,10 @@ class OnlineView:
         """The record's key from the join keys' values, in sorted order of their names; None where one is null."""
         return self.entity_keys.encode(values)
 
+    def all_keys(self, *columns: Sequence[Any]) -> list[bytes | None]:
+        """The keys of many records, from a sequence of values per join key, in sorted order of their names."""
+        return self.entity_keys.encode_all(columns)
+
 
 @dataclass(frozen=True, slots=True)
 class OnlineRow:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from feature_repo.times import micros
 from stores.packed import OnlineView, PackedDatabase
 from stores.unpack import Shown, Unpacked, Unpacker
 
 Keys = Mapping[Any, Sequence[bytes | None]]
-# So few records are unpacked one by one in less time than numpy needs to begin.
-_FEW = 8
+# Up to here a step in Python for each record takes less than those that NumPy needs for all of them.
+_FEW = 32
 
 
 class Reader:
@@ -32,7 +34,7 @@ class Reader:
         order = sorted(range(len(views)), key=lambda number: [*self._groups].index(views[number][1]))
         self._place = {number: place for place, number in enumerate(order)}
         self._unpacker = Unpacker([self.views[number] for number in order])
-        self._quick = [(view.layout.cells_at, view.ttl) for view in self._unpacker.views]
+        self._quick = [(view, view.layout.cells_at, [np.nan] * len(view.features)) for view in self._unpacker.views]
         columns = [self.column(number, place) for number, view in enumerate(self.views) for place in range(len(view.features))]
         self._columns = None if order == sorted(order) else np.array(columns, np.intp)
 
@@ -62,22 +64,22 @@ class Reader:
     def matrix(self, keys: Keys, at: int) -> np.ndarray:
         """All features of all views as float64, rows x features, NaN where there is none; only for views of numbers."""
         records = self._look(keys)
-        matrix = self._few(records, at) if len(records) <= _FEW else None
-        if matrix is None:
-            matrix = self._unpacker.unpack(self.database, records, at).matrix
+        matrix = self._few(records, at) if len(records) <= _FEW else self._unpacker.unpack(self.database, records, at).matrix
         return matrix if self._columns is None else matrix[:, self._columns]
 
-    def _few(self, records: Sequence[bytes | None], at: int) -> np.ndarray | None:
-        """A matrix of records that all show a row without nulls; None if one does not."""
+    def _few(self, records: Sequence[bytes | None], at: int) -> np.ndarray:
         numbers: list[Any] = []
         count = len(self._quick)
         for number, record in enumerate(records):
-            cells_at, ttl = self._quick[number % count]
-            cells = None if record is None else cells_at(record, at, ttl)
+            view, cells_at, nothing = self._quick[number % count]
+            if record is None:
+                numbers += nothing
+                continue
+            cells = cells_at(record, at, view.ttl)
             if cells is None:
-                return None
+                cells = list(map(_number, self.database.shown(view, record, at).values))
             numbers += cells
-        return np.array(numbers, np.float64).reshape(len(records) // count, -1)
+        return np.array(numbers, np.float64).reshape(len(records) // max(count, 1), self._unpacker.first[-1])
 
     def _look(self, keys: Keys) -> list[bytes | None]:
         """The records, row by row, group by group; what several rows have in common is fetched once."""
@@ -98,3 +100,9 @@ class Reader:
         if len(found) == 1:
             return list(chain.from_iterable(found[0]))
         return list(chain.from_iterable(chain.from_iterable(zip(*found, strict=True))))
+
+
+def _number(value: Any) -> Any:
+    if value is None:
+        return np.nan
+    return micros(value) if isinstance(value, datetime) else value

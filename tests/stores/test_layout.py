@@ -295,7 +295,9 @@ def test_columns_of_keys_are_encoded_as_their_values_are(some, data):
         arrow = data.draw(st.sampled_from(_ARROW_KEYS[type_]))
         values = [row[place] for row in rows]
         columns.append(pa.array([str(value) if isinstance(value, UUID) else value for value in values], arrow))
-    assert entity_keys.encode_columns(columns) == [entity_keys.encode(row) for row in rows]
+    expected = [entity_keys.encode(row) for row in rows]
+    assert entity_keys.encode_columns(columns) == expected
+    assert entity_keys.encode_all(list(zip(*rows, strict=True))) == expected
 
 
 @pytest.mark.parametrize(
@@ -325,6 +327,8 @@ def test_columns_of_keys_are_encoded_as_their_values_are(some, data):
 def test_a_key_of_another_type_is_refused_by_its_name(type_, value):
     with pytest.raises(InvalidRequest, match=r"join key 'driver' = .* is no"):
         EntityKeys(["driver"], [type_]).encode([value])
+    with pytest.raises(InvalidRequest, match=r"join key 'driver' = .* is no"):
+        EntityKeys(["driver"], [type_]).encode_all([[value]])
 
 
 @pytest.mark.parametrize(
@@ -344,6 +348,8 @@ def test_a_key_of_another_type_is_refused_by_its_name(type_, value):
 def test_a_key_is_the_same_in_whatever_form_it_comes(type_, one, other):
     entity_keys = EntityKeys(["driver"], [type_])
     assert entity_keys.encode([one]) == entity_keys.encode([other])
+    assert entity_keys.encode_all([[one, other, None]]) == [*entity_keys.encode_all([[one, other]]), None]
+    assert entity_keys.encode_all([[one, other]]) == [entity_keys.encode([one])] * 2
 
 
 def test_a_column_of_keys_that_no_integer_holds_is_refused():
