@@ -11,6 +11,7 @@ is where they end. All is little-endian. A record holds several rows where some 
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -291,14 +292,18 @@ class Layout:
         return cells
 
     def cells_at(self, record: bytes, at: int, ttl: int) -> Sequence[Any] | None:
-        """The numbers of an intact record of one row without nulls that is shown at a moment; None for any other record."""
+        """The numbers of an intact record of one row that is shown at a moment, NaN where null; None for any other record."""
         if len(record) != self.single or zlib.crc32(record) != INTACT or not record.startswith(self.head):
             return None
-        row = self._row.unpack_from(record, START)
-        event = row[0]
-        if row[2] != self._no_nulls or event > at or row[1] > at or (ttl and event + ttl < at):
+        event, created, nulls, *cells = self._row.unpack_from(record, START)
+        if event > at or created > at or (ttl and event + ttl < at):
             return None
-        return row[3:]
+        if nulls != self._no_nulls:
+            bits = int.from_bytes(nulls, "little")
+            if bits & self._withdrawn:
+                return None
+            cells = [math.nan if bits >> place & 1 else cell for place, cell in enumerate(cells)]
+        return cells
 
 
 def _cells(kind: _Kind, column: pa.Array | list[Any]) -> pa.Array:
