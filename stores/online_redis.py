@@ -14,7 +14,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import redis
@@ -91,7 +91,10 @@ class RedisRecords:
             known = self._places
             if any(schema not in known for schema in schemas):
                 known = self._look_up_places(groups)
-            wanted = [_name(known[view.schema], key) for keys, views in groups for key in keys if key is not None for view in views]
+            wanted: list[bytes] = []
+            for keys, views in groups:
+                prefixes = [_prefixes(known[view.schema]) for view in views]
+                wanted += [prefix[zlib.crc32(key) & 0xFF] + key for key in keys if key is not None for prefix in prefixes]
             with self._asking():
                 records, places = self._get(wanted, fields)
                 if self.cluster and None in records:
@@ -396,7 +399,13 @@ def _hash_of(project: str) -> str:
 
 
 def _name(place: str, key: bytes) -> bytes:
-    return b"{%02x}%b:%b" % (zlib.crc32(key) & 0xFF, place.encode(), key)
+    return _prefixes(place)[zlib.crc32(key) & 0xFF] + key
+
+
+@lru_cache(maxsize=1024)  # names of places come and go
+def _prefixes(place: str) -> list[bytes]:
+    """How the names of a place's records begin, by bucket."""
+    return [f"{{{bucket:02x}}}{place}:".encode() for bucket in range(256)]
 
 
 def _new_place(view: OnlineView) -> str:
