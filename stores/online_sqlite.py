@@ -47,6 +47,9 @@ class SqliteRecords(OnlineFile):
                 places = self._places(connection, groups)
                 if all(len(keys) == 1 for keys, _ in groups):
                     return self._look_at_one(connection, groups, places)
+                if len(groups) == 1 and len(groups[0][0]) <= _KEYS_AT_ONCE[-1] and len(groups[0][1]) <= _VIEWS_AT_ONCE:
+                    ((keys, views),) = groups  # one statement, which sees one moment without a transaction
+                    return [self._look_at_many(connection, keys, [places[view.schema] for view in views])]
                 return self._look_at_all(connection, groups, places)
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
