@@ -11,10 +11,9 @@ import threading
 import time
 import uuid
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import redis
@@ -26,6 +25,7 @@ from redis.retry import Retry
 
 from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, not_online, removed_meanwhile
 from stores.redis_files import drops_keys, scrub
+from stores.redis_names import by_bucket, hash_of, names_of, new_place
 from stores.redis_scripts import KEEP, MOVE_MARK, PUT, SWAP
 
 # What the server does in one step, and all others wait for, is so many keys.
@@ -52,7 +52,7 @@ class RedisRecords:
         at = there["path"] if "path" in there else f"{there.get('host', 'localhost')}:{there.get('port', 6379)}"
         self.where = f"Redis cluster at {at}" if cluster else f"Redis at {at}"
         # In one slot of a cluster with the locks.
-        self._hash = _hash_of(project)
+        self._hash = hash_of(project)
         self._places: dict[str, str] = {}
         self._local = threading.local()
 
@@ -91,10 +91,7 @@ class RedisRecords:
             known = self._places
             if any(schema not in known for schema in schemas):
                 known = self._look_up_places(groups)
-            wanted: list[bytes] = []
-            for keys, views in groups:
-                prefixes = [_prefixes(known[view.schema]) for view in views]
-                wanted += [prefix[zlib.crc32(key) & 0xFF] + key for key in keys if key is not None for prefix in prefixes]
+            wanted = [name for keys, views in groups for name in names_of([known[view.schema] for view in views], keys)]
             with self._asking():
                 records, places = self._get(wanted, fields)
                 if self.cluster and None in records:
@@ -141,13 +138,13 @@ class RedisRecords:
     def get(self, place: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `Records`."""
         with self._asking():
-            return self._get([_name(place, key) for key in keys], [])[0]
+            return self._get(names_of([place], keys), [])[0]
 
     # Writing.
 
     def put(self, place: str, keys: Sequence[bytes], before: Sequence[bytes | None] | None, after: Sequence[bytes]) -> list[int]:
         """See `Records`; compared and set on the server."""
-        names = [_name(place, key) for key in keys]
+        names = names_of([place], keys)
         failed: list[int] = []
         with self._asking():
             for start in range(0, len(names), _IN_FLIGHT):
@@ -164,7 +161,7 @@ class RedisRecords:
 
     def _together(self, names: Sequence[bytes]) -> Iterable[Sequence[int]]:
         """The numbers of names that one command may hold."""
-        return _by_bucket(names).values() if self.cluster else [range(len(names))]
+        return by_bucket(names).values() if self.cluster else [range(len(names))]
 
     def place(self, view: OnlineView, *, make: bool = False) -> str | None:
         """See `Records`."""
@@ -186,7 +183,7 @@ class RedisRecords:
             with self._asking():
                 pipeline = self.client.pipeline(transaction=False)
                 pipeline.hset(self._hash, f"{view.schema}:name", view.name)
-                pipeline.hsetnx(self._hash, fields[0], _new_place(view))
+                pipeline.hsetnx(self._hash, fields[0], new_place(view))
                 pipeline.hmget(self._hash, fields)
                 place, beside = pipeline.execute()[-1]
         if place is None:
@@ -195,7 +192,7 @@ class RedisRecords:
 
     def beside(self, view: OnlineView) -> str:
         """See `Records`; what runs that were killed left behind goes with the swap, which goes through all keys once."""
-        place = _new_place(view)
+        place = new_place(view)
         with self._asking():
             self.client.hset(self._hash, f"{view.schema}:beside", place)
         return place
@@ -311,7 +308,7 @@ class RedisRecords:
         """See `Records`."""
         found: dict[str, list[str]] = {}
         with self._asking():
-            fields = self.client.hgetall(_hash_of(project))
+            fields = self.client.hgetall(hash_of(project))
         for name, value in fields.items():
             if name.endswith(b":name"):
                 found.setdefault(value.decode(), []).append(name.decode().removesuffix(":name"))
@@ -369,7 +366,7 @@ class RedisRecords:
                 self.client.hdel(self._hash, f"{view.schema}:beside")
                 for number, schema in enumerate(dict.fromkeys(schemas)):
                     found = self.client.hget(self._hash, f"{schema}:place")
-                    gone = self._unlink([_name(found.decode(), key) for key in keys]) if found else 0
+                    gone = self._unlink(names_of([found.decode()], keys)) if found else 0
                     removed += 0 if number else gone
         return removed
 
@@ -391,32 +388,7 @@ class RedisRecords:
             for schema in schemas:
                 self.drop(schema)
         with self._asking():
-            self.client.delete(_hash_of(project))
-
-
-def _hash_of(project: str) -> str:
-    return f"{{punctual:{project}}}"
-
-
-def _name(place: str, key: bytes) -> bytes:
-    return _prefixes(place)[zlib.crc32(key) & 0xFF] + key
-
-
-@lru_cache(maxsize=1024)  # names of places come and go
-def _prefixes(place: str) -> list[bytes]:
-    """How the names of a place's records begin, by bucket."""
-    return [f"{{{bucket:02x}}}{place}:".encode() for bucket in range(256)]
-
-
-def _new_place(view: OnlineView) -> str:
-    return f"{view.name}.{view.schema}.{uuid.uuid4().hex[:8]}"
-
-
-def _by_bucket(names: Sequence[bytes]) -> dict[bytes, list[int]]:
-    found: dict[bytes, list[int]] = {}
-    for number, name in enumerate(names):
-        found.setdefault(name[:4], []).append(number)
-    return found
+            self.client.delete(hash_of(project))
 
 
 def _parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
