@@ -117,7 +117,10 @@ class Unpacker:
         """
         known = self._checksums.get(rows)
         if known is None:
-            known = self._checksums[rows] = zlib.crc32(b"".join([*self.absent * rows, self.padding]))
+            row, known = b"".join(self.absent), 0
+            for _ in range(rows):
+                known = zlib.crc32(row, known)
+            known = self._checksums[rows] = zlib.crc32(self.padding, known)
         return known
 
     def unpack(self, database: PackedDatabase, records: Sequence[bytes | None], at: int) -> Unpacked:
