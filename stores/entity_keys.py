@@ -129,4 +129,4 @@ class EntityKeys:
             return [packed[start : start + 8] for start in range(0, len(packed), 8)]
         if len(columns) == 1 and pa.types.is_string(columns[0].type) and self.types[0] is String:
             return columns[0].cast(pa.binary()).to_pylist()
-        return [self.encode(values) for values in zip(*(column.to_pylist() for column in columns), strict=True)]
+        return self.encode_all([column.to_pylist() for column in columns])

@@ -132,12 +132,13 @@ class Layout:
     def __init__(self, types: Sequence[FeastType], schema: int) -> None:
         self.kinds = [_KINDS.get(type_, _NESTED) for type_ in types]
         self.schema = schema
-        self._null_bytes = len(self.kinds) // 8 + 1  # the bit behind the features' says that the row is withdrawn
-        self._no_nulls = bytes(self._null_bytes)
+        #: How many bytes the null bits take; the bit behind the features' says that the row is withdrawn.
+        self.null_bytes = len(self.kinds) // 8 + 1
+        self._no_nulls = bytes(self.null_bytes)
         self._withdrawn = 1 << len(self.kinds)
         self.head = _HEAD.pack(FORMAT, schema)
         cells = "".join(kind.cell for kind in self.kinds)
-        self._row = struct.Struct(f"<qq{self._null_bytes}s{cells}")
+        self._row = struct.Struct(f"<qq{self.null_bytes}s{cells}")
         self.variable = [place for place, kind in enumerate(self.kinds) if kind.is_variable]
         self._decoded = [(place, kind.decode) for place, kind in enumerate(self.kinds) if kind.decode and not kind.is_variable]
         #: The length of a record of one row, where every row is equally long; else None.
@@ -147,7 +148,7 @@ class Layout:
     def row_fields(self) -> np.dtype:
         """A row's fixed part as NumPy sees it: `event`, `created`, `nulls`, and a field per feature by its number."""
         cells = [(str(place), kind.field) for place, kind in enumerate(self.kinds)]
-        return np.dtype([("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (self._null_bytes,)), *cells])
+        return np.dtype([("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (self.null_bytes,)), *cells])
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -157,8 +158,8 @@ class Layout:
     @property
     def nothing(self) -> bytes:
         """A row that was withdrawn and has no value."""
-        nulls = (2 * self._withdrawn - 1).to_bytes(self._null_bytes, "little")
-        return bytes(2 * 8) + nulls + bytes(self._row.size - 2 * 8 - self._null_bytes)
+        nulls = (2 * self._withdrawn - 1).to_bytes(self.null_bytes, "little")
+        return bytes(_TIMES.size) + nulls + bytes(self._row.size - _TIMES.size - self.null_bytes)
 
     # From values to bytes.
 

@@ -60,9 +60,9 @@ def packed_database(config: RepoConfig) -> PackedDatabase:
     return PackedDatabase(RedisRecords(online.redis, config.project, cluster=online.cluster, timeout=online.timeout_seconds))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Asked:
-    """A view and the columns of a request that its join keys are in."""
+    """A view and the columns of a request that its join keys are in; one for as long as Feast's object of the view lives."""
 
     view: OnlineView
     columns: tuple[str, ...]
@@ -84,7 +84,7 @@ class PackedOnlineStore(OnlineStore):
     def __init__(self) -> None:
         self._database: PackedDatabase | None = None
         self._known: dict[int, tuple[FeatureView, _Asked]] = {}
-        self._readers: dict[tuple[int, ...], tuple[Sequence[_Asked], Reader]] = {}
+        self._readers: dict[tuple[_Asked, ...], Reader] = {}
 
     def database(self, config: RepoConfig) -> PackedDatabase:
         """The packed records of the configuration."""
@@ -189,14 +189,12 @@ class PackedOnlineStore(OnlineStore):
 
     def _reader(self, config: RepoConfig, asked: Sequence[_Asked]) -> Reader:
         """The reader of some views, which is worked out once."""
-        ids = tuple(map(id, asked))
-        kept = self._readers.get(ids)
-        if kept is None or kept[0] != asked:
+        reader = self._readers.get(tuple(asked))
+        if reader is None:
             if len(self._readers) > 1000:
                 self._readers.clear()
-            kept = asked, Reader(self.database(config), [(each.view, each.key) for each in asked])
-            self._readers[ids] = kept
-        return kept[1]
+            reader = self._readers[tuple(asked)] = Reader(self.database(config), [(each.view, each.key) for each in asked])
+        return reader
 
     async def _read_features_per_fv_async(self, *arguments: Any) -> None:
         await asyncio.to_thread(self._read_features_per_fv, *arguments)

@@ -1,8 +1,6 @@
 """Packed records on Redis: one server, or a cluster of them, for any number of machines.
 
-A record is a string; its key is `{bucket}view.schema.place:` and the entity's key. The bucket in braces, one of 256, is
-what a cluster distributes keys by, so that compare-and-set runs on the server for many keys at once. One hash per
-project says where each view is, and how far.
+A record is a string, named as `stores/redis_names.py` says. One hash per project says where each view is, and how far.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from redis.connection import parse_url
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
-from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, not_online, removed_meanwhile
+from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, new_place, not_online, removed_meanwhile
 from stores.redis_files import drops_keys, scrub
-from stores.redis_names import by_bucket, hash_of, names_of, new_place
+from stores.redis_names import by_bucket, hash_of, names_of
 from stores.redis_scripts import KEEP, MOVE_MARK, PUT, SWAP
 
 # What the server does in one step, and all others wait for, is so many keys.
@@ -51,7 +49,6 @@ class RedisRecords:
         there: dict[str, Any] = parse_url(address)  # type: ignore[no-untyped-call]
         at = there["path"] if "path" in there else f"{there.get('host', 'localhost')}:{there.get('port', 6379)}"
         self.where = f"Redis cluster at {at}" if cluster else f"Redis at {at}"
-        # In one slot of a cluster with the locks.
         self._hash = hash_of(project)
         self._places: dict[str, str] = {}
         self._local = threading.local()
@@ -163,10 +160,8 @@ class RedisRecords:
         """The numbers of names that one command may hold."""
         return by_bucket(names).values() if self.cluster else [range(len(names))]
 
-    def place(self, view: OnlineView, *, make: bool = False) -> str | None:
+    def place(self, view: OnlineView) -> str | None:
         """See `Records`."""
-        if make:
-            return self.places(view)[0]
         with self._asking():
             found = self.client.hget(self._hash, f"{view.schema}:place")
         return found.decode() if found else None

@@ -7,7 +7,6 @@ import glob
 import sqlite3
 import struct
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import Any
 
 from stores.database import move_aside, set_aside
 from stores.online_file import PATIENCE_SECONDS, OnlineFile, is_older
-from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, PlaceGone, not_online, removed_meanwhile
+from stores.packed import Found, Group, Mark, OnlineStoreUnavailable, OnlineView, PlaceGone, new_place, not_online, removed_meanwhile
 from stores.table import quoted
 
 # Where the key is one integer, it is the row's number: no index beside the rows, and pages that are filled to the end.
@@ -141,10 +140,8 @@ class SqliteRecords(OnlineFile):
             now = self._look_at_many(connection, keys, [place])
             return [number for number, ((record,), wanted) in enumerate(zip(now, after, strict=True)) if record != wanted]
 
-    def place(self, view: OnlineView, *, make: bool = False) -> str | None:
+    def place(self, view: OnlineView) -> str | None:
         """See `Records`."""
-        if make:
-            return self.places(view)[0]
         found = self._ask("SELECT place FROM places WHERE schema = ?", view.schema)
         return str(found[0][0]) if found else None
 
@@ -362,7 +359,7 @@ def _keys_of(place: str, keys: Sequence[bytes | None]) -> list[Any]:
 
 
 def _new_place(view: OnlineView) -> str:
-    return f"{view.name}.{view.schema}.{uuid.uuid4().hex[:8]}{_INTEGER if view.entity_keys.is_integer else ''}"
+    return new_place(view) + (_INTEGER if view.entity_keys.is_integer else "")
 
 
 def _make_place(connection: sqlite3.Connection, place: str) -> None:

@@ -6,6 +6,7 @@ write does to a record is worked out here, and put in its place by compare-and-s
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -172,7 +173,7 @@ class Records(Protocol):
         Returns the numbers of those that are not as they were, in order.
         """
 
-    def place(self, view: OnlineView, *, make: bool = False) -> str | None:
+    def place(self, view: OnlineView) -> str | None:
         """Where the view's records are; None before the first."""
 
     def places(self, view: OnlineView) -> list[str]:
@@ -377,6 +378,11 @@ class PackedDatabase:
         for schema in self.records.views(project).get(name, []):
             self.records.drop(schema)
         self.records.scrub()
+
+
+def new_place(view: OnlineView) -> str:
+    """The name of a place that nobody else has; it says whose it is."""
+    return f"{view.name}.{view.schema}.{uuid.uuid4().hex[:8]}"
 
 
 def not_online(view: OnlineView) -> NotBuilt:

@@ -1,23 +1,19 @@
-"""What packed records are called on Redis: `{bucket}view.schema.place:` and the entity's key."""
+"""What packed records are called on Redis: `{bucket}view.schema.place:` and the entity's key.
+
+The bucket in braces, one of 256, is what a cluster distributes keys by, so that compare-and-set runs on the server for
+many keys at once.
+"""
 
 from __future__ import annotations
 
-import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-
-from stores.packed import OnlineView
 
 
 def hash_of(project: str) -> str:
     """The hash that says where each view is, in one slot of a cluster with the locks of its views."""
     return f"{{punctual:{project}}}"
-
-
-def new_place(view: OnlineView) -> str:
-    """A place that nobody else has."""
-    return f"{view.name}.{view.schema}.{uuid.uuid4().hex[:8]}"
 
 
 def names_of(places: Sequence[str], keys: Iterable[bytes | None]) -> list[bytes]:

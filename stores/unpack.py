@@ -23,7 +23,6 @@ _INT64, _UINT32, _BYTE = np.dtype("<i8"), np.dtype("<u4"), np.dtype("u1")
 _HEAD_BITS = (1 << 8 * START) - 1
 # Up to here a step in Python for each record takes less than a dozen in NumPy for all.
 _FEW = 40
-_STATUSES: tuple[Status, ...] = ("PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE", "INVALID")
 
 
 class _Cells:
@@ -73,8 +72,6 @@ class Unpacker:
         #: The features by the type of their cells; each feature's type, and its number in that.
         self.cells: dict[str, _Cells] = {}
         self.place: list[tuple[str, int]] = []
-        #: By type: which features they are.
-        self.features: dict[str, Any] = {}
         #: The records' heads, and the event and created times of their rows.
         self.times = _Cells(_INT64)
         #: The bytes of null bits; among their bits those of the features, and those that say that the views' rows are withdrawn.
@@ -84,7 +81,6 @@ class Unpacker:
         self._place(layouts)
 
     def _place(self, layouts: Sequence[Layout]) -> None:
-        features: dict[str, list[int]] = {}
         null_bits: list[int] = []
         withdrawn_bits: list[int] = []
         self.ends_of = np.full(len(layouts), -1)
@@ -92,12 +88,11 @@ class Unpacker:
             offsets = layout.offsets
             for place, kind in enumerate(layout.kinds):
                 cells = self.cells.setdefault(kind.field, _Cells(kind.field))
-                features.setdefault(kind.field, []).append(len(self.place))
                 self.place.append((kind.field, cells.add(view, offsets[str(place)])))
             if layout.variable:
                 self.ends_of[view] = self.ends.add(view, offsets[str(layout.variable[-1])])
             first = 8 * len(self.nulls)
-            for byte in range(len(layout.kinds) // 8 + 1):
+            for byte in range(layout.null_bytes):
                 self.nulls.add(view, offsets["nulls"] + byte)
             null_bits += range(first, first + len(layout.kinds))
             withdrawn_bits.append(first + len(layout.kinds))
@@ -106,7 +101,8 @@ class Unpacker:
                 self.times.add(view, offset)
         for each in (*self.cells.values(), self.times, self.nulls, self.ends):
             each.settle(self.begins)
-        self.features = {field: _index(numbers) for field, numbers in features.items()}
+        #: By type: which features they are.
+        self.features = {field: _index([number for number, (of, _) in enumerate(self.place) if of == field]) for field in self.cells}
         self.null_bits, self.withdrawn_bits = _index(null_bits), np.array(withdrawn_bits, np.intp)
 
     def checksum(self, rows: int) -> int:
@@ -253,14 +249,14 @@ class Unpacked:
         """Whether a view shows a row, per row of the request."""
         if self._is_whole:
             return ["PRESENT"] * self._count
-        return [_STATUSES[code] for code in self._codes[view]]
+        return self._statuses[view]
 
     @cached_property
-    def _codes(self) -> list[list[int]]:
-        codes = np.where(self._present, 0, np.where(self._found, 2, 1))
+    def _statuses(self) -> list[list[Status]]:
+        statuses = np.where(self._present, "PRESENT", np.where(self._found, "OUTSIDE_MAX_AGE", "NOT_FOUND"))
         if self._damaged is not None:
-            codes[self._damaged] = 3
-        return codes.T.tolist()  # type: ignore[no-any-return]
+            statuses[self._damaged] = "INVALID"
+        return statuses.T.tolist()  # type: ignore[no-any-return]
 
     def events(self, view: int) -> list[int | None]:
         """The event times of a view's rows, None where there is none."""

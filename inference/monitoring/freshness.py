@@ -41,14 +41,16 @@ class Freshness:
 
 def online_mark(database: PackedDatabase, view: OnlineView) -> Mark | None:
     """How far the view is online as it is defined now, and from which version of its table; None before the first run."""
-    table, mark = Table.current(Path(data_path("tables")), view.name), database.records.mark(view)
+    return _mark_of(database, view, _table_of(view))
+
+
+def _table_of(view: OnlineView) -> Table | None:
+    return Table.current(Path(data_path("tables")), view.name)
+
+
+def _mark_of(database: PackedDatabase, view: OnlineView, table: Table | None) -> Mark | None:
+    mark = database.records.mark(view)
     return mark if table and mark and mark.version == table.version.version else None
-
-
-def materialized_until(database: PackedDatabase, view: OnlineView) -> datetime | None:
-    """How far the view is online as it is defined now; None before the first run."""
-    mark = online_mark(database, view)
-    return from_micros(mark.until) if mark else None
 
 
 def freshness(domain: LoadedDomain, database: PackedDatabase, views: Iterable[OnlineView]) -> dict[str, Freshness]:
@@ -58,8 +60,9 @@ def freshness(domain: LoadedDomain, database: PackedDatabase, views: Iterable[On
 
 def _freshness(domain: LoadedDomain, database: PackedDatabase, view: OnlineView) -> Freshness:
     declared = declaration_of(domain.views[view.name])
-    table = Table.current(Path(data_path("tables")), view.name)
-    built, online = table.built_until if table else None, materialized_until(database, view)
+    table = _table_of(view)
+    mark = _mark_of(database, view, table)
+    built, online = table.built_until if table else None, from_micros(mark.until) if mark else None
     if declared is None:
         return Freshness(view.name, None, built, online, None)
     complete = None

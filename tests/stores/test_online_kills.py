@@ -195,7 +195,7 @@ def test_a_materializer_killed_at_any_point_leaves_every_entity_whole_and_a_reru
         first = ["NOT_FOUND"] if place == 0 else []
         # The very first run makes the place that is read; until then there is no view to read.
         if place == 0:
-            world.database.records.place(world.view, make=True)
+            world.database.records.places(world.view)
         with world.reading(generation, *before, *first):
             killed[kind] += world.run((generation, rebuild, random_moments.uniform(0, 1.1 * world.seconds[place])))["killed"]
             world.check_file()

@@ -153,7 +153,7 @@ def test_another_schema_has_records_of_its_own(database):
 
 
 def test_the_mark_never_goes_back_within_a_version_of_the_table(database):
-    database.records.place(TRIPS, make=True)
+    database.records.places(TRIPS)
     assert database.records.mark(TRIPS) is None
     for offered, expected in [(Mark(1, 20), 20), (Mark(1, 10), 20), (Mark(1, -5), 20), (Mark(1, 30), 30), (Mark(2, 5), 5)]:
         database.records.move_mark(TRIPS, offered)

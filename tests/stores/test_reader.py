@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 def filled(folder, written):
     database = PackedDatabase(SqliteRecords(folder / f"{len(list(folder.glob('*.db')))}.db"))
     for view, offered in written.items():
-        database.records.place(view, make=True)
+        database.records.places(view)
         events, created = [row[1] for row in offered], [row[2] for row in offered]
         columns = [[row[3][place] for row in offered] for place in range(len(view.features))]
         withdrawn = np.array([row[4] for row in offered], bool)
