@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import stores.manifest
-import stores.table
+import stores.tables.manifest
+import stores.tables.table
 from benchmarks.harness import NoData
-from stores.table import CREATED, EVENT, Table, connect
+from stores.tables import CREATED, EVENT, Table, connect
 
 ROW = "row"
 DAY = 86_400_000_000
@@ -77,7 +77,9 @@ class DataSet:
         needed = self.bytes_at_most()
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise NoData(f"{folder} has {free / 1e9:.0f} GB left; expected {needed / 1e9:.0f} GB for {self.views[0].name}.")
+            raise NoData(
+                f"{folder} has {free / 1e9:.0f} GB left; expected {needed / 1e9:.0f} GB for {self.views[0].name}."
+            )
         for number, view in enumerate(self.views):
             _publish(view, folder / "tables", np.random.default_rng([3, number]), progress)
         pq.write_table(_entity_rows(self, np.random.default_rng(7)), folder / "entities.parquet")
@@ -105,18 +107,26 @@ class Progress:
 def read(folder: Path) -> DataSet:
     """What a complete folder holds."""
     fields = json.loads((folder / _COMPLETE).read_text())["data"]
-    views = tuple(View(**{**view, "features": tuple(map(tuple, view["features"]))}) for view in fields.pop("views"))
+    views = tuple(
+        View(**{**view, "features": tuple(map(tuple, view["features"]))})
+        for view in fields.pop("views")
+    )
     return DataSet(views, **fields)
 
 
 def written_by(maker: str = __file__) -> str:
     """What made the files, as a hash of a maker's source and our publisher's; data that another made are made anew."""
-    sources = [Path(maker), *(Path(str(module.__file__)) for module in (stores.table, stores.manifest))]
+    sources = [
+        Path(maker),
+        *(Path(str(module.__file__)) for module in (stores.tables.table, stores.tables.manifest)),
+    ]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def _description(data: DataSet) -> dict[str, Any]:
-    described: dict[str, Any] = json.loads(json.dumps({"data": asdict(data), "written_by": written_by()}))
+    described: dict[str, Any] = json.loads(
+        json.dumps({"data": asdict(data), "written_by": written_by()})
+    )
     return described
 
 
@@ -142,7 +152,9 @@ def _in_order_of_arrival(view: View, random: np.random.Generator) -> Iterator[pa
             created = rows[EVENT].cast(pa.int64()).to_numpy().copy()
             late = random.random(len(created)) < view.late
             created[late] += random.integers(1, MONTH, int(late.sum()))
-            rows = rows.set_column(rows.schema.get_field_index(CREATED), CREATED, pa.array(created, pa.timestamp("us")))
+            rows = rows.set_column(
+                rows.schema.get_field_index(CREATED), CREATED, pa.array(created, pa.timestamp("us"))
+            )
             rows = pa.concat_tables([waiting, rows]) if waiting is not None else rows
             known = rows[CREATED].cast(pa.int64()).to_numpy() < end
             rows, waiting = rows.filter(pa.array(known)), rows.filter(pa.array(~known))
@@ -159,7 +171,10 @@ def _stepwise(view: View, random: np.random.Generator) -> Iterator[tuple[pa.Tabl
         events = START + np.repeat(steps * step, view.entities)
         if view.jitter:
             events += random.integers(0, step, len(events))
-        yield _rows(view, np.tile(np.arange(view.entities), len(steps)), events, random), START + (first + len(steps)) * step
+        yield (
+            _rows(view, np.tile(np.arange(view.entities), len(steps)), events, random),
+            START + (first + len(steps)) * step,
+        )
 
 
 def _scattered(view: View, random: np.random.Generator) -> Iterator[tuple[pa.Table, int]]:
@@ -169,19 +184,27 @@ def _scattered(view: View, random: np.random.Generator) -> Iterator[tuple[pa.Tab
         yield _rows(view, part % view.entities, events[part], random), int(events[part[-1]]) + 1
 
 
-def _rows(view: View, keys: np.ndarray, events: np.ndarray, random: np.random.Generator) -> pa.Table:
+def _rows(
+    view: View, keys: np.ndarray, events: np.ndarray, random: np.random.Generator
+) -> pa.Table:
     columns = {view.key: _keys(keys, text=view.text_keys)}
     for number, (name, kind) in enumerate(view.features):
         # Few distinct values, as prices and counts have; one in fifty of the first feature is missing.
         values = random.integers(0, view.levels, len(keys), np.int16)
         missing = random.random(len(keys)) < 0.02 if number == 0 else None
-        columns[name] = pa.array(values / np.float32(16) if kind == "float" else values, kind, mask=missing)
+        columns[name] = pa.array(
+            values / np.float32(16) if kind == "float" else values, kind, mask=missing
+        )
     times = pa.array(events, pa.timestamp("us"))
     return pa.table({**columns, EVENT: times, CREATED: times})
 
 
 def _keys(numbers: np.ndarray, *, text: bool) -> pa.Array:
-    return pa.array([f"customer_{number:06d}" for number in numbers.tolist()]) if text else pa.array(numbers, pa.int64())
+    return (
+        pa.array([f"customer_{number:06d}" for number in numbers.tolist()])
+        if text
+        else pa.array(numbers, pa.int64())
+    )
 
 
 def _entity_rows(data: DataSet, random: np.random.Generator) -> pa.Table:
@@ -193,8 +216,13 @@ def _entity_rows(data: DataSet, random: np.random.Generator) -> pa.Table:
         columns = {first.key: _keys(numbers % first.entities * 2, text=False)}
         moments = START + numbers // first.entities * step - 30_000_000
     else:
-        anyone = {key: random.integers(0, max(view.entities * 101 // 100, view.entities + 1), rows) for key, view in keys.items()}
+        anyone = {
+            key: random.integers(0, max(view.entities * 101 // 100, view.entities + 1), rows)
+            for key, view in keys.items()
+        }
         chosen = {key: np.arange(rows) for key in keys} if data.asked == "each" else anyone
         columns = {key: _keys(chosen[key], text=view.text_keys) for key, view in keys.items()}
         moments = START + random.integers(0, first.days * DAY, rows)
-    return pa.table({ROW: np.arange(rows), **columns, EVENT: pa.array(moments, pa.timestamp("us", "UTC"))})
+    return pa.table(
+        {ROW: np.arange(rows), **columns, EVENT: pa.array(moments, pa.timestamp("us", "UTC"))}
+    )

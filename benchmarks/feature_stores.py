@@ -17,7 +17,7 @@ import pyarrow as pa
 from benchmarks.data import DataSet, read
 from benchmarks.harness import MB, Outcome, Work
 from benchmarks.results import outcome_of
-from stores.table import CREATED, EVENT
+from stores.tables import CREATED, EVENT
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FileSource
@@ -54,7 +54,9 @@ def _ours(folder: Path, settings: dict[str, str]) -> Work:
     store = _feature_store(folder, data, {**OURS, **settings})
 
     def run() -> pa.Table:
-        return store.get_historical_features(folder / "entities.parquet", _references(data), full_feature_names=True).to_arrow()  # type: ignore[arg-type]
+        return store.get_historical_features(
+            folder / "entities.parquet", _references(data), full_feature_names=True
+        ).to_arrow()  # type: ignore[arg-type]
 
     return Work(run, outcome_of(data))
 
@@ -68,7 +70,9 @@ def feast_duckdb(folder: str) -> Work:
 
     def run() -> pa.Table:
         rows = pd.read_parquet(Path(folder) / "entities.parquet")  # it takes pandas only
-        return store.get_historical_features(rows, _references(data), full_feature_names=True).to_arrow()
+        return store.get_historical_features(
+            rows, _references(data), full_feature_names=True
+        ).to_arrow()
 
     return Work(run, outcome_of(data))
 
@@ -91,20 +95,36 @@ def _feature_store(folder: Path, data: DataSet, offline: dict[str, str]) -> Feat
         config=RepoConfig(
             project="benchmark",
             provider="local",
-            registry={"registry_type": "sql", "path": f"sqlite:///{registry}", "cache_ttl_seconds": 3600},
+            registry={
+                "registry_type": "sql",
+                "path": f"sqlite:///{registry}",
+                "cache_ttl_seconds": 3600,
+            },
             offline_store=offline,
             online_store={"type": "sqlite", "path": str(folder / "online.db")},
             entity_key_serialization_version=3,
         )
     )
-    keys = {view.key: ValueType.STRING if view.text_keys else ValueType.INT64 for view in data.views}
-    entities = {key: Entity(name=key, join_keys=[key], value_type=type_) for key, type_ in keys.items()}
+    keys = {
+        view.key: ValueType.STRING if view.text_keys else ValueType.INT64 for view in data.views
+    }
+    entities = {
+        key: Entity(name=key, join_keys=[key], value_type=type_) for key, type_ in keys.items()
+    }
     views = []
     for view in data.views:
         source = table_source(folder / "tables", view.name, stock=offline is STOCK)
         schema = [Field(name=view.key, dtype=String if view.text_keys else Int64)]
         schema += [Field(name=name, dtype=types[type_]) for name, type_ in view.features]
-        views.append(FeatureView(name=view.name, entities=[entities[view.key]], schema=schema, source=source, ttl=None))
+        views.append(
+            FeatureView(
+                name=view.name,
+                entities=[entities[view.key]],
+                schema=schema,
+                source=source,
+                ttl=None,
+            )
+        )
     store.apply([*entities.values(), *views])
     return store
 

@@ -18,7 +18,9 @@ def serve(port: int) -> None:
         return {}
 
     app.post("/predict")(predict)
-    uvicorn.run(app, host=HOST, port=port, log_level="warning", access_log=False, server_header=False)
+    uvicorn.run(
+        app, host=HOST, port=port, log_level="warning", access_log=False, server_header=False
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pyarrow as pa
 from benchmarks.data import DataSet, View, files, read
 from benchmarks.harness import Work
 from benchmarks.results import outcome_of
-from stores.table import CREATED, EVENT, literal, quoted
+from stores.tables import CREATED, EVENT, literal, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,8 +54,14 @@ def _duckdb(folder: Path, *, two_time: bool) -> Work:
 
 
 def _names(data: DataSet) -> list[str]:
-    pairs = [(number, view.name, name) for number, view in enumerate(data.views) for name, _ in view.features]
-    return [f"h{number}.{quoted(name)} AS {quoted(f'{view}__{name}')}" for number, view, name in pairs]
+    pairs = [
+        (number, view.name, name)
+        for number, view in enumerate(data.views)
+        for name, _ in view.features
+    ]
+    return [
+        f"h{number}.{quoted(name)} AS {quoted(f'{view}__{name}')}" for number, view, name in pairs
+    ]
 
 
 def _history_sql(folder: Path, view: View, *, two_time: bool) -> str:
@@ -96,22 +102,32 @@ def _polars(folder: Path, *, two_time: bool, presorted: bool = False) -> Work:
     def run() -> pa.Table:
         joined = pl.scan_parquet(folder / "entities.parquet").sort(EVENT)
         for view in data.views:
-            history = _history_polars(paths[view.name], view, two_time=two_time, presorted=presorted)
+            history = _history_polars(
+                paths[view.name], view, two_time=two_time, presorted=presorted
+            )
             # The sort is by time alone: within a key it is then in order too, which polars cannot see for itself.
-            joined = joined.join_asof(history, left_on=EVENT, right_on="__known", by=view.key, check_sortedness=False).drop("__known")
+            joined = joined.join_asof(
+                history, left_on=EVENT, right_on="__known", by=view.key, check_sortedness=False
+            ).drop("__known")
         return joined.collect().to_arrow()
 
     return Work(run, outcome_of(data))
 
 
-def _history_polars(paths: list[str], view: View, *, two_time: bool, presorted: bool) -> pl.LazyFrame:
+def _history_polars(
+    paths: list[str], view: View, *, two_time: bool, presorted: bool
+) -> pl.LazyFrame:
     import polars as pl
 
     features = [pl.col(name).alias(f"{view.name}__{name}") for name, _ in view.features]
     known = pl.max_horizontal(EVENT, CREATED) if two_time else pl.col(EVENT)
-    history = pl.scan_parquet(paths).select(view.key, *features, EVENT, known.dt.replace_time_zone("UTC").alias("__known"))
+    history = pl.scan_parquet(paths).select(
+        view.key, *features, EVENT, known.dt.replace_time_zone("UTC").alias("__known")
+    )
     if two_time:
-        history = history.sort("__known", EVENT).filter(pl.col(EVENT) >= pl.col(EVENT).cum_max().over(view.key))
+        history = history.sort("__known", EVENT).filter(
+            pl.col(EVENT) >= pl.col(EVENT).cum_max().over(view.key)
+        )
         return history.drop(EVENT)
     history = history.drop(EVENT)
     return history.set_sorted("__known") if presorted else history.sort("__known")
@@ -138,14 +154,22 @@ def _pandas(folder: Path, *, two_time: bool) -> Work:
         for view in data.views:
             names = {name: f"{view.name}__{name}" for name, _ in view.features}
             times = [EVENT, CREATED] if two_time else [EVENT]
-            history = pd.read_parquet(cast("Any", paths[view.name]), columns=[view.key, *names, *times]).rename(columns=names)
-            history["__known"] = history[times].max(axis=1).dt.tz_localize("UTC") if two_time else history[EVENT].dt.tz_localize("UTC")
+            history = pd.read_parquet(
+                cast("Any", paths[view.name]), columns=[view.key, *names, *times]
+            ).rename(columns=names)
+            history["__known"] = (
+                history[times].max(axis=1).dt.tz_localize("UTC")
+                if two_time
+                else history[EVENT].dt.tz_localize("UTC")
+            )
             if two_time:
                 history = history.sort_values(["__known", EVENT])
                 history = history[history[EVENT] >= history.groupby(view.key)[EVENT].cummax()]
             else:
                 history = history.sort_values("__known")
-            joined = pd.merge_asof(joined, history.drop(columns=times), left_on=EVENT, right_on="__known", by=view.key)
+            joined = pd.merge_asof(
+                joined, history.drop(columns=times), left_on=EVENT, right_on="__known", by=view.key
+            )
             joined = joined.drop(columns="__known")
         return pa.Table.from_pandas(joined, preserve_index=False)
 

@@ -95,11 +95,23 @@ def measure(
     No repetition begins after `patience` seconds of work. A child is ended, and counts as failed, after `timeout`
     seconds or when the machine has less than `spare_mb` of memory left.
     """
-    request = json.dumps({"target": target, "arguments": arguments, "repetitions": repetitions, "patience": patience})
+    request = json.dumps(
+        {"target": target, "arguments": arguments, "repetitions": repetitions, "patience": patience}
+    )
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaints:
         command = [sys.executable, "-m", "benchmarks.harness"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=answer, stderr=complaints, cwd=folder, env=environment)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        }
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=answer,
+            stderr=complaints,
+            cwd=folder,
+            env=environment,
+        )
         assert child.stdin is not None
         with child.stdin as pipe:
             pipe.write(request.encode())
@@ -141,7 +153,9 @@ def _kilobytes(path: str, name: str) -> float:
         lines = Path(path).read_text().splitlines()
     except OSError:
         return 0.0
-    return next((float(line.split()[1]) * 1.024 for line in lines if line.startswith(f"{name}:")), 0.0)
+    return next(
+        (float(line.split()[1]) * 1.024 for line in lines if line.startswith(f"{name}:")), 0.0
+    )
 
 
 def peak_mb() -> float:
@@ -162,7 +176,9 @@ def cpu_seconds_of(pid: int) -> float:
     for each in _with_children(pid):
         try:
             # The name in brackets may have anything in it; user and system time are the 12th and 13th field after it.
-            ticks += sum(map(int, Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:13]))
+            ticks += sum(
+                map(int, Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:13])
+            )
         except OSError:
             continue  # gone since it was listed
     return ticks / os.sysconf("SC_CLK_TCK")
@@ -251,7 +267,9 @@ def compared(
     contenders: Iterable[str],
     measured: Callable[[str], Measurement],
     note: str,
-    groups: Callable[[list[Measurement]], Iterable[Iterable[Measurement]]] = lambda measurements: [measurements],
+    groups: Callable[[list[Measurement]], Iterable[Iterable[Measurement]]] = lambda measurements: [
+        measurements
+    ],
 ) -> list[Measurement]:
     """Measure a case's contenders one after the other and print their table.
 
@@ -285,21 +303,53 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
     ended = [one for one in measurements if not one.failed]
     base = ended[0].seconds if ended else 0.0
     more = list(dict.fromkeys(name for one in ended for name in one.more))
-    head = ["contender", "seconds", "fastest", "cpu s", "runs", "times", "peak MB", "rows/s", "rows/s/core", *more, "hash"]
+    head = [
+        "contender",
+        "seconds",
+        "fastest",
+        "cpu s",
+        "runs",
+        "times",
+        "peak MB",
+        "rows/s",
+        "rows/s/core",
+        *more,
+        "hash",
+    ]
     rows = [_row(one, base, more) for one in measurements]
     widths = [max(len(row[number]) for row in [head, *rows]) for number in range(len(head))]
     ruler = ["-" * width for width in widths]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in (head, ruler, *rows)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in (head, ruler, *rows)
+    ]
     return "\n".join([f"### {case}", *([note] if note else []), "", *lines, ""])
 
 
 def _row(one: Measurement, base: float, more: list[str]) -> list[str]:
     if one.failed:
-        return [one.contender, "-", "-", "-", "0", "-", f"{one.peak_mb:,.0f}", "-", "-", *["-"] * len(more), one.failed]
+        return [
+            one.contender,
+            "-",
+            "-",
+            "-",
+            "0",
+            "-",
+            f"{one.peak_mb:,.0f}",
+            "-",
+            "-",
+            *["-"] * len(more),
+            one.failed,
+        ]
     times = [_seconds(one.seconds), _seconds(one.fastest), _seconds(one.cpu_seconds)]
     figures = [*times, str(one.repetitions), f"{one.seconds / base:.2f}"]
     figures += [f"{one.peak_mb:,.0f}", f"{one.rows_per_s:,.0f}", f"{one.rows_per_s / cores():,.0f}"]
-    return [one.contender, *figures, *[_figure(one.more[name]) if name in one.more else "" for name in more], one.hash]
+    return [
+        one.contender,
+        *figures,
+        *[_figure(one.more[name]) if name in one.more else "" for name in more],
+        one.hash,
+    ]
 
 
 def _seconds(value: float) -> str:
@@ -313,12 +363,25 @@ def _figure(value: float) -> str:
 
 def as_json(cases: dict[str, list[Measurement]]) -> str:
     """All cases as one line: `{"cases": {case: {contender: {"seconds": …, "peak_mb": …, "rows_per_s": …, "hash": …}}}}`."""
-    return json.dumps({"cases": {case: {one.contender: _json(one) for one in measurements} for case, measurements in cases.items()}})
+    return json.dumps(
+        {
+            "cases": {
+                case: {one.contender: _json(one) for one in measurements}
+                for case, measurements in cases.items()
+            }
+        }
+    )
 
 
 def _json(one: Measurement) -> dict[str, Any]:
     if one.failed:
-        return {"seconds": None, "peak_mb": round(one.peak_mb, 1), "rows_per_s": None, "hash": None, "failed": one.failed}
+        return {
+            "seconds": None,
+            "peak_mb": round(one.peak_mb, 1),
+            "rows_per_s": None,
+            "hash": None,
+            "failed": one.failed,
+        }
     fields = asdict(one)
     rounded = {name: round(fields[name], 6) for name in ("seconds", "fastest", "cpu_seconds")}
     return {

@@ -62,24 +62,47 @@ def closed_loop(target: Target, connections: int, seconds: float) -> Load:
     """By wrk where it is installed, else by this module."""
     if shutil.which("wrk"):
         return _by_wrk(target, connections, seconds)
-    return _by_process({"target": asdict(target), "connections": connections, "seconds": seconds, "rate": None})
+    return _by_process(
+        {"target": asdict(target), "connections": connections, "seconds": seconds, "rate": None}
+    )
 
 
 def open_loop(target: Target, connections: int, seconds: float, rate: float) -> Load:
     """So many requests a second, on so many connections at most at a time."""
-    return _by_process({"target": asdict(target), "connections": connections, "seconds": seconds, "rate": rate})
+    return _by_process(
+        {"target": asdict(target), "connections": connections, "seconds": seconds, "rate": rate}
+    )
 
 
 def _by_wrk(target: Target, connections: int, seconds: float) -> Load:
     script = str(Path(__file__).with_name("load.lua"))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", script, f"http://{HOST}:{target.port}"]
-    done = subprocess.run([*command, "--", target.path, target.bodies], capture_output=True, text=True, check=True)
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:g}s",
+        "--timeout",
+        "30s",
+        "-s",
+        script,
+        f"http://{HOST}:{target.port}",
+    ]
+    done = subprocess.run(
+        [*command, "--", target.path, target.bodies], capture_output=True, text=True, check=True
+    )
     return Load(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def _by_process(arguments: dict[str, Any]) -> Load:
     command = [sys.executable, "-m", "benchmarks.load"]
-    done = subprocess.run(command, cwd=ROOT, input=json.dumps(arguments), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        input=json.dumps(arguments),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return Load(**json.loads(done.stdout))
 
 
@@ -94,7 +117,9 @@ def drive(target: Target, connections: int, seconds: float, rate: float | None) 
     start = perf_counter()
     while True:
         now = perf_counter()
-        over = now - start >= (seconds if total is None else 2 * seconds) or (total is not None and sent >= total)
+        over = now - start >= (seconds if total is None else 2 * seconds) or (
+            total is not None and sent >= total
+        )
         while free and not over:
             due = now if rate is None else start + sent / rate
             if due > now:
@@ -106,7 +131,11 @@ def drive(target: Target, connections: int, seconds: float, rate: float | None) 
             over = total is not None and sent >= total
         if over and not busy:
             break
-        wait = max(start + sent / rate - perf_counter(), 0.0) if rate is not None and free and not over else 1.0
+        wait = (
+            max(start + sent / rate - perf_counter(), 0.0)
+            if rate is not None and free and not over
+            else 1.0
+        )
         for ready in select.select(list(busy), [], [], wait)[0]:
             status = busy[ready].answer()
             if status is None:
@@ -121,7 +150,9 @@ def drive(target: Target, connections: int, seconds: float, rate: float | None) 
     for connection in free:
         connection.socket.close()
     failed += 0 if total is None else total - sent
-    p50, p99, p999 = np.percentile(np.array(took) * 1000, (50, 99, 99.9)) if took else (0.0, 0.0, 0.0)
+    p50, p99, p999 = (
+        np.percentile(np.array(took) * 1000, (50, 99, 99.9)) if took else (0.0, 0.0, 0.0)
+    )
     return Load(len(took), failed, elapsed, float(p50), float(p99), float(p999))
 
 

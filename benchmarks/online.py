@@ -20,9 +20,23 @@ from benchmarks.online_data import OnlineData, Reads
 from benchmarks.redis_server import RedisServer
 from benchmarks.servers import NoServer
 
-READERS = ("feast_sqlite", "feast_redis", "ours", "ours_redis", "ours_via_feast", "ours_redis_via_feast")
+READERS = (
+    "feast_sqlite",
+    "feast_redis",
+    "ours",
+    "ours_redis",
+    "ours_via_feast",
+    "ours_redis_via_feast",
+)
 ON_REDIS = ("feast_redis", "ours_redis", "ours_redis_via_feast")
-MATERIALIZERS = ("feast_sqlite", "feast_sqlite_defaults", "feast_redis", "feast_redis_defaults", "ours_sqlite", "ours_redis")
+MATERIALIZERS = (
+    "feast_sqlite",
+    "feast_sqlite_defaults",
+    "feast_redis",
+    "feast_redis_defaults",
+    "ours_sqlite",
+    "ours_redis",
+)
 OURS = ("ours_sqlite", "ours_redis")
 EVERYONE = tuple(dict.fromkeys((*READERS, *MATERIALIZERS)))
 
@@ -46,28 +60,53 @@ class Case:
     def quick(self) -> Case:
         """A tenth of the rows or requests."""
         if self.reads:
-            return replace(self, reads=replace(self.reads, requests=max(self.reads.requests // 10, 20)))
+            return replace(
+                self, reads=replace(self.reads, requests=max(self.reads.requests // 10, 20))
+            )
         return replace(self, data=replace(self.data, entities=self.data.entities // 10))
 
 
 def _reading(views: int, rows: int, *, missing: bool) -> Case:
     note = "a third of the keys missing" if missing else "no key missing"
-    return Case(SHAPE, READERS, f"{rows} rows of {views} views of 10 features, {note}", Reads(views, rows, REQUESTS[rows], missing))
+    return Case(
+        SHAPE,
+        READERS,
+        f"{rows} rows of {views} views of 10 features, {note}",
+        Reads(views, rows, REQUESTS[rows], missing),
+    )
 
 
 def _cases() -> Iterator[tuple[str, Case]]:
     for missing in (True, False):
         for views in (5, 25):
             for rows in (1, 10, 100):
-                yield f"reads_{views}x{rows}_{'missing' if missing else 'found'}", _reading(views, rows, missing=missing)
+                yield (
+                    f"reads_{views}x{rows}_{'missing' if missing else 'found'}",
+                    _reading(views, rows, missing=missing),
+                )
     for views in (1, 5, 10, 20):
         note = f"50 rows of {views} views of 3 features, one Redis server"
         yield f"redis_{views}", Case(SMALL, ON_REDIS, note, Reads(views, 50, REQUESTS[50]))
-    yield "materialize", Case(MILLION, MATERIALIZERS, "every entity's 10 features into an empty store")
-    yield "materialize_5m", Case(replace(MILLION, entities=5_000_000), OURS, "the same for five times as many: memory must not grow")
+    yield (
+        "materialize",
+        Case(MILLION, MATERIALIZERS, "every entity's 10 features into an empty store"),
+    )
+    yield (
+        "materialize_5m",
+        Case(
+            replace(MILLION, entities=5_000_000),
+            OURS,
+            "the same for five times as many: memory must not grow",
+        ),
+    )
     yield (
         "rebuild",
-        Case(MILLION, OURS, "a reader a core, 10 rows 200 times a second, in quiet and while everything is rebuilt", rebuild=True),
+        Case(
+            MILLION,
+            OURS,
+            "a reader a core, 10 rows 200 times a second, in quiet and while everything is rebuilt",
+            rebuild=True,
+        ),
     )
 
 
@@ -96,7 +135,9 @@ class Run:
         place = self.folder / f"{case.data.views}x{case.data.features}x{case.data.entities}"
         case.data.make(place, Progress())
         note = f"{case.note}; {case.data.entities:,} entities, {cores()} cores."
-        return compared(name, contenders, lambda contender: self._measured(case, contender, place), note)
+        return compared(
+            name, contenders, lambda contender: self._measured(case, contender, place), note
+        )
 
     def _measured(self, case: Case, contender: str, place: Path) -> Measurement:
         store = store_of(contender)
@@ -104,22 +145,50 @@ class Run:
             repetitions = 1 if store.startswith("feast") else self.repetitions
             with RedisServer(place / "redis_alone") as server:
                 defaults = contender.endswith("_defaults")
-                return self._child(contender, "online_stores:materialize", case, store, server, place, repetitions, defaults=defaults)
+                return self._child(
+                    contender,
+                    "online_stores:materialize",
+                    case,
+                    store,
+                    server,
+                    place,
+                    repetitions,
+                    defaults=defaults,
+                )
         server = self._server(place)
         if failed := self._filled_or_failed(case, store, server, place):
             return replace(failed, contender=contender)
         if case.rebuild:
-            return self._child(contender, "online_rebuild:readers_meanwhile", case, store, server, place, self.repetitions)
+            return self._child(
+                contender,
+                "online_rebuild:readers_meanwhile",
+                case,
+                store,
+                server,
+                place,
+                self.repetitions,
+            )
         target = "via_feast" if "feast" in contender else "direct"
         reads = asdict(case.reads) if case.reads else {}
-        return self._child(contender, f"online_stores:{target}", case, store, server, place, self.repetitions, reads=reads)
+        return self._child(
+            contender,
+            f"online_stores:{target}",
+            case,
+            store,
+            server,
+            place,
+            self.repetitions,
+            reads=reads,
+        )
 
     def _server(self, place: Path) -> RedisServer:
         if place not in self._servers:
             self._servers[place] = self.ends.enter_context(RedisServer(place / "redis"))
         return self._servers[place]
 
-    def _filled_or_failed(self, case: Case, store: str, server: RedisServer, place: Path) -> Measurement | None:
+    def _filled_or_failed(
+        self, case: Case, store: str, server: RedisServer, place: Path
+    ) -> Measurement | None:
         """Fill a store for all who read it in this run; the measurement where that failed."""
         if (place, store) in self._filled:
             return None
@@ -131,10 +200,28 @@ class Run:
         return None
 
     def _child(
-        self, contender: str, target: str, case: Case, store: str, server: RedisServer, place: Path, repetitions: int, **more: Any
+        self,
+        contender: str,
+        target: str,
+        case: Case,
+        store: str,
+        server: RedisServer,
+        place: Path,
+        repetitions: int,
+        **more: Any,
     ) -> Measurement:
-        arguments = {"folder": str(place), "data": asdict(case.data), "store": store, "redis_url": server.url, **more}
-        limits: dict[str, Any] = {"repetitions": repetitions, "patience": self.patience, "timeout": self.timeout}
+        arguments = {
+            "folder": str(place),
+            "data": asdict(case.data),
+            "store": store,
+            "redis_url": server.url,
+            **more,
+        }
+        limits: dict[str, Any] = {
+            "repetitions": repetitions,
+            "patience": self.patience,
+            "timeout": self.timeout,
+        }
         return measure(contender, f"benchmarks.{target}", arguments, folder=place, **limits)
 
 
@@ -157,12 +244,16 @@ def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measure
     names = [name for given in asked.case or ["all"] for name in SETS.get(given, (given,))]
     cases: dict[str, list[Measurement]] = {}
     with ExitStack() as ends:
-        run = Run(folder, ends, asked.repetitions or (1 if asked.quick else 3), timeout=asked.timeout)
+        run = Run(
+            folder, ends, asked.repetitions or (1 if asked.quick else 3), timeout=asked.timeout
+        )
         for name in dict.fromkeys(names):
             case = CASES[name].quick() if asked.quick else CASES[name]
             if asked.rows and not case.reads:
                 case = replace(case, data=replace(case.data, entities=asked.rows))
-            contenders = [each for each in case.contenders if not asked.contender or each in asked.contender]
+            contenders = [
+                each for each in case.contenders if not asked.contender or each in asked.contender
+            ]
             if contenders:
                 cases[name] = run.case(name, case, contenders)
     return cases
@@ -170,13 +261,42 @@ def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measure
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=__doc__)
-    parser.add_argument("--case", action="append", choices=[*CASES, *SETS], help="may be repeated; all where none is given")
-    parser.add_argument("--contender", action="append", choices=EVERYONE, help="may be repeated; cases without them are left out")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the requests and of the rows to materialize, once")
-    parser.add_argument("--rows", type=int, help="so many entities are materialized, whatever the case says")
-    parser.add_argument("--repetitions", type=int, help="of which the median is shown (3); Feast's own stores materialize once")
-    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds after which a contender is ended (1800)")
-    parser.add_argument("--folder", type=Path, help="where the data are made, and found again; else made anew and removed")
+    parser.add_argument(
+        "--case",
+        action="append",
+        choices=[*CASES, *SETS],
+        help="may be repeated; all where none is given",
+    )
+    parser.add_argument(
+        "--contender",
+        action="append",
+        choices=EVERYONE,
+        help="may be repeated; cases without them are left out",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a tenth of the requests and of the rows to materialize, once",
+    )
+    parser.add_argument(
+        "--rows", type=int, help="so many entities are materialized, whatever the case says"
+    )
+    parser.add_argument(
+        "--repetitions",
+        type=int,
+        help="of which the median is shown (3); Feast's own stores materialize once",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=1800.0,
+        help="seconds after which a contender is ended (1800)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where the data are made, and found again; else made anew and removed",
+    )
     return parser
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.data import DAY, START, Progress, written_by
-from stores.table import CREATED, EVENT, Table, connect
+from stores.tables import CREATED, EVENT, Table, connect
 
 KEY = "entity"
 ROWS_A_COMMIT = 250_000
@@ -50,7 +50,10 @@ class OnlineData:
 
     def make(self, folder: Path, progress: Progress) -> None:
         """Publish every view's rows into the folder, unless they are there complete."""
-        complete, description = folder / _COMPLETE, json.dumps({**asdict(self), "written_by": written_by(__file__)})
+        complete, description = (
+            folder / _COMPLETE,
+            json.dumps({**asdict(self), "written_by": written_by(__file__)}),
+        )
         if complete.exists() and complete.read_text() == description:
             return
         shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +75,10 @@ class OnlineData:
         length = DAY // len(parts)
         for number, keys in enumerate(parts):
             last = number == len(parts) - 1
-            moments = pa.array(START + number * length + np.sort(random.integers(0, length, len(keys))), pa.timestamp("us"))
+            moments = pa.array(
+                START + number * length + np.sort(random.integers(0, length, len(keys))),
+                pa.timestamp("us"),
+            )
             columns = {KEY: pa.array(keys, pa.int64()), EVENT: moments, CREATED: moments}
             until = BUILT if last else FIRST + timedelta(microseconds=(number + 1) * length - 1)
             yield pa.table({**columns, **self._values(view, len(keys), random)}), until
@@ -80,7 +86,9 @@ class OnlineData:
     def _values(self, view: int, rows: int, random: np.random.Generator) -> dict[str, pa.Array]:
         values = {}
         for number, name in enumerate(self.feature_names(view)):
-            drawn = random.integers(0, 2**52, rows) if number % 2 else random.normal(100.0, 25.0, rows)
+            drawn = (
+                random.integers(0, 2**52, rows) if number % 2 else random.normal(100.0, 25.0, rows)
+            )
             values[name] = pa.array(drawn, mask=random.random(rows) < 0.02 if number == 0 else None)
         return values
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.online_data import BUILT, KEY, OnlineData
-from feature_repo.times import micros
+from punctual.times import micros
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-ENGINE = {"type": "stores.engine.AsofEngine"}
+ENGINE = {"type": "stores.online.AsofEngine"}
 Read = Callable[[np.ndarray], np.ndarray]
 
 
@@ -30,11 +30,17 @@ def redis_settings(url: str) -> dict[str, Any]:
 
 def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
     """From the keys of a request to a matrix of doubles, a row for each key and a column for each feature of the first so many views."""
-    from stores.packed import OnlineView
-    from stores.reader import Reader
+    from stores.online import OnlineView, Reader
 
-    online = [OnlineView.of(store.project, store.get_feature_view(name)) for name in data.view_names[:views]]
-    rows, keys_of, at = Reader(_database(store), [(view, KEY) for view in online]), online[0].all_keys, micros(BUILT)
+    online = [
+        OnlineView.of(store.project, store.get_feature_view(name))
+        for name in data.view_names[:views]
+    ]
+    rows, keys_of, at = (
+        Reader(_database(store), [(view, KEY) for view in online]),
+        online[0].all_keys,
+        micros(BUILT),
+    )
 
     def read(keys: np.ndarray) -> np.ndarray:
         return rows.matrix({KEY: keys_of(keys.tolist())}, at)
@@ -47,11 +53,14 @@ def rebuild(store: FeatureStore, data: OnlineData) -> int:
 
     On Linux it is the calling thread alone whose priority is lower from then on.
     """
-    from stores.engine import give_way, materialize_view
+    from stores.online import give_way, materialize_view
 
     give_way()
     views = [store.get_feature_view(name) for name in data.view_names]
-    return sum(materialize_view(store.config, _database(store), view, now=BUILT, rebuild=True).rows for view in views)
+    return sum(
+        materialize_view(store.config, _database(store), view, now=BUILT, rebuild=True).rows
+        for view in views
+    )
 
 
 def _database(store: FeatureStore) -> Any:

@@ -26,12 +26,16 @@ READS_A_SECOND = 200
 ROWS = 10
 
 
-def readers_meanwhile(folder: str, data: dict[str, int], store: str, redis_url: str, quiet_seconds: float = 5.0) -> Work:
+def readers_meanwhile(
+    folder: str, data: dict[str, int], store: str, redis_url: str, quiet_seconds: float = 5.0
+) -> Work:
     """Rebuild the filled store; the figures are what the readers saw."""
     made = OnlineData(**data)
     opened = feature_store(Path(folder), made, store, redis_url)
     command = [sys.executable, "-m", "benchmarks.online_rebuild"]
-    command += [json.dumps({"folder": folder, "data": data, "store": store, "redis_url": redis_url})]
+    command += [
+        json.dumps({"folder": folder, "data": data, "store": store, "redis_url": redis_url})
+    ]
     readers: list[_Readers] = []
     ends: list[float] = []
 
@@ -56,7 +60,10 @@ class _Readers:
     def __init__(self, command: list[str]) -> None:
         self._seen: list[dict[str, Any]] = []
         self._processes = [
-            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(cores())
+            subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(cores())
         ]
         for process in self._processes:
             if process.stdout is None or process.stdout.readline() != "ready\n":
@@ -64,7 +71,9 @@ class _Readers:
 
     def ended(self) -> _Readers:
         """The end of its input ends a reader."""
-        self._seen = [json.loads(process.communicate(timeout=60)[0] or "{}") for process in self._processes]
+        self._seen = [
+            json.loads(process.communicate(timeout=60)[0] or "{}") for process in self._processes
+        ]
         return self
 
     def figures(self, start: float, end: float) -> dict[str, float]:
@@ -75,10 +84,16 @@ class _Readers:
         took = np.concatenate([np.array(seen["took"]) for seen in self._seen])
         during = (due >= start) & (due < end)
         failed = sum(seen["failed"] for seen in self._seen)
-        figures = {"readers": len(self._seen), "reads_meanwhile": int(during.sum()), "failed_reads": failed}
+        figures = {
+            "readers": len(self._seen),
+            "reads_meanwhile": int(during.sum()),
+            "failed_reads": failed,
+        }
         for name, chosen in (("quiet", due < start), ("meanwhile", during)):
             if chosen.any():
-                figures |= {f"{name}_{figure}": value for figure, value in latencies(took[chosen]).items()}
+                figures |= {
+                    f"{name}_{figure}": value for figure, value in latencies(took[chosen]).items()
+                }
         return figures
 
 

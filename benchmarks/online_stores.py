@@ -36,10 +36,14 @@ def fill(folder: str, data: dict[str, int], store: str, redis_url: str) -> Work:
     made, place = OnlineData(**data), Path(folder)
     _empty(place, store)
     opened = feature_store(place, made, store, redis_url, apply=True)
-    return Work(lambda: opened.materialize(FIRST, BUILT), lambda _: Outcome(made.views * made.entities, ""))
+    return Work(
+        lambda: opened.materialize(FIRST, BUILT), lambda _: Outcome(made.views * made.entities, "")
+    )
 
 
-def via_feast(folder: str, data: dict[str, int], reads: dict[str, Any], store: str, redis_url: str) -> Work:
+def via_feast(
+    folder: str, data: dict[str, int], reads: dict[str, Any], store: str, redis_url: str
+) -> Work:
     """Requests through Feast's `get_online_features`; taking the values out of its answer is not counted."""
     made, asked = OnlineData(**data), Reads(**reads)
     opened = feature_store(Path(folder), made, store, redis_url)
@@ -56,10 +60,14 @@ def via_feast(folder: str, data: dict[str, int], reads: dict[str, Any], store: s
     return _reading(asked.keys(made.entities), ask, matrix)
 
 
-def direct(folder: str, data: dict[str, int], reads: dict[str, Any], store: str, redis_url: str) -> Work:
+def direct(
+    folder: str, data: dict[str, int], reads: dict[str, Any], store: str, redis_url: str
+) -> Work:
     """Requests through our own reader, from keys to a matrix."""
     made, asked = OnlineData(**data), Reads(**reads)
-    read = online_ours.reader(feature_store(Path(folder), made, store, redis_url), made, asked.views)
+    read = online_ours.reader(
+        feature_store(Path(folder), made, store, redis_url), made, asked.views
+    )
     return _reading(asked.keys(made.entities), read, lambda answer: answer)
 
 
@@ -67,7 +75,9 @@ def _feature_names(data: OnlineData, views: int) -> list[str]:
     return [name for view in range(views) for name in data.feature_names(view)]
 
 
-def _reading(requests: np.ndarray, ask: Callable[[np.ndarray], Any], matrix: Callable[[Any], np.ndarray]) -> Work:
+def _reading(
+    requests: np.ndarray, ask: Callable[[np.ndarray], Any], matrix: Callable[[Any], np.ndarray]
+) -> Work:
     def warm_up() -> None:
         for keys in requests[:WARM_UP]:
             ask(keys)
@@ -84,14 +94,20 @@ def _reading(requests: np.ndarray, ask: Callable[[np.ndarray], Any], matrix: Cal
     def answered() -> str:
         return values_hash(matrix(ask(keys)) for keys in requests)
 
-    return Work(run, lambda seconds: Outcome(requests.size, answered(), latencies(seconds)), warm_up)
+    return Work(
+        run, lambda seconds: Outcome(requests.size, answered(), latencies(seconds)), warm_up
+    )
 
 
-def materialize(folder: str, data: dict[str, int], store: str, redis_url: str, *, defaults: bool = False) -> Work:
+def materialize(
+    folder: str, data: dict[str, int], store: str, redis_url: str, *, defaults: bool = False
+) -> Work:
     """The first materialization into an empty store; the hash is over the values of some entities, read through Feast."""
     made, place = OnlineData(**data), Path(folder)
     names = _feature_names(made, made.views)
-    asked = np.random.default_rng(17).choice(made.entities, min(CHECKED, made.entities), replace=False)
+    asked = np.random.default_rng(17).choice(
+        made.entities, min(CHECKED, made.entities), replace=False
+    )
     opened: list[FeatureStore] = []
     empty = 0.0
 
@@ -110,13 +126,21 @@ def materialize(folder: str, data: dict[str, int], store: str, redis_url: str, *
         values = opened[0].get_online_features(service, {KEY: asked.tolist()}).to_dict()
         found = values_hash(iter([np.array([values[name] for name in names], np.float64)]))
         name = "used_memory_mb" if "redis" in store else "file_mb"
-        return Outcome(made.views * made.entities, found, {name: _used_mb(place, store, redis_url) - empty})
+        return Outcome(
+            made.views * made.entities, found, {name: _used_mb(place, store, redis_url) - empty}
+        )
 
     return Work(lambda: opened[0].materialize(FIRST, BUILT), outcome, before)
 
 
 def feature_store(
-    folder: Path, data: OnlineData, store: str, redis_url: str, *, apply: bool = False, defaults: bool = False
+    folder: Path,
+    data: OnlineData,
+    store: str,
+    redis_url: str,
+    *,
+    apply: bool = False,
+    defaults: bool = False,
 ) -> FeatureStore:
     """Feast on one of the stores; with `apply` its registry is made, otherwise it is there."""
     from feast import FeatureStore
@@ -139,7 +163,9 @@ def feature_store(
             offline_store=STOCK if stock else OURS,
             online_store=_online_store(folder, store, redis_url, defaults=defaults),
             batch_engine={"type": "local"} if stock else online_ours.ENGINE,
-            materialization={} if defaults or not stock else {"pull_latest_features": True, "online_write_batch_size": BATCH[store]},
+            materialization={}
+            if defaults or not stock
+            else {"pull_latest_features": True, "online_write_batch_size": BATCH[store]},
             entity_key_serialization_version=3,
         )
     )
@@ -153,8 +179,16 @@ def _online_store(folder: Path, store: str, redis_url: str, *, defaults: bool) -
     if store == "feast_sqlite":
         return {"type": "sqlite", "path": str(file)}
     if store == "feast_redis":
-        return {"type": "redis", "connection_string": f"{urlsplit(redis_url).netloc},db=0", "skip_dedup": not defaults}
-    return online_ours.sqlite_settings(file) if store == "ours_sqlite" else online_ours.redis_settings(redis_url)
+        return {
+            "type": "redis",
+            "connection_string": f"{urlsplit(redis_url).netloc},db=0",
+            "skip_dedup": not defaults,
+        }
+    return (
+        online_ours.sqlite_settings(file)
+        if store == "ours_sqlite"
+        else online_ours.redis_settings(redis_url)
+    )
 
 
 def _declare(opened: FeatureStore, folder: Path, data: OnlineData, store: str) -> None:
@@ -165,9 +199,23 @@ def _declare(opened: FeatureStore, folder: Path, data: OnlineData, store: str) -
     views = []
     for number, name in enumerate(data.view_names):
         source = table_source(data.tables(folder), name, stock=store.startswith("feast"))
-        features = [Field(name=name, dtype=Int64 if place % 2 else Float64) for place, name in enumerate(data.feature_names(number))]
-        views.append(FeatureView(name=name, entities=[entity], schema=[Field(name=KEY, dtype=Int64), *features], source=source, ttl=None))
-    services = [FeatureService(name=f"first_{count}", features=views[:count]) for count in range(1, data.views + 1)]
+        features = [
+            Field(name=name, dtype=Int64 if place % 2 else Float64)
+            for place, name in enumerate(data.feature_names(number))
+        ]
+        views.append(
+            FeatureView(
+                name=name,
+                entities=[entity],
+                schema=[Field(name=KEY, dtype=Int64), *features],
+                source=source,
+                ttl=None,
+            )
+        )
+    services = [
+        FeatureService(name=f"first_{count}", features=views[:count])
+        for count in range(1, data.views + 1)
+    ]
     opened.apply([entity, *views, *services])
 
 

@@ -14,10 +14,25 @@ from pathlib import Path
 from benchmarks.data import DataSet, Progress, View, files
 from benchmarks.harness import Measurement, compared, cores, measure, report
 
-EVENT_TIME = ("ours_event_time", "duckdb_asof", "feast_duckdb", "polars", "polars_presorted", "pandas")
+EVENT_TIME = (
+    "ours_event_time",
+    "duckdb_asof",
+    "feast_duckdb",
+    "polars",
+    "polars_presorted",
+    "pandas",
+)
 TWO_TIME = ("ours", "duckdb_asof_two_time", "polars_two_time", "pandas_two_time")
 USUAL = ("ours", "ours_event_time", "duckdb_asof", "polars", "pandas", "feast_duckdb")
-WITH_PRESORTED = ("ours", "ours_event_time", "duckdb_asof", "polars", "polars_presorted", "pandas", "feast_duckdb")
+WITH_PRESORTED = (
+    "ours",
+    "ours_event_time",
+    "duckdb_asof",
+    "polars",
+    "polars_presorted",
+    "pandas",
+    "feast_duckdb",
+)
 NOT_STOCK = tuple(name for name in USUAL if name != "feast_duckdb")
 EVERYONE = (*WITH_PRESORTED, *TWO_TIME[1:], "ours_4gb")
 
@@ -35,48 +50,131 @@ class Case:
         """Those whose results must be equal."""
         if not self.late:
             return [measurements]
-        return [[one for one in measurements if one.contender in group] for group in (TWO_TIME, EVENT_TIME)]
+        return [
+            [one for one in measurements if one.contender in group]
+            for group in (TWO_TIME, EVENT_TIME)
+        ]
 
 
-TEN = (*((f"price_{number}", "float") for number in range(8)), ("trips", "int64"), ("stops", "int64"))
+TEN = (
+    *((f"price_{number}", "float") for number in range(8)),
+    ("trips", "int64"),
+    ("stops", "int64"),
+)
 HUNDRED = tuple((f"spent_{number:02d}", "float") for number in range(100))
 DEEP = View("deep", "driver", TEN, entities=20_000, steps=1_000, days=400, commits=200)
 SHALLOW = View("shallow", "driver", TEN, entities=100_000, steps=100, days=400, commits=100)
-WIDE = View("wide", "customer", HUNDRED, entities=1_700, steps=10, days=10, commits=10, text_keys=True, levels=512)
-PICKUPS = View("pickups", "pickup_location", (("mean_fare", "float"), ("trips", "int32")), 260, 96 * 60, 60, 60, jitter=False)
-DROPOFFS = View("dropoffs", "dropoff_location", (("trips", "int32"), ("is_weekend", "int32")), 260, 48 * 60, 60, 60, jitter=False)
-MINUTES = View("minutes", "k", (("v", "int32"),), entities=50, steps=100_000, days=100_000 // 1440 + 1, commits=70, jitter=False)
-SCATTERED = View("scattered", "k", (("v", "int32"),), entities=100_000, steps=10, days=365, commits=73, scattered=True)
+WIDE = View(
+    "wide",
+    "customer",
+    HUNDRED,
+    entities=1_700,
+    steps=10,
+    days=10,
+    commits=10,
+    text_keys=True,
+    levels=512,
+)
+PICKUPS = View(
+    "pickups",
+    "pickup_location",
+    (("mean_fare", "float"), ("trips", "int32")),
+    260,
+    96 * 60,
+    60,
+    60,
+    jitter=False,
+)
+DROPOFFS = View(
+    "dropoffs",
+    "dropoff_location",
+    (("trips", "int32"), ("is_weekend", "int32")),
+    260,
+    48 * 60,
+    60,
+    60,
+    jitter=False,
+)
+MINUTES = View(
+    "minutes",
+    "k",
+    (("v", "int32"),),
+    entities=50,
+    steps=100_000,
+    days=100_000 // 1440 + 1,
+    commits=70,
+    jitter=False,
+)
+SCATTERED = View(
+    "scattered",
+    "k",
+    (("v", "int32"),),
+    entities=100_000,
+    steps=10,
+    days=365,
+    commits=73,
+    scattered=True,
+)
 
 CASES = {
-    "deep": Case(DataSet((DEEP,), 500_000), WITH_PRESORTED, "20M rows of 10 features, 1,000 per entity; 500k entity rows"),
-    "shallow": Case(DataSet((SHALLOW,), 500_000), WITH_PRESORTED, "10M rows of 10 features, 100 per entity; 500k entity rows"),
+    "deep": Case(
+        DataSet((DEEP,), 500_000),
+        WITH_PRESORTED,
+        "20M rows of 10 features, 1,000 per entity; 500k entity rows",
+    ),
+    "shallow": Case(
+        DataSet((SHALLOW,), 500_000),
+        WITH_PRESORTED,
+        "10M rows of 10 features, 100 per entity; 500k entity rows",
+    ),
     "wide": Case(
         DataSet(tuple(replace(WIDE, name=f"wide_{number}") for number in range(10)), 17_000),
         USUAL,
         "10 views of 100 features, text keys; 17k entity rows (Feast issue 3003)",
     ),
     "taxi_1m": Case(
-        DataSet((PICKUPS, DROPOFFS), 1_000_000), NOT_STOCK, "2 views of 2 features on a grid of 15 and 30 minutes, 260 locations"
+        DataSet((PICKUPS, DROPOFFS), 1_000_000),
+        NOT_STOCK,
+        "2 views of 2 features on a grid of 15 and 30 minutes, 260 locations",
     ),
-    "taxi_5m": Case(DataSet((PICKUPS, DROPOFFS), 5_000_000), NOT_STOCK, "the same for 5M entity rows"),
-    "duckdb_5m": Case(DataSet((MINUTES,), 5_000_000, "shifted"), NOT_STOCK, "DuckDB's article: 5M rows of 50 keys; 5M entity rows"),
-    "duckdb_1m": Case(DataSet((SCATTERED,), 100_000, "each"), USUAL, "DuckDB's article: 1M rows of 100k keys; 100k entity rows"),
+    "taxi_5m": Case(
+        DataSet((PICKUPS, DROPOFFS), 5_000_000), NOT_STOCK, "the same for 5M entity rows"
+    ),
+    "duckdb_5m": Case(
+        DataSet((MINUTES,), 5_000_000, "shifted"),
+        NOT_STOCK,
+        "DuckDB's article: 5M rows of 50 keys; 5M entity rows",
+    ),
+    "duckdb_1m": Case(
+        DataSet((SCATTERED,), 100_000, "each"),
+        USUAL,
+        "DuckDB's article: 1M rows of 100k keys; 100k entity rows",
+    ),
     "late": Case(
         DataSet((replace(DEEP, name="late", late=0.05),), 500_000),
-        (*TWO_TIME, *(name for name in EVENT_TIME if name not in {"feast_duckdb", "polars_presorted"})),
+        (
+            *TWO_TIME,
+            *(name for name in EVENT_TIME if name not in {"feast_duckdb", "polars_presorted"}),
+        ),
         "as deep, with 5% of the rows late by up to a month; the two-time joins and those in event time give different rows",
         late=True,
     ),
     "slope_half": Case(
-        DataSet((replace(DEEP, steps=500, days=200, commits=100),), 500_000), ("ours", "ours_event_time"), "deep, half the history"
+        DataSet((replace(DEEP, steps=500, days=200, commits=100),), 500_000),
+        ("ours", "ours_event_time"),
+        "deep, half the history",
     ),
     "slope_one": Case(DataSet((DEEP,), 500_000), ("ours", "ours_event_time"), "deep"),
     "slope_double": Case(
-        DataSet((replace(DEEP, steps=2_000, days=800, commits=400),), 500_000), ("ours", "ours_event_time"), "deep, twice the history"
+        DataSet((replace(DEEP, steps=2_000, days=800, commits=400),), 500_000),
+        ("ours", "ours_event_time"),
+        "deep, twice the history",
     ),
     "huge": Case(
-        DataSet((View("huge", "driver", TEN, entities=20_000, steps=10_000, days=400, commits=400),), 1_000_000),
+        DataSet(
+            (View("huge", "driver", TEN, entities=20_000, steps=10_000, days=400, commits=400),),
+            1_000_000,
+        ),
         ("ours_4gb",),
         "200M rows of 10 features, 10,000 per entity; 1M entity rows; memory_limit 4GB",
     ),
@@ -91,12 +189,21 @@ SETS = {
 
 def scaled(data: DataSet, scale: float) -> DataSet:
     """The data with so many times the entities and entity rows; the depth per entity stays."""
-    views = tuple(replace(view, entities=max(round(view.entities * scale), 1)) for view in data.views)
+    views = tuple(
+        replace(view, entities=max(round(view.entities * scale), 1)) for view in data.views
+    )
     return DataSet(views, max(round(data.rows * scale), 1), data.asked)
 
 
 def run(
-    name: str, case: Case, folder: Path, contenders: list[str], *, repetitions: int, patience: float, timeout: float
+    name: str,
+    case: Case,
+    folder: Path,
+    contenders: list[str],
+    *,
+    repetitions: int,
+    patience: float,
+    timeout: float,
 ) -> list[Measurement]:
     """Measure a case's contenders, and raise `UnequalResults` where those that must agree do not."""
     case.data.make(folder, Progress())
@@ -104,7 +211,15 @@ def run(
     def measured(contender: str) -> Measurement:
         _warm(folder, case.data)
         arguments, target = {"folder": str(folder)}, _target(contender)
-        return measure(contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience, timeout=timeout)
+        return measure(
+            contender,
+            target,
+            arguments,
+            folder=folder,
+            repetitions=repetitions,
+            patience=patience,
+            timeout=timeout,
+        )
 
     return compared(name, contenders, measured, _note(case), case.groups)
 
@@ -115,13 +230,20 @@ def _target(contender: str) -> str:
 
 
 def _note(case: Case) -> str:
-    rows = ", ".join(f"{view.rows:,}" for view in case.data.views[:2]) + (", …" if len(case.data.views) > 2 else "")
-    return f"{case.note}. Here {rows} feature rows, {case.data.rows:,} entity rows, {cores()} cores."
+    rows = ", ".join(f"{view.rows:,}" for view in case.data.views[:2]) + (
+        ", …" if len(case.data.views) > 2 else ""
+    )
+    return (
+        f"{case.note}. Here {rows} feature rows, {case.data.rows:,} entity rows, {cores()} cores."
+    )
 
 
 def _warm(folder: Path, data: DataSet) -> None:
     """Every contender finds the files in the operating system's cache."""
-    for path in (folder / "entities.parquet", *(Path(path) for view in data.views for path in files(folder, view))):
+    for path in (
+        folder / "entities.parquet",
+        *(Path(path) for view in data.views for path in files(folder, view)),
+    ):
         with path.open("rb") as file:
             while file.read(1 << 22):
                 pass
@@ -131,9 +253,17 @@ def _slope(cases: dict[str, list[Measurement]]) -> str:
     """How the time grows when the history doubles, a line for each contender; on a busy machine, look at the cores' seconds."""
     lines = []
     for half, one, double in zip(*(cases.get(name, []) for name in SETS["slope"]), strict=False):
-        wall, cpu = ([one.seconds, half.seconds, double.seconds], [one.cpu_seconds, half.cpu_seconds, double.cpu_seconds])
-        grown = [f"{full / less:.2f} and {more / full:.2f}" if full and less else "-" for full, less, more in (wall, cpu)]
-        lines.append(f"{half.contender}: history doubled twice, seconds {grown[0]} times, cpu s {grown[1]} times")
+        wall, cpu = (
+            [one.seconds, half.seconds, double.seconds],
+            [one.cpu_seconds, half.cpu_seconds, double.cpu_seconds],
+        )
+        grown = [
+            f"{full / less:.2f} and {more / full:.2f}" if full and less else "-"
+            for full, less, more in (wall, cpu)
+        ]
+        lines.append(
+            f"{half.contender}: history doubled twice, seconds {grown[0]} times, cpu s {grown[1]} times"
+        )
     return "\n".join(lines)
 
 
@@ -145,7 +275,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measured(asked: argparse.Namespace, root: Path) -> dict[str, list[Measurement]]:
-    names = [name for given in asked.case or (["deep", "shallow"] if asked.quick else ["all"]) for name in SETS.get(given, (given,))]
+    names = [
+        name
+        for given in asked.case or (["deep", "shallow"] if asked.quick else ["all"])
+        for name in SETS.get(given, (given,))
+    ]
     scale = asked.scale or (0.1 if asked.quick else 1.0)
     patience = asked.patience or (15.0 if asked.quick else 60.0)
     cases: dict[str, list[Measurement]] = {}
@@ -154,7 +288,15 @@ def _measured(asked: argparse.Namespace, root: Path) -> dict[str, list[Measureme
         # Cases on the same data share it; another scale is another folder.
         first = next(other for other in CASES if CASES[other].data == CASES[name].data)
         folder, contenders = root / f"{first}_{scale:g}", asked.contender or list(case.contenders)
-        cases[name] = run(name, case, folder, contenders, repetitions=asked.repetitions, patience=patience, timeout=asked.timeout)
+        cases[name] = run(
+            name,
+            case,
+            folder,
+            contenders,
+            repetitions=asked.repetitions,
+            patience=patience,
+            timeout=asked.timeout,
+        )
     if slope := _slope(cases):
         print(slope)
     return cases
@@ -162,14 +304,47 @@ def _measured(asked: argparse.Namespace, root: Path) -> dict[str, list[Measureme
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.point_in_time", description=__doc__)
-    parser.add_argument("--case", action="append", choices=[*CASES, *SETS], help="may be repeated; all but huge where none is given")
-    parser.add_argument("--contender", action="append", choices=EVERYONE, help="may be repeated; those of the case where none is given")
-    parser.add_argument("--quick", action="store_true", help="deep and shallow at a tenth of the rows and the same depth")
-    parser.add_argument("--repetitions", type=int, default=5, help="of which the median is shown (5)")
-    parser.add_argument("--patience", type=float, help="no repetition begins after so many seconds of a contender's work (60)")
-    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds after which a contender is ended (1800)")
-    parser.add_argument("--scale", type=float, help="so many times the entities and entity rows, at the same depth (1)")
-    parser.add_argument("--folder", type=Path, help="where the data are made, and found again; else made anew and removed")
+    parser.add_argument(
+        "--case",
+        action="append",
+        choices=[*CASES, *SETS],
+        help="may be repeated; all but huge where none is given",
+    )
+    parser.add_argument(
+        "--contender",
+        action="append",
+        choices=EVERYONE,
+        help="may be repeated; those of the case where none is given",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="deep and shallow at a tenth of the rows and the same depth",
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="of which the median is shown (5)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        help="no repetition begins after so many seconds of a contender's work (60)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=1800.0,
+        help="seconds after which a contender is ended (1800)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        help="so many times the entities and entity rows, at the same depth (1)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where the data are made, and found again; else made anew and removed",
+    )
     return parser
 
 

@@ -23,14 +23,28 @@ ROWS, ROUNDS = 20_000, 1_200
 QUICK = 5
 
 
-def run(name: str, folder: Path, contenders: list[str], *, quick: bool, repetitions: int, patience: float, note: str) -> list[Measurement]:
+def run(
+    name: str,
+    folder: Path,
+    contenders: list[str],
+    *,
+    quick: bool,
+    repetitions: int,
+    patience: float,
+    note: str,
+) -> list[Measurement]:
     """Measure a case's contenders, and raise `UnequalResults` where their predictions differ in any bit."""
     rows = CASES[name]
     calls = CALLS[rows] // (QUICK if quick else 1)
 
     def measured(contender: str) -> Measurement:
-        arguments, target = {"folder": str(folder), "rows": rows, "calls": calls}, f"benchmarks.predictors:{contender}"
-        return measure(contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience)
+        arguments, target = (
+            {"folder": str(folder), "rows": rows, "calls": calls},
+            f"benchmarks.predictors:{contender}",
+        )
+        return measure(
+            contender, target, arguments, folder=folder, repetitions=repetitions, patience=patience
+        )
 
     return compared(name, contenders, measured, f"{calls} calls of {rows} rows, {note}")
 
@@ -49,20 +63,39 @@ def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measure
     note = f"{trees} trees of {nodes:,} nodes, {len(FEATURES)} features, {cores()} cores, one thread each."
     contenders = asked.contender or list(CONTENDERS)
     limits = {"repetitions": asked.repetitions, "patience": asked.patience}
-    return {name: run(name, folder, contenders, quick=asked.quick, note=note, **limits) for name in dict.fromkeys(asked.case or CASES)}
+    return {
+        name: run(name, folder, contenders, quick=asked.quick, note=note, **limits)
+        for name in dict.fromkeys(asked.case or CASES)
+    }
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predicting", description=__doc__)
-    parser.add_argument("--case", action="append", choices=CASES, help="may be repeated; all where none is given")
-    parser.add_argument("--contender", action="append", choices=CONTENDERS, help="may be repeated; all where none is given")
-    parser.add_argument("--quick", action="store_true", help="a model of a fifth of the trees, a fifth of the calls")
-    parser.add_argument("--repetitions", type=int, default=5, help="of which the median is shown (5)")
     parser.add_argument(
-        "--patience", type=float, default=60.0, help="no repetition begins after so many seconds of a contender's work (60)"
+        "--case", action="append", choices=CASES, help="may be repeated; all where none is given"
+    )
+    parser.add_argument(
+        "--contender",
+        action="append",
+        choices=CONTENDERS,
+        help="may be repeated; all where none is given",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a model of a fifth of the trees, a fifth of the calls"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="of which the median is shown (5)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        help="no repetition begins after so many seconds of a contender's work (60)",
     )
     parser.add_argument("--rows", type=int, default=ROWS, help=f"rows to train on ({ROWS:,})")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of training at most ({ROUNDS:,})")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"rounds of training at most ({ROUNDS:,})"
+    )
     return parser
 
 

@@ -14,13 +14,16 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.harness import Outcome, Work, latencies
-from feature_repo.model_card import ModelCard, ModelFeature
-from inference.fast_model import FastModel
+from inference.fast.pipeline import FastModel
+from punctual.model_card import ModelCard, ModelFeature
 
 MODEL_FILE = "model.pickle"
 NUMBERS = [f"number_{place:02d}" for place in range(60)]
 CATEGORIES = [f"category_{place}" for place in range(5)]
-FEATURES = [*(ModelFeature(name, "number") for name in NUMBERS), *(ModelFeature(name, "category") for name in CATEGORIES)]
+FEATURES = [
+    *(ModelFeature(name, "number") for name in NUMBERS),
+    *(ModelFeature(name, "category") for name in CATEGORIES),
+]
 ASKED_ROWS = 3_000
 # Calls before the clock runs.
 _WARM = 20
@@ -38,8 +41,15 @@ def make(folder: Path, *, rows: int, rounds: int) -> tuple[int, int]:
 
     train, labels = _made(rows, seed=0)
     validation, seen = _made(rows // 3, seed=1)
-    encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2, min_frequency=20)
-    prepare = ColumnTransformer([("numbers", StandardScaler(), NUMBERS), ("categories", encode, CATEGORIES)])
+    encode = OrdinalEncoder(
+        handle_unknown="use_encoded_value",
+        unknown_value=-1,
+        encoded_missing_value=-2,
+        min_frequency=20,
+    )
+    prepare = ColumnTransformer(
+        [("numbers", StandardScaler(), NUMBERS), ("categories", encode, CATEGORIES)]
+    )
     model = XGBClassifier(
         n_estimators=rounds,
         learning_rate=0.02,
@@ -56,7 +66,9 @@ def make(folder: Path, *, rows: int, rounds: int) -> tuple[int, int]:
     model.fit(inputs, labels, eval_set=[(prepare.transform(validation), seen)], verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     asked = _made(ASKED_ROWS, seed=2)[0]
-    (folder / MODEL_FILE).write_bytes(pickle.dumps((Pipeline([("preprocess", prepare), ("model", model)]), asked)))
+    (folder / MODEL_FILE).write_bytes(
+        pickle.dumps((Pipeline([("preprocess", prepare), ("model", model)]), asked))
+    )
     trees = model.best_iteration + 1
     return trees, len(model.get_booster()[:trees].trees_to_dataframe())
 
@@ -66,7 +78,9 @@ def _made(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     random = np.random.default_rng(seed)
     numbers = random.normal(size=(rows, len(NUMBERS)))
     weights = np.random.default_rng(7).normal(size=len(NUMBERS)) * 0.3
-    signal = np.tanh(numbers) @ weights + numbers[:, 0] * numbers[:, 1] * 0.5 + np.sin(3 * numbers[:, 2])
+    signal = (
+        np.tanh(numbers) @ weights + numbers[:, 0] * numbers[:, 1] * 0.5 + np.sin(3 * numbers[:, 2])
+    )
     frame = dict(zip(NUMBERS, (numbers * 40 + 100).T, strict=True))
     for values in frame.values():
         values[random.random(rows) < 0.1] = np.nan
@@ -74,7 +88,9 @@ def _made(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     for name in CATEGORIES:
         drawn = np.minimum(random.geometric(0.15, rows), 60)
         signal = signal + np.sin(drawn) * 0.3
-        columns[name] = np.array([None if code == 3 else f"kind {code}" for code in drawn.tolist()], object)
+        columns[name] = np.array(
+            [None if code == 3 else f"kind {code}" for code in drawn.tolist()], object
+        )
     labels = (signal + random.logistic(size=rows) > 1).astype(np.float64)
     return pd.DataFrame(columns), labels
 
@@ -93,18 +109,32 @@ def inplace_predict(folder: str, rows: int, calls: int) -> Work:
     booster, until = model.get_booster(), model.best_iteration + 1
     matrix = np.ascontiguousarray(pipeline.named_steps["preprocess"].transform(asked), np.float32)
     parts = [matrix[part] for part in _parts(rows, calls)]
-    return _work(lambda call: booster.inplace_predict(parts[call], iteration_range=(0, until), validate_features=False), rows, calls)
+    return _work(
+        lambda call: booster.inplace_predict(
+            parts[call], iteration_range=(0, until), validate_features=False
+        ),
+        rows,
+        calls,
+    )
 
 
 def ours(folder: str, rows: int, calls: int) -> Work:
     """Our fast model, from plain numbers and categories."""
     pipeline, asked = _model(folder)
     # Of the card the model asks the task and the features.
-    fast = FastModel.of(cast("ModelCard", SimpleNamespace(task="binary", features=FEATURES)), pipeline)
+    fast = FastModel.of(
+        cast("ModelCard", SimpleNamespace(task="binary", features=FEATURES)), pipeline
+    )
     if fast is None:
         raise ValueError("the fast model does not know the shape of this pipeline")
-    numbers, categories = asked[NUMBERS].to_numpy(np.float64), [asked[name].tolist() for name in CATEGORIES]
-    parts = [(np.ascontiguousarray(numbers[part]), [each[part] for each in categories]) for part in _parts(rows, calls)]
+    numbers, categories = (
+        asked[NUMBERS].to_numpy(np.float64),
+        [asked[name].tolist() for name in CATEGORIES],
+    )
+    parts = [
+        (np.ascontiguousarray(numbers[part]), [each[part] for each in categories])
+        for part in _parts(rows, calls)
+    ]
     return _work(lambda call: fast.predict(*parts[call]), rows, calls)
 
 

@@ -33,7 +33,13 @@ class RedisServer:
     """
 
     def __init__(
-        self, folder: Path, *, appendonly: bool = False, password: str | None = None, tls: bool = False, cluster: bool = False
+        self,
+        folder: Path,
+        *,
+        appendonly: bool = False,
+        password: str | None = None,
+        tls: bool = False,
+        cluster: bool = False,
     ) -> None:
         self.folder = folder
         self.appendonly = appendonly
@@ -46,8 +52,16 @@ class RedisServer:
     @staticmethod
     def missing(*, tls: bool = False) -> str:
         """What the machine lacks for it, as a reason; empty where nothing."""
-        lacking = [name for name in ("redis-server", *(["openssl"] if tls else [])) if shutil.which(name) is None]
-        return f"{' and '.join(lacking)} not found; Debian's packages have these names" if lacking else ""
+        lacking = [
+            name
+            for name in ("redis-server", *(["openssl"] if tls else []))
+            if shutil.which(name) is None
+        ]
+        return (
+            f"{' and '.join(lacking)} not found; Debian's packages have these names"
+            if lacking
+            else ""
+        )
 
     @property
     def url(self) -> str:
@@ -98,7 +112,12 @@ class RedisServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.kill()
 
     def _end(self, number: signal.Signals) -> None:
@@ -113,7 +132,9 @@ class RedisServer:
     def _started(self) -> bool:
         command = ["redis-server", *self._options()]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         until = time.monotonic() + _PATIENCE
         while self.running and time.monotonic() < until:
             if self._answers():
@@ -127,7 +148,10 @@ class RedisServer:
             run: Callable[..., Any] = client.execute_command
             try:
                 # Whoever took the port before answers too, perhaps another server of ours.
-                if self._process is None or run("INFO", "server")["process_id"] != self._process.pid:
+                if (
+                    self._process is None
+                    or run("INFO", "server")["process_id"] != self._process.pid
+                ):
                     return False
                 if not self.cluster:
                     return bool(run("PING"))
@@ -148,16 +172,36 @@ class RedisServer:
         if self.password:
             options["requirepass"] = self.password
         if self.tls:
-            certificate, key = str(self.certificate.resolve()), str((self.folder / "server.key").resolve())
-            options |= {"tls-port": str(self.port), "tls-cert-file": certificate, "tls-key-file": key}
+            certificate, key = (
+                str(self.certificate.resolve()),
+                str((self.folder / "server.key").resolve()),
+            )
+            options |= {
+                "tls-port": str(self.port),
+                "tls-cert-file": certificate,
+                "tls-key-file": key,
+            }
             options |= {"tls-ca-cert-file": certificate, "tls-auth-clients": "no"}
         if self.cluster:
-            options |= {"cluster-enabled": "yes", "cluster-port": str(free_port()), "cluster-announce-ip": HOST}
+            options |= {
+                "cluster-enabled": "yes",
+                "cluster-port": str(free_port()),
+                "cluster-announce-ip": HOST,
+            }
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
     def _make_certificate(self) -> None:
         """A certificate of a day for the loopback address."""
         subject = ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{HOST},DNS:localhost"]
-        kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+        kind = [
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "1",
+        ]
         files = ["-keyout", str(self.folder / "server.key"), "-out", str(self.certificate)]
         subprocess.run(["openssl", "req", *kind, *subject, *files], check=True, capture_output=True)

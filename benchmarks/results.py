@@ -15,7 +15,11 @@ from benchmarks.harness import Outcome
 
 def outcome_of(data: DataSet) -> Callable[[pa.Table], Outcome]:
     """How a result of the data is checked: its rows are counted, and hashed by `rows_hash`."""
-    types = {f"{view.name}__{name}": pa.type_for_alias(kind) for view in data.views for name, kind in view.features}
+    types = {
+        f"{view.name}__{name}": pa.type_for_alias(kind)
+        for view in data.views
+        for name, kind in view.features
+    }
 
     def outcome(result: pa.Table) -> Outcome:
         return Outcome(result.num_rows, rows_hash(result, types))
@@ -33,5 +37,7 @@ def rows_hash(result: pa.Table, types: dict[str, pa.DataType]) -> str:
     for name, type_ in types.items():
         values = result[name].cast(type_).combine_chunks()
         total.update(np.packbits(pc.is_valid(values).to_numpy(zero_copy_only=False)).tobytes())
-        total.update(pc.fill_null(values, pa.scalar(0, type_)).to_numpy(zero_copy_only=False).tobytes())
+        total.update(
+            pc.fill_null(values, pa.scalar(0, type_)).to_numpy(zero_copy_only=False).tobytes()
+        )
     return total.hexdigest()[:16]

@@ -22,7 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, Measurement, NoData, compared, cores, cpu_seconds_of, measure, peak_mb_of, report
+from benchmarks.harness import (
+    ROOT,
+    Measurement,
+    NoData,
+    compared,
+    cores,
+    cpu_seconds_of,
+    measure,
+    peak_mb_of,
+    report,
+)
 from benchmarks.load import Load, Target, closed_loop, open_loop
 from benchmarks.servers import HOST, NoServer, end, free_port
 from benchmarks.serving_data import SERVICE, bodies
@@ -35,7 +45,15 @@ DOMAIN, USE_CASE = "flights", "arrival_delay"
 START_PATIENCE = 120.0
 BIN = Path(sys.executable).parent
 # Without a limit of requests, at which its only worker would start anew.
-FEAST_OPTIONS = ("--workers", "1", "--no-access-log", "--max-requests", "0", "--registry_ttl_sec", "3600")
+FEAST_OPTIONS = (
+    "--workers",
+    "1",
+    "--no-access-log",
+    "--max-requests",
+    "0",
+    "--registry_ttl_sec",
+    "3600",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,9 @@ class Run:
     def case(self, name: str, contenders: Iterable[str]) -> list[Measurement]:
         """Measure a case's contenders."""
         rows = CASES[name]
-        return compared(name, contenders, lambda contender: self.measured(contender, rows), _note(rows))
+        return compared(
+            name, contenders, lambda contender: self.measured(contender, rows), _note(rows)
+        )
 
     def measured(self, contender: str, rows: int) -> Measurement:
         """A server of its own, asked on one connection, on several, and on a schedule at half of what it can do at most."""
@@ -76,23 +96,54 @@ class Run:
 
     def _crowd(self, target: Target, connections: int, pid: int) -> Crowd:
         before = cpu_seconds_of(pid)
-        return Crowd(connections, closed_loop(target, connections, self.seconds), cpu_seconds_of(pid) - before)
+        return Crowd(
+            connections,
+            closed_loop(target, connections, self.seconds),
+            cpu_seconds_of(pid) - before,
+        )
 
     @contextmanager
     def serving(self, contender: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
         """A server with one worker on a free loopback port, once it answers."""
         port = free_port()
         command, ready = {
-            "ours": ([sys.executable, "-m", "inference", "serve", USE_CASE, "--port", str(port), "--as-of", self.at], "readyz"),
+            "ours": (
+                [
+                    sys.executable,
+                    "-m",
+                    "inference",
+                    "serve",
+                    USE_CASE,
+                    "--port",
+                    str(port),
+                    "--as-of",
+                    self.at,
+                ],
+                "readyz",
+            ),
             "feast_serve": (
-                [str(BIN / "feast"), "-c", str(self.folder), "serve", "--port", str(port), *FEAST_OPTIONS],
+                [
+                    str(BIN / "feast"),
+                    "-c",
+                    str(self.folder),
+                    "serve",
+                    "--port",
+                    str(port),
+                    *FEAST_OPTIONS,
+                ],
                 "health",
             ),
             "fastapi_empty": ([sys.executable, "-m", "benchmarks.floor", str(port)], "docs"),
         }[contender]
         log = self.folder / f"{contender}.log"
         with log.open("wb") as said:
-            process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PUNCTUAL_HOME": str(self.home)}, stdout=said, stderr=said)
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "PUNCTUAL_HOME": str(self.home)},
+                stdout=said,
+                stderr=said,
+            )
             try:
                 _wait(process, f"http://{HOST}:{port}/{ready}", log)
                 yield port, process
@@ -100,17 +151,37 @@ class Run:
                 end(process)
 
 
-def _measurement(contender: str, rows: int, alone: Load, most: Crowd, half: Load, peak: float) -> Measurement:
+def _measurement(
+    contender: str, rows: int, alone: Load, most: Crowd, half: Load, peak: float
+) -> Measurement:
     """Seconds are those of one request at the highest throughput, so that they, and not how long was asked, are compared."""
     if failed := alone.failed + most.load.failed + half.failed:
-        return Measurement(contender, peak_mb=peak, failed=f"{failed} requests were not answered with 200")
+        return Measurement(
+            contender, peak_mb=peak, failed=f"{failed} requests were not answered with 200"
+        )
     if not all((alone.answers, most.load.answers, half.answers)):
-        return Measurement(contender, peak_mb=peak, failed="no request was answered in the time of a load; ask for more --seconds")
+        return Measurement(
+            contender,
+            peak_mb=peak,
+            failed="no request was answered in the time of a load; ask for more --seconds",
+        )
     rate = most.load.per_second
-    more = {"p50_ms": alone.p50_ms, "p99_ms": alone.p99_ms, "requests_per_s": rate, "connections": most.connections}
-    more |= {"open_rate": rate / 2, "open_p50_ms": half.p50_ms, "open_p99_ms": half.p99_ms, "open_p999_ms": half.p999_ms}
+    more = {
+        "p50_ms": alone.p50_ms,
+        "p99_ms": alone.p99_ms,
+        "requests_per_s": rate,
+        "connections": most.connections,
+    }
+    more |= {
+        "open_rate": rate / 2,
+        "open_p50_ms": half.p50_ms,
+        "open_p99_ms": half.p99_ms,
+        "open_p999_ms": half.p999_ms,
+    }
     cpu = most.cpu_seconds / most.load.answers
-    return Measurement(contender, 1 / rate, 1 / rate, cpu, repetitions=1, peak_mb=peak, rows=rows, more=more)
+    return Measurement(
+        contender, 1 / rate, 1 / rate, cpu, repetitions=1, peak_mb=peak, rows=rows, more=more
+    )
 
 
 def _check(target: Target, contender: str, rows: int) -> None:
@@ -124,7 +195,9 @@ def _check(target: Target, contender: str, rows: int) -> None:
         with urllib.request.urlopen(request, timeout=60) as answered:
             answer: Any = json.load(answered)
     except urllib.error.HTTPError as error:
-        raise NoServer(f"{contender} answered with {error.code}: {error.read().decode(errors='replace')[:300]}") from error
+        raise NoServer(
+            f"{contender} answered with {error.code}: {error.read().decode(errors='replace')[:300]}"
+        ) from error
     if contender == "ours":
         given = len(answer["predictions"])
     elif contender.startswith("feast"):
@@ -152,7 +225,9 @@ def made_home(home: Path, at: str) -> None:
     command = ["features", "materialize", DOMAIN, "--as-of", at] if is_there else ["demo", "--once"]
     print(f"{home}: punctual {' '.join(command)} …", file=sys.stderr, flush=True)
     environment = {**os.environ, "PUNCTUAL_HOME": str(home)}
-    subprocess.run([str(BIN / "punctual"), *command], cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
+    subprocess.run(
+        [str(BIN / "punctual"), *command], cwd=ROOT, env=environment, check=True, stdout=sys.stderr
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,12 +240,23 @@ def main(arguments: list[str] | None = None) -> int:
 def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measurement]]:
     home = Path(asked.home or folder / "home").resolve()
     made_home(home, asked.as_of)
-    names = {"home": str(home), "folder": str(folder), "use_case": USE_CASE, "at": asked.as_of, "rows": list(CASES.values())}
-    prepared = measure(SERVICE, "benchmarks.serving_data:prepare", names, folder=folder, repetitions=1)
+    names = {
+        "home": str(home),
+        "folder": str(folder),
+        "use_case": USE_CASE,
+        "at": asked.as_of,
+        "rows": list(CASES.values()),
+    }
+    prepared = measure(
+        SERVICE, "benchmarks.serving_data:prepare", names, folder=folder, repetitions=1
+    )
     if prepared.failed:
         raise NoData(prepared.failed)
     run = Run(home, folder, asked.as_of, asked.seconds or (2.0 if asked.quick else 10.0))
-    return {name: run.case(name, asked.contender or CONTENDERS) for name in dict.fromkeys(asked.case or CASES)}
+    return {
+        name: run.case(name, asked.contender or CONTENDERS)
+        for name in dict.fromkeys(asked.case or CASES)
+    }
 
 
 def _note(rows: int) -> str:
@@ -182,12 +268,23 @@ def _note(rows: int) -> str:
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--case", action="append", choices=[*CASES], help="may be repeated; all where none is given")
-    parser.add_argument("--contender", action="append", choices=CONTENDERS, help="may be repeated; all where none is given")
     parser.add_argument(
-        "--home", type=Path, help="a data folder with a champion, made there where it is missing; else made anew and removed"
+        "--case", action="append", choices=[*CASES], help="may be repeated; all where none is given"
     )
-    parser.add_argument("--as-of", default="2013-12-05T20:00:00+00:00", help="the moment at which that is served")
+    parser.add_argument(
+        "--contender",
+        action="append",
+        choices=CONTENDERS,
+        help="may be repeated; all where none is given",
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        help="a data folder with a champion, made there where it is missing; else made anew and removed",
+    )
+    parser.add_argument(
+        "--as-of", default="2013-12-05T20:00:00+00:00", help="the moment at which that is served"
+    )
     parser.add_argument("--seconds", type=float, help="how long each load goes on (10)")
     parser.add_argument("--quick", action="store_true", help="two seconds each")
     return parser

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from benchmarks.harness import Outcome, Work
-from feature_repo.times import iso
-from stores.table import CREATED, EVENT, Table, connect, quoted, timestamp
+from punctual.times import iso
+from stores.tables import CREATED, EVENT, Table, connect, quoted, timestamp
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
-    from feature_repo.domains import LoadedDomain
+    from punctual.loaded_domain import LoadedDomain
 
 SERVICE = "features_alone"
 REQUESTS = 500
@@ -45,7 +45,7 @@ def prepare(home: str, folder: str, use_case: str, at: str, rows: list[int]) -> 
     place = Path(folder)
 
     def run() -> int:
-        from feature_repo.domains import find_use_case
+        from punctual.repository import find_use_case
 
         domain, chosen = find_use_case(use_case)
         moment = datetime.fromisoformat(at)
@@ -54,7 +54,12 @@ def prepare(home: str, folder: str, use_case: str, at: str, rows: list[int]) -> 
         written = sum(_write(store, Path(home) / "tables", view, moment) for view in views)
         keys = domain.join_keys(chosen.feature_service)
         requests = f"{domain.name}.{chosen.requests.name}"
-        asked = _asked(Path(home) / "tables", requests, [*keys, *domain.request_columns(chosen.feature_service)], moment)
+        asked = _asked(
+            Path(home) / "tables",
+            requests,
+            [*keys, *domain.request_columns(chosen.feature_service)],
+            moment,
+        )
         for count in rows:
             _write_bodies(place, asked, keys, count)
         return written
@@ -74,10 +79,22 @@ def _stock(folder: Path, domain: LoadedDomain, service: str) -> FeatureStore:
         (folder / name).unlink(missing_ok=True)
     (folder / "feature_store.yaml").write_text(YAML.format(folder=folder))
     store = FeatureStore(repo_path=str(folder))
-    stored = [projection for projection in domain.services[service].feature_view_projections if projection.name in domain.views]
+    stored = [
+        projection
+        for projection in domain.services[service].feature_view_projections
+        if projection.name in domain.views
+    ]
     views = [domain.views[projection.name] for projection in stored]
-    chosen: list[Any] = [view[[feature.name for feature in each.features]] for view, each in zip(views, stored, strict=True)]
-    entities = {name: domain.entities[name] for view in views for name in view.entities if name in domain.entities}
+    chosen: list[Any] = [
+        view[[feature.name for feature in each.features]]
+        for view, each in zip(views, stored, strict=True)
+    ]
+    entities = {
+        name: domain.entities[name]
+        for view in views
+        for name in view.entities
+        if name in domain.entities
+    }
     store.apply([*entities.values(), *views, FeatureService(name=SERVICE, features=chosen)])
     return store
 
@@ -88,11 +105,15 @@ def _write(store: FeatureStore, tables: Path, view: FeatureView, at: datetime) -
     if table is None:
         raise FileNotFoundError(f"no table '{view.name}' in {tables}")
     keys = [column.name for column in view.entity_columns]
-    columns = ", ".join(map(quoted, [*keys, *(feature.name for feature in view.features), EVENT, CREATED]))
+    columns = ", ".join(
+        map(quoted, [*keys, *(feature.name for feature in view.features), EVENT, CREATED])
+    )
     effective = f"greatest({EVENT}, {CREATED}) <= {timestamp(at)}"
     newest = f"row_number() OVER (PARTITION BY {', '.join(map(quoted, keys))} ORDER BY {EVENT} DESC, {CREATED} DESC) = 1"
     with connect() as connection:
-        rows = connection.sql(f"SELECT {columns} FROM ({table.scan()}) WHERE {effective} QUALIFY {newest}").to_arrow_table()
+        rows = connection.sql(
+            f"SELECT {columns} FROM ({table.scan()}) WHERE {effective} QUALIFY {newest}"
+        ).to_arrow_table()
     store.write_to_online_store(view.name, rows.to_pandas(integer_object_nulls=True))
     return int(rows.num_rows)
 
@@ -104,14 +125,22 @@ def _asked(tables: Path, requests: str, columns: list[str], at: datetime) -> pa.
         raise FileNotFoundError(f"no table '{requests}' in {tables}")
     with connect() as connection:
         chosen = ", ".join(map(quoted, columns))
-        where = " AND ".join([f"greatest({EVENT}, {CREATED}) <= {timestamp(at)}", *(f"{quoted(name)} IS NOT NULL" for name in columns)])
+        where = " AND ".join(
+            [
+                f"greatest({EVENT}, {CREATED}) <= {timestamp(at)}",
+                *(f"{quoted(name)} IS NOT NULL" for name in columns),
+            ]
+        )
         return connection.sql(
             f"SELECT {chosen} FROM ({table.scan()}) WHERE {where} ORDER BY {EVENT} DESC, {', '.join(map(quoted, columns))} LIMIT {REQUESTS}"
         ).to_arrow_table()
 
 
 def _write_bodies(folder: Path, asked: pa.Table, keys: list[str], rows: int) -> None:
-    listed = [{name: iso(value) if isinstance(value, datetime) else value for name, value in row.items()} for row in asked.to_pylist()]
+    listed = [
+        {name: iso(value) if isinstance(value, datetime) else value for name, value in row.items()}
+        for row in asked.to_pylist()
+    ]
     for contender in ("ours", "feast"):
         with bodies(folder, contender, rows).open("w") as file:
             for start in range(len(listed)):

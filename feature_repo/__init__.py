@@ -1,6 +1,5 @@
-"""What the stages agree on, and all domain knowledge.
+"""All domain knowledge: a folder for each domain, and Feast's configuration.
 
-Comes in: the declarations of a domain (a folder here): raw sources, entities, feature views, labels, use cases.
-Goes out: Feast definitions, and the same declarations as plain Python objects for the stages.
-Never: imports a stage, computes anything, or runs anything on import.
+Comes in: what a domain knows of its data. Goes out: declarations that the stages read.
+Never: imports a store or a stage, or runs anything on import.
 """

@@ -12,26 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feature_repo.commands import (
-    NOW,
-    Clock,
+from inference.printed import show_answer, show_report
+from punctual.clock import NOW, Clock, remember_moment, starting_moment
+from punctual.command_line import (
     as_of_option,
     common_options,
     json_option,
     quiet_option,
-    remember_moment,
     run,
     show_json,
-    starting_moment,
     working,
 )
-from feature_repo.errors import InvalidRequest
-from feature_repo.times import iso, moment
-from inference.tables import show_answer, show_report
+from punctual.errors import InvalidRequest
+from punctual.times import iso, moment
 
 if TYPE_CHECKING:
-    from feature_repo.contract import UseCase
-    from feature_repo.domains import LoadedDomain
+    from punctual.loaded_domain import LoadedDomain
+    from punctual.use_case import UseCase
 
 
 @click.group()
@@ -41,54 +38,83 @@ def cli() -> None:
 
 @cli.command(epilog="Example: python -m inference serve arrival_delay --port 8400")
 @click.argument("use_cases", metavar="[USE_CASE]...", nargs=-1)
-@click.option("--port", type=click.IntRange(0, 65_535), default=8400, show_default=True, help="The port; 0 takes any that is free.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 lets other machines ask.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8400,
+    show_default=True,
+    help="The port; 0 takes any that is free.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen; 0.0.0.0 lets other machines ask.",
+)
 @click.option(
     "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
     help="How many times as fast as the wall's the clock goes.",
 )  # fmt: skip
 @as_of_option
 @common_options
-def serve(use_cases: tuple[str, ...], port: int, host: str, speed: float, as_of: str | None) -> None:
+def serve(
+    use_cases: tuple[str, ...], port: int, host: str, speed: float, as_of: str | None
+) -> None:
     """Serve predictions over HTTP until Ctrl-C or SIGTERM; all use cases unless some are named.
 
     The server takes up another champion, or a rollback, without a restart. Every prediction is logged before it is answered.
     """
-    from inference.server import address, ended_by_sigterm, serve_forever, take_port
+    from inference.api.server import address, ended_by_sigterm, serve_forever, take_port
 
-    started = time.monotonic()  # what is imported takes seconds, and on a fast clock those are minutes
+    started = (
+        time.monotonic()
+    )  # what is imported takes seconds, and on a fast clock those are minutes
     with ended_by_sigterm(), take_port(host, port) as taken:
-        from inference.online import create_app
+        from inference.api.app import create_app
 
         chosen = _chosen(use_cases)
         demo_at = _demo_at({domain.name: domain for domain, _ in chosen}, as_of)
-        clock = Clock(starting_moment(as_of, demo_at), speed, None if as_of in (None, NOW) else started)
+        clock = Clock(
+            starting_moment(as_of, demo_at), speed, None if as_of in (None, NOW) else started
+        )
         # A clock that was set by hand is this server's own; one that goes on from the data folder's takes that along.
         goes_on = as_of is None and demo_at is not None
-        app = create_app(chosen, clock, then=(lambda: remember_moment(clock())) if goes_on else None)
+        app = create_app(
+            chosen, clock, then=(lambda: remember_moment(clock())) if goes_on else None
+        )
         at = address(taken)
-        click.echo(f"Serving {', '.join(use_case.name for _, use_case in chosen)}; the clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC.")
-        click.echo(f"  predict  POST {at}/predict\n  docs     {at}/docs\n  model    {at}/model\n  health   {at}/livez {at}/readyz")
+        click.echo(
+            f"Serving {', '.join(use_case.name for _, use_case in chosen)}; the clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC."
+        )
+        click.echo(
+            f"  predict  POST {at}/predict\n  docs     {at}/docs\n  model    {at}/model\n  health   {at}/livez {at}/readyz"
+        )
         serve_forever(app, taken)
 
 
 def _chosen(names: Sequence[str]) -> list[tuple[LoadedDomain, UseCase]]:
-    from feature_repo.domains import find_use_case, load_all, repository_path
-    from feature_repo.errors import UnknownUseCase
+    from punctual.errors import UnknownUseCase
+    from punctual.repository import find_use_case, load_all, repository_path
 
     if names:
         return [find_use_case(name) for name in dict.fromkeys(names)]
     chosen = [(domain, use_case) for domain in load_all() for use_case in domain.use_cases.values()]
     if not chosen:
-        raise UnknownUseCase(f"there is no use case in {repository_path()}. Choose another --repository.")
+        raise UnknownUseCase(
+            f"there is no use case in {repository_path()}. Choose another --repository."
+        )
     return chosen
 
 
 def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime | None:
     moments = {name: loaded.domain.demo_at for name, loaded in domains.items()}
     if as_of is None and len(set(moments.values())) > 1:
-        at = ", ".join(f"{name} {iso(demo_at) or 'in the present'}" for name, demo_at in moments.items())
-        raise click.UsageError(f"the domains live in different times: {at}. Name the use cases to serve, or a moment with --as-of.")
+        at = ", ".join(
+            f"{name} {iso(demo_at) or 'in the present'}" for name, demo_at in moments.items()
+        )
+        raise click.UsageError(
+            f"the domains live in different times: {at}. Name the use cases to serve, or a moment with --as-of."
+        )
     return next(iter(moments.values()))
 
 
@@ -97,15 +123,32 @@ def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime
     " --key scheduled_departure=2013-12-05T22:00Z --key scheduled_arrival=2013-12-06T04:00Z --key distance_miles=2565"
 )
 @click.argument("use_case")
-@click.option("--key", "keys", metavar="NAME=VALUE", multiple=True, help="A column of the row; repeatable. No value is null.")
+@click.option(
+    "--key",
+    "keys",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A column of the row; repeatable. No value is null.",
+)
 @click.option("--row", metavar="JSON", help="The row as a JSON object.")
-@click.option("--rows", "file", type=click.Path(exists=True, dir_okay=False), help="A file with a JSON list of rows.")
+@click.option(
+    "--rows",
+    "file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A file with a JSON list of rows.",
+)
 @click.option("--url", help="Ask the server there instead of predicting in this process.")
 @as_of_option
 @json_option
 @common_options
 def predict(
-    use_case: str, keys: tuple[str, ...], row: str | None, file: str | None, url: str | None, as_of: str | None, as_json: bool
+    use_case: str,
+    keys: tuple[str, ...],
+    row: str | None,
+    file: str | None,
+    url: str | None,
+    as_of: str | None,
+    as_json: bool,
 ) -> None:
     """Predict for one row or several, by USE_CASE's champion and the online features of the moment.
 
@@ -113,25 +156,36 @@ def predict(
     """
     with working(f"predicting {use_case}", quiet=as_json):
         rows = _rows(use_case, keys, row, file)
-        answer = _from_server(url, use_case, rows, as_of) if url else _in_process(use_case, rows, as_of)
+        answer = (
+            _from_server(url, use_case, rows, as_of) if url else _in_process(use_case, rows, as_of)
+        )
     if as_json:
         show_json(answer)
     else:
         show_answer(answer, rows)
 
 
-def _rows(use_case: str, keys: Sequence[str], row: str | None, file: str | None) -> list[dict[str, Any]]:
+def _rows(
+    use_case: str, keys: Sequence[str], row: str | None, file: str | None
+) -> list[dict[str, Any]]:
     if sum(bool(each) for each in (keys, row, file)) != 1:
-        raise click.UsageError("say what to predict for, with one of --key NAME=VALUE, --row JSON or --rows FILE.")
+        raise click.UsageError(
+            "say what to predict for, with one of --key NAME=VALUE, --row JSON or --rows FILE."
+        )
     if keys:
-        from feature_repo.domains import find_use_case
         from inference.features import OnlineFeatures
-        from inference.request import from_text, row_columns
+        from inference.request_rows import from_text, row_columns
+        from punctual.repository import find_use_case
 
         pairs = [key.partition("=") for key in keys]
         if wrong := [name for name, equals, _ in pairs if not equals]:
             raise click.UsageError(f"--key {wrong[0]} has no value; expected NAME=VALUE.")
-        return [from_text({name: value for name, _, value in pairs}, row_columns(OnlineFeatures(*find_use_case(use_case))))]
+        return [
+            from_text(
+                {name: value for name, _, value in pairs},
+                row_columns(OnlineFeatures(*find_use_case(use_case))),
+            )
+        ]
     where = "--row" if row else str(file)
     try:
         read = json.loads(row or Path(where).read_text())
@@ -139,43 +193,57 @@ def _rows(use_case: str, keys: Sequence[str], row: str | None, file: str | None)
         raise InvalidRequest(f"{where} is no JSON: {error}.") from error
     rows = read if isinstance(read, list) else [read]
     if not rows or not all(isinstance(each, dict) for each in rows):
-        raise InvalidRequest(f"{where} holds no rows; expected a JSON object of columns and values, or a list of such objects.")
+        raise InvalidRequest(
+            f"{where} holds no rows; expected a JSON object of columns and values, or a list of such objects."
+        )
     return rows
 
 
 def _in_process(use_case: str, rows: list[dict[str, Any]], as_of: str | None) -> dict[str, Any]:
     import msgspec
 
-    from feature_repo.domains import find_use_case
-    from inference.log import PredictionLog
     from inference.predict import Predictor, predict_rows
-    from inference.request import checked_rows
+    from inference.request_rows import checked_rows
+    from punctual.repository import find_use_case
+    from stores.predictions import PredictionLog
 
     domain, declared = find_use_case(use_case)
     at = starting_moment(as_of, domain.domain.demo_at)
     predictor = Predictor.load(domain, declared)
     checked = checked_rows(predictor.row_model, rows)
-    return dict(msgspec.to_builtins(predict_rows(predictor, checked, clock=lambda: at, at=at, log=PredictionLog(use_case))))
+    return dict(
+        msgspec.to_builtins(
+            predict_rows(predictor, checked, clock=lambda: at, at=at, log=PredictionLog(use_case))
+        )
+    )
 
 
-def _from_server(url: str, use_case: str, rows: list[dict[str, Any]], as_of: str | None) -> dict[str, Any]:
-    from inference.client import ask
+def _from_server(
+    url: str, use_case: str, rows: list[dict[str, Any]], as_of: str | None
+) -> dict[str, Any]:
+    from inference.api.client import ask
 
     return ask(url, use_case, rows, None if as_of is None else starting_moment(as_of, None))
 
 
-@cli.command(epilog="Example: python -m inference batch arrival_delay --as-of 2013-12-05T20:00Z --since 2013-12-04")
+@cli.command(
+    epilog="Example: python -m inference batch arrival_delay --as-of 2013-12-05T20:00Z --since 2013-12-04"
+)
 @click.argument("use_case")
 @as_of_option
-@click.option("--since", metavar="MOMENT", help="Predict for requests after this moment.  [default: a day before --as-of]")
+@click.option(
+    "--since",
+    metavar="MOMENT",
+    help="Predict for requests after this moment.  [default: a day before --as-of]",
+)
 @json_option
 @quiet_option
 @common_options
 def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, quiet: bool) -> None:
     """Predict for every request of USE_CASE in a period, with the features that were known at each one's moment."""
     with working(f"predicting the requests of {use_case}", quiet=quiet or as_json):
-        from feature_repo.domains import find_use_case
         from inference.batch import batch as predict_batch
+        from punctual.repository import find_use_case
 
         domain, declared = find_use_case(use_case)
         at = starting_moment(as_of, domain.domain.demo_at)
@@ -185,14 +253,20 @@ def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, qu
     else:
         decided = "" if done.decided is None else f", {done.decided:,} of them over the threshold"
         mean = "" if done.mean is None else f"; the mean prediction is {done.mean:.3f}{decided}"
-        click.echo(f"{done.rows:,} requests of {use_case} in ({iso(done.since)}, {iso(done.until)}] by version {done.model_version}{mean}.")
+        click.echo(
+            f"{done.rows:,} requests of {use_case} in ({iso(done.since)}, {iso(done.until)}] by version {done.model_version}{mean}."
+        )
         click.echo(f"Written to {done.path}")
 
 
 @cli.command(epilog="Example: python -m inference monitor arrival_delay --since 2013-11-28")
 @click.argument("use_case")
 @as_of_option
-@click.option("--since", metavar="MOMENT", help="Judge the predictions made after this moment.  [default: 7 days before --as-of]")
+@click.option(
+    "--since",
+    metavar="MOMENT",
+    help="Judge the predictions made after this moment.  [default: 7 days before --as-of]",
+)
 @json_option
 @common_options
 def monitor(use_case: str, as_of: str | None, since: str | None, as_json: bool) -> int:
@@ -201,12 +275,14 @@ def monitor(use_case: str, as_of: str | None, since: str | None, as_json: bool) 
     Judges the logged predictions, or the last batch where too few were logged. The exit code is 1 where something needs attention.
     """
     with working(f"looking at the predictions of {use_case}", quiet=as_json):
-        from feature_repo.domains import find_use_case
         from inference.monitoring.report import monitor as monitor_use_case
+        from punctual.repository import find_use_case
 
         domain, declared = find_use_case(use_case)
         at = starting_moment(as_of, domain.domain.demo_at)
-        report = monitor_use_case(domain, declared, as_of=at, since=None if since is None else moment(since))
+        report = monitor_use_case(
+            domain, declared, as_of=at, since=None if since is None else moment(since)
+        )
     if as_json:
         show_json(report)
     else:

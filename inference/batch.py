@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException
 
-from feature_repo.contract import UseCase, data_path
-from feature_repo.domains import AT, LoadedDomain, feature_store
-from feature_repo.errors import DataFolderError, InvalidRequest, NotBuilt, StoreOutdated
-from feature_repo.model_card import PREDICTION_COLUMN, model_input
-from feature_repo.times import aware, from_micros, iso, micros
 from inference.champion import Champion, load_champion
-from inference.events import built_until, known_events
+from punctual.errors import DataFolderError, InvalidRequest, NotBuilt, StoreOutdated
+from punctual.home import data_path
+from punctual.loaded_domain import AT, LoadedDomain
+from punctual.model_card import PREDICTION_COLUMN, model_input
+from punctual.repository import feature_store
+from punctual.times import aware, from_micros, iso, micros
+from punctual.use_case import UseCase
 from stores.offline import historical_features
-from stores.table import EVENT, Table
+from stores.tables import EVENT, Table, built_until, known_events
 
 DAY = timedelta(days=1)
 
@@ -45,7 +46,12 @@ class BatchResult:
 
 
 def batch(
-    domain: LoadedDomain, use_case: UseCase, as_of: datetime, since: datetime | None = None, *, store: FeatureStore | None = None
+    domain: LoadedDomain,
+    use_case: UseCase,
+    as_of: datetime,
+    since: datetime | None = None,
+    *,
+    store: FeatureStore | None = None,
 ) -> BatchResult:
     """Predict for each request with a prediction moment in `(since, as_of]`, as it was known at `as_of`.
 
@@ -55,7 +61,9 @@ def batch(
     as_of = aware(as_of)
     since = as_of - DAY if since is None else aware(since)
     if since >= as_of:
-        raise InvalidRequest(f"the batch's requests lie in ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since.")
+        raise InvalidRequest(
+            f"the batch's requests lie in ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since."
+        )
     champion = load_champion(domain, use_case)
     until = min(as_of, _built(domain, use_case, champion))
     if until <= since:
@@ -65,7 +73,10 @@ def batch(
         )
     requests = known_events(domain, use_case.requests, as_of=as_of, since=since, until=until)
     rows = _predicted(store or feature_store(), champion, requests, as_of)
-    path = batch_folder(use_case.name) / f"{_stamp(since)}-{_stamp(until)}-v{champion.card.version}.parquet"
+    path = (
+        batch_folder(use_case.name)
+        / f"{_stamp(since)}-{_stamp(until)}-v{champion.card.version}.parquet"
+    )
     _write(rows, path)
     predictions = rows[PREDICTION_COLUMN].to_numpy()
     return BatchResult(
@@ -76,7 +87,9 @@ def batch(
         until,
         rows.num_rows,
         float(predictions.mean()) if len(predictions) else None,
-        int(np.sum(predictions >= champion.card.threshold)) if champion.card.task == "binary" else None,
+        int(np.sum(predictions >= champion.card.threshold))
+        if champion.card.task == "binary"
+        else None,
         path,
     )
 
@@ -88,7 +101,10 @@ def batch_folder(use_case: str) -> Path:
 
 def newest_batch(use_case: str, version: str, as_of: datetime) -> Path | None:
     """The file of the model's batch that ends last by a moment, the longest of those."""
-    ended = {path: path.name.split("-")[1] for path in sorted(batch_folder(use_case).glob(f"*-*-v{version}.parquet"))}
+    ended = {
+        path: path.name.split("-")[1]
+        for path in sorted(batch_folder(use_case).glob(f"*-*-v{version}.parquet"))
+    }
     ended = {path: end for path, end in ended.items() if end <= _stamp(as_of)}
     return max(ended, key=lambda path: ended[path], default=None)
 
@@ -100,27 +116,41 @@ def _built(domain: LoadedDomain, use_case: UseCase, champion: Champion) -> datet
         table = Table.current(Path(data_path("tables")), view.name)
         until = table.built_until if table else None
         if table is None or until is None:
-            raise NotBuilt(f"view '{view.name}' is not built; run: punctual features build {domain.name}.")
+            raise NotBuilt(
+                f"view '{view.name}' is not built; run: punctual features build {domain.name}."
+            )
         if table.version.fingerprint != view.tags.get("fingerprint", table.version.fingerprint):
-            raise StoreOutdated(f"view '{view.name}' was built from another definition; run: punctual features build {domain.name}.")
+            raise StoreOutdated(
+                f"view '{view.name}' was built from another definition; run: punctual features build {domain.name}."
+            )
         built.append(until)
     return min(built)
 
 
-def _predicted(store: FeatureStore, champion: Champion, requests: pa.Table, as_of: datetime) -> pa.Table:
+def _predicted(
+    store: FeatureStore, champion: Champion, requests: pa.Table, as_of: datetime
+) -> pa.Table:
     """The requests with their features by full name and their predictions."""
     card = champion.card
     try:
         service = store.get_feature_service(card.feature_service)
     except FeatureServiceNotFoundException as error:
-        raise NotBuilt(f"feature service '{card.feature_service}' is not registered; run: punctual features apply.") from error
+        raise NotBuilt(
+            f"feature service '{card.feature_service}' is not registered; run: punctual features apply."
+        ) from error
     entity_rows = requests.drop_columns(["created_timestamp"]).append_column(AT, requests[EVENT])
     rows = historical_features(store, entity_rows, service, as_of=as_of).drop_columns([AT])
-    predictions = champion.predict(model_input(rows, card.features)) if rows.num_rows else np.array([], dtype=np.float64)
+    predictions = (
+        champion.predict(model_input(rows, card.features))
+        if rows.num_rows
+        else np.array([], dtype=np.float64)
+    )
     rows = rows.append_column(PREDICTION_COLUMN, pa.array(predictions, pa.float64()))
     if card.task == "binary":
         rows = rows.append_column("decision", pa.array(predictions >= card.threshold, pa.bool_()))
-    return rows.append_column("model_version", pa.array([card.version] * rows.num_rows, pa.string()))
+    return rows.append_column(
+        "model_version", pa.array([card.version] * rows.num_rows, pa.string())
+    )
 
 
 def _stamp(moment: datetime) -> str:
@@ -139,4 +169,6 @@ def _write(rows: pa.Table, path: Path) -> None:
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
-        raise DataFolderError(f"cannot write {path}: {error.strerror or error}. Free space or choose another --home.") from error
+        raise DataFolderError(
+            f"cannot write {path}: {error.strerror or error}. Free space or choose another --home."
+        ) from error

@@ -11,13 +11,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.contract import UseCase
-from feature_repo.domains import LoadedDomain
-from feature_repo.errors import BrokenModel, StoreOutdated
-from feature_repo.model_card import REFERENCE_FILE, ModelCard, model_input
-from feature_repo.model_registry import artifact, read_card, registered_version
-from inference.fast_model import FastModel
-from inference.parity import difference, parity_inputs
+from inference.fast.parity import difference, parity_inputs
+from inference.fast.pipeline import FastModel
+from punctual.errors import BrokenModel, StoreOutdated
+from punctual.loaded_domain import LoadedDomain
+from punctual.model_card import REFERENCE_FILE, ModelCard, model_input
+from punctual.use_case import UseCase
+from stores.models import artifact, read_card, registered_version
 
 # Trees sum float32 leaves; another processor may round the last digits of the sum otherwise.
 PARITY_TOLERANCE = 1e-6
@@ -43,7 +43,9 @@ class Champion:
                 return self.fast.predict(numbers, categories)
         return self.predict_registered(frame)
 
-    def predict_matrix(self, numbers: np.ndarray, categories: Sequence[Sequence[str | None]]) -> np.ndarray:
+    def predict_matrix(
+        self, numbers: np.ndarray, categories: Sequence[Sequence[str | None]]
+    ) -> np.ndarray:
         """What `predict` gives for the same rows as plain columns.
 
         `numbers` is float64, rows x the card's numeric features in its order, NaN for null; `categories` has a list
@@ -54,7 +56,10 @@ class Champion:
         if not len(numbers):
             return np.empty(0)
         number, category = iter(numbers.T), iter(categories)
-        columns = {each.name: np.array(next(category), object) if each.kind == "category" else next(number) for each in self.card.features}
+        columns = {
+            each.name: np.array(next(category), object) if each.kind == "category" else next(number)
+            for each in self.card.features
+        }
         return self.predict_registered(pd.DataFrame(columns))
 
     def predict_registered(self, frame: pd.DataFrame) -> np.ndarray:
@@ -64,8 +69,13 @@ class Champion:
         return np.asarray(self.model.predict(frame), dtype=np.float64)
 
     def _columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, list[list[Any]]]:
-        names = {kind: [feature.name for feature in self.card.features if feature.kind == kind] for kind in ("number", "category")}
-        return frame[names["number"]].to_numpy(np.float64), [frame[name].tolist() for name in names["category"]]
+        names = {
+            kind: [feature.name for feature in self.card.features if feature.kind == kind]
+            for kind in ("number", "category")
+        }
+        return frame[names["number"]].to_numpy(np.float64), [
+            frame[name].tolist() for name in names["category"]
+        ]
 
 
 def champion_version(use_case: str) -> str:
@@ -102,8 +112,12 @@ def reference(card: ModelCard) -> pa.Table:
     """A sample of the rows the model was trained on, with its predictions: what drift is measured against."""
     try:
         return pq.read_table(pa.BufferReader(artifact(card.run_id, REFERENCE_FILE)))
-    except Exception as error:  # a missing file is an MlflowException or an OSError, a torn one Arrow's
-        raise BrokenModel(f"version {card.version} of '{card.use_case}' has no readable {REFERENCE_FILE}: {error}. Train again.") from error
+    except (
+        Exception
+    ) as error:  # a missing file is an MlflowException or an OSError, a torn one Arrow's
+        raise BrokenModel(
+            f"version {card.version} of '{card.use_case}' has no readable {REFERENCE_FILE}: {error}. Train again."
+        ) from error
 
 
 def _refuse_other_definitions(domain: LoadedDomain, card: ModelCard) -> None:
@@ -129,7 +143,9 @@ def _model(use_case: str, version: str) -> Any:
     try:
         model = mlflow.sklearn.load_model(f"models:/{use_case}/{version}")
     except Exception as error:  # unpickling may raise anything
-        raise BrokenModel(f"version {version} of '{use_case}' cannot be loaded: {error}. Train again or roll back.") from error
+        raise BrokenModel(
+            f"version {version} of '{use_case}' cannot be loaded: {error}. Train again or roll back."
+        ) from error
     for _, step in getattr(model, "steps", []):
         if hasattr(step, "get_booster"):
             # Threads cost more than they bring to requests of a few rows, and much more where processors are busy.
@@ -141,12 +157,17 @@ def _refuse_other_predictions(champion: Champion) -> None:
     card = champion.card
     if not card.parity_rows:
         return
-    columns = {feature.name: [row["features"].get(feature.name) for row in card.parity_rows] for feature in card.features}
+    columns = {
+        feature.name: [row["features"].get(feature.name) for row in card.parity_rows]
+        for feature in card.features
+    }
     expected = np.array([row["prediction"] for row in card.parity_rows], dtype=np.float64)
     try:
         predicted = champion.predict_registered(model_input(columns, card.features))
     except Exception as error:  # whatever a model of other libraries raises
-        raise BrokenModel(f"version {card.version} of '{card.use_case}' cannot predict: {error}. Train again or roll back.") from error
+        raise BrokenModel(
+            f"version {card.version} of '{card.use_case}' cannot predict: {error}. Train again or roll back."
+        ) from error
     apart = np.abs(predicted - expected)
     if not np.all(apart <= PARITY_TOLERANCE * np.maximum(1.0, np.abs(expected))):
         worst = int(np.nanargmax(np.where(np.isnan(apart), np.inf, apart)))
@@ -162,7 +183,9 @@ def _refuse_unfaithful_ways(champion: Champion) -> None:
         return
     card = champion.card
     inputs = parity_inputs(card, reference(card))
-    if found := difference(inputs, champion.predict_registered(inputs.frame), champion.fast.predict):
+    if found := difference(
+        inputs, champion.predict_registered(inputs.frame), champion.fast.predict
+    ):
         raise BrokenModel(
             f"version {card.version} of '{card.use_case}' predicts {found.fast:.17g} in the fast way and {found.registered:.17g} by its "
             f"registered pipeline for {found.row} ({found.manner}), the largest of {found.rows} differences; expected the same bits. "

@@ -20,17 +20,21 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.type_map import feast_value_type_to_pa
 from feast.types import FeastType
 
-from feature_repo.contract import UseCase
-from feature_repo.domains import AT, LoadedDomain, feature_store
-from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, PunctualError, StoreOutdated, unknown_name
-from feature_repo.times import aware, from_micros, iso, micros
-from inference.frames import typed_rows
-from inference.monitoring.freshness import online_mark
-from stores import on_demand
-from stores.online import packed_database
-from stores.packed import OnlineView
-from stores.reader import Reader
-from stores.unpack import Shown, Unpacked
+from inference.typed_rows import typed_rows
+from punctual.errors import (
+    BrokenTable,
+    InvalidRequest,
+    NotBuilt,
+    PunctualError,
+    StoreOutdated,
+    unknown_name,
+)
+from punctual.loaded_domain import AT, LoadedDomain
+from punctual.repository import feature_store
+from punctual.times import aware, from_micros, iso, micros
+from punctual.use_case import UseCase
+from stores import request_features as on_demand
+from stores.online import OnlineView, Reader, Shown, Unpacked, online_mark, packed_database
 
 Row = Mapping[str, Any]
 _END_OF_TIME = 2**62
@@ -58,7 +62,9 @@ class OnlineValues:
         Stored ones come from the records as they are; only what is computed for the request goes through objects.
         """
         matrix = np.empty((len(next(iter(self.columns.values()), [])), len(names)))
-        from_store = [(number, self.places[name]) for number, name in enumerate(names) if name in self.places]
+        from_store = [
+            (number, self.places[name]) for number, name in enumerate(names) if name in self.places
+        ]
         if from_store:
             to, place = map(list, zip(*from_store, strict=True))
             matrix[:, to] = self.stored.matrix[:, place]
@@ -99,13 +105,21 @@ class OnlineFeatures:
     `service` is the use case's own unless another is named, as a champion of an earlier service does.
     """
 
-    def __init__(self, domain: LoadedDomain, use_case: UseCase, service: str | None = None, store: FeatureStore | None = None) -> None:
+    def __init__(
+        self,
+        domain: LoadedDomain,
+        use_case: UseCase,
+        service: str | None = None,
+        store: FeatureStore | None = None,
+    ) -> None:
         store = store or feature_store()
         self.domain = domain
         self.use_case = use_case
         self.service = service or use_case.feature_service
         if self.service not in domain.services:
-            raise StoreOutdated(unknown_name("feature service", self.service, domain.services, domain.name))
+            raise StoreOutdated(
+                unknown_name("feature service", self.service, domain.services, domain.name)
+            )
         self.database = packed_database(store.config)
         self.types: dict[str, FeastType] = {}
         self.keys: dict[str, str] = {}
@@ -113,7 +127,11 @@ class OnlineFeatures:
         self._on_demand: list[_OnDemand] = []
         self.views = self._work_out(store.project)
         self._reader = Reader(self.database, [(view.online, view.key) for view in self.views])
-        self._places = {name: self._reader.column(number, place) for number, view in enumerate(self.views) for name, place in view.columns}
+        self._places = {
+            name: self._reader.column(number, place)
+            for number, view in enumerate(self.views)
+            for name, place in view.columns
+        }
         self._keys = {view.key: view for view in self.views}
         #: From which version of its table each view was online when `check_store` last looked.
         self._versions: dict[str, int] = {}
@@ -122,16 +140,24 @@ class OnlineFeatures:
         wanted: dict[str, Any] = {}
         for projection in self.domain.services[self.service].feature_view_projections:
             called = projection.name_to_use()
-            features = tuple((feature.name, f"{called}__{feature.name}") for feature in projection.features)
-            self.types.update({f"{called}__{feature.name}": feature.dtype for feature in projection.features})
+            features = tuple(
+                (feature.name, f"{called}__{feature.name}") for feature in projection.features
+            )
+            self.types.update(
+                {f"{called}__{feature.name}": feature.dtype for feature in projection.features}
+            )
             view = self.domain.on_demand_views.get(projection.name)
             if view is None:
                 wanted.setdefault(called, projection)
                 continue
-            self._on_demand.append(_OnDemand(view, tuple(on_demand.inputs_of(view).items()), features))
+            self._on_demand.append(
+                _OnDemand(view, tuple(on_demand.inputs_of(view).items()), features)
+            )
             for source in view.source_feature_view_projections.values():
                 wanted.setdefault(source.name_to_use(), source)
-        return [self._read_view(called, projection, project) for called, projection in wanted.items()]
+        return [
+            self._read_view(called, projection, project) for called, projection in wanted.items()
+        ]
 
     def _read_view(self, called: str, projection: Any, project: str) -> ReadView:
         view = self.domain.views[projection.name]
@@ -139,7 +165,13 @@ class OnlineFeatures:
         renamed = projection.join_key_map
         types = {column.name: str(column.dtype) for column in view.entity_columns}
         keys = tuple(renamed.get(key, key) for key in online.join_keys)
-        self.keys.update({renamed.get(key, key): types[key] for key in online.join_keys if key != DUMMY_ENTITY_ID})
+        self.keys.update(
+            {
+                renamed.get(key, key): types[key]
+                for key in online.join_keys
+                if key != DUMMY_ENTITY_ID
+            }
+        )
         columns = tuple((f"{called}__{name}", place) for place, name in enumerate(online.features))
         return ReadView(called, online, keys, columns)
 
@@ -161,7 +193,9 @@ class OnlineFeatures:
             f"{', '.join(missing)}; run: punctual features build {self.domain.name} and punctual features materialize {self.domain.name}."
         )
 
-    def read(self, rows: pd.DataFrame | pa.Table | Sequence[Row], at: datetime | Sequence[datetime]) -> pa.Table:
+    def read(
+        self, rows: pd.DataFrame | pa.Table | Sequence[Row], at: datetime | Sequence[datetime]
+    ) -> pa.Table:
         """The service's features of each row, typed as declared; `at` is one aware moment, or one per row.
 
         Rows hold the join keys (an omitted or null one is not found) and the service's request columns.
@@ -169,7 +203,9 @@ class OnlineFeatures:
         listed = self.typed(rows)
         moments = [at] * len(listed) if isinstance(at, datetime) else list(at)
         if len(moments) != len(listed):
-            raise InvalidRequest(f"{len(listed)} rows came with {len(moments)} moments; expected one for all or one per row.")
+            raise InvalidRequest(
+                f"{len(listed)} rows came with {len(moments)} moments; expected one for all or one per row."
+            )
         places: dict[int, list[int]] = {}
         for place, moment in enumerate(moments):
             places.setdefault(micros(aware(moment)), []).append(place)
@@ -179,9 +215,16 @@ class OnlineFeatures:
             for name, column in columns.items():
                 for place, value in zip(here, shown.columns[name], strict=True):
                     column[place] = value
-        return pa.table({name: pa.array(columns[name], feast_value_type_to_pa(kind.to_value_type())) for name, kind in self.types.items()})
+        return pa.table(
+            {
+                name: pa.array(columns[name], feast_value_type_to_pa(kind.to_value_type()))
+                for name, kind in self.types.items()
+            }
+        )
 
-    def typed(self, rows: pd.DataFrame | pa.Table | Sequence[Row], more: Sequence[str] = ()) -> list[dict[str, Any]]:
+    def typed(
+        self, rows: pd.DataFrame | pa.Table | Sequence[Row], more: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
         """Rows with the declared types of keys and request columns, and those of `more` columns that they have."""
         return typed_rows(rows, self.keys, self.request_columns, more)
 
@@ -203,7 +246,9 @@ class OnlineFeatures:
                 columns[name] = shown.values(place)
         for each in self._on_demand:
             columns.update(self._computed(each, columns, rows, at))
-        return OnlineValues({name: columns[name] for name in self.types}, views, stored, self._places)
+        return OnlineValues(
+            {name: columns[name] for name in self.types}, views, stored, self._places
+        )
 
     def _check(self, view: ReadView, shown: Shown, keys: Sequence[bytes | None], at: int) -> None:
         """Raise where what a view shows cannot be taken for what was known."""
@@ -214,7 +259,11 @@ class OnlineFeatures:
                 f"run: punctual features materialize {self.domain.name} --rebuild."
             )
         if "NOT_FOUND" in statuses:
-            missing = [key for key, status in zip(keys, shown.statuses, strict=True) if key is not None and status == "NOT_FOUND"]
+            missing = [
+                key
+                for key, status in zip(keys, shown.statuses, strict=True)
+                if key is not None and status == "NOT_FOUND"
+            ]
             self._refuse_false_absence(view, at, list(dict.fromkeys(missing)))
 
     def _refuse_false_absence(self, view: ReadView, at: int, missing: list[bytes]) -> None:
@@ -229,14 +278,18 @@ class OnlineFeatures:
             mark = online_mark(self.database, view.online)  # asks the tables too, which takes long
         if mark is None:
             raise self._not_online([view.online.name])
-        if at < mark.until and any(row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)):
+        if at < mark.until and any(
+            row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)
+        ):
             then, until = iso(from_micros(at)), iso(from_micros(mark.until))
             raise PastNotKept(
                 f"the online store is materialized to {until} and no longer holds what view '{view.name}' showed at {then}; "
                 f"ask for {until} or later, or for the past: punctual batch {self.use_case.name} --as-of {then}."
             )
 
-    def _computed(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: int) -> dict[str, list[Any]]:
+    def _computed(
+        self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: int
+    ) -> dict[str, list[Any]]:
         try:
             return self._run(each, columns, rows, at)
         except PunctualError:
@@ -250,15 +303,21 @@ class OnlineFeatures:
                     raise InvalidRequest(
                         f"rows[{place}]: the features of '{each.view.name}' cannot be computed from it: {type(cause).__name__}: {cause}."
                     ) from cause
-            raise InvalidRequest(f"the features of '{each.view.name}' cannot be computed: {type(error).__name__}: {error}.") from error
+            raise InvalidRequest(
+                f"the features of '{each.view.name}' cannot be computed: {type(error).__name__}: {error}."
+            ) from error
 
-    def _run(self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: int) -> dict[str, list[Any]]:
+    def _run(
+        self, each: _OnDemand, columns: dict[str, list[Any]], rows: Sequence[Row], at: int
+    ) -> dict[str, list[Any]]:
         inputs: dict[str, list[Any]] = {}
         for name, full_name in each.inputs:
             if full_name in columns:
                 inputs[name] = columns[full_name]
             else:
-                inputs[name] = [from_micros(at)] * len(rows) if name == AT else [row[name] for row in rows]
+                inputs[name] = (
+                    [from_micros(at)] * len(rows) if name == AT else [row[name] for row in rows]
+                )
         arrays = on_demand.run(each.view, inputs, len(rows))
         return {full_name: arrays[name].to_pylist() for name, full_name in each.features}
 
@@ -266,4 +325,6 @@ class OnlineFeatures:
 def _record_keys(view: ReadView, rows: Sequence[Row]) -> list[bytes | None]:
     # A view without entities has one record, under the key that Feast gives it.
     dummy = [DUMMY_ENTITY_VAL] * len(rows)
-    return view.online.all_keys(*(dummy if key == DUMMY_ENTITY_ID else [row.get(key) for row in rows] for key in view.keys))
+    return view.online.all_keys(
+        *(dummy if key == DUMMY_ENTITY_ID else [row.get(key) for row in rows] for key in view.keys)
+    )

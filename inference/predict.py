@@ -12,15 +12,15 @@ import numpy as np
 from feast.types import Bool, Int32, Int64, String, UnixTimestamp
 from msgspec import UNSET, UnsetType
 
-from feature_repo.contract import UseCase
-from feature_repo.domains import LoadedDomain
-from feature_repo.errors import BrokenModel, InvalidRequest, PunctualError, StoreOutdated
-from feature_repo.times import from_micros, iso, micros
 from inference.champion import Champion, load_champion
 from inference.features import OnlineFeatures, OnlineValues, PastNotKept
-from inference.log import LoggedPrediction, PredictionLog, ViewShown, exact
-from inference.monitoring.freshness import Freshness, freshness
-from inference.request import MAX_ROWS, checked_rows, row_columns, row_model
+from inference.request_rows import MAX_ROWS, checked_rows, row_columns, row_model
+from punctual.errors import BrokenModel, InvalidRequest, PunctualError, StoreOutdated
+from punctual.loaded_domain import LoadedDomain
+from punctual.times import from_micros, iso, micros
+from punctual.use_case import UseCase
+from stores.online import Freshness, view_freshness
+from stores.predictions import LoggedPrediction, PredictionLog, ViewShown, exact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,23 +77,42 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Predictor:
     """A champion with the online features it reads. Safe among threads; another champion is another predictor."""
 
-    def __init__(self, domain: LoadedDomain, use_case: UseCase, champion: Champion, features: OnlineFeatures) -> None:
+    def __init__(
+        self, domain: LoadedDomain, use_case: UseCase, champion: Champion, features: OnlineFeatures
+    ) -> None:
         self.domain = domain
         self.use_case = use_case
         self.champion = champion
         self.features = features
-        self._numbers = [feature.name for feature in champion.card.features if feature.kind == "number"]
-        self._categories = [feature.name for feature in champion.card.features if feature.kind == "category"]
+        self._numbers = [
+            feature.name for feature in champion.card.features if feature.kind == "number"
+        ]
+        self._categories = [
+            feature.name for feature in champion.card.features if feature.kind == "category"
+        ]
         # Integers, texts and moments are in JSON what they are; see `exact`.
-        self._floats = {name for name, type_ in features.types.items() if type_ not in (Int32, Int64, String, Bool, UnixTimestamp)}
-        gone = [feature.name for feature in champion.card.features if feature.name not in features.types]
+        self._floats = {
+            name
+            for name, type_ in features.types.items()
+            if type_ not in (Int32, Int64, String, Bool, UnixTimestamp)
+        }
+        gone = [
+            feature.name for feature in champion.card.features if feature.name not in features.types
+        ]
         if gone:
             raise StoreOutdated(
                 f"champion {champion.card.version} of '{use_case.name}' asks for {', '.join(gone)}, which feature service "
                 f"'{features.service}' does not have. Restore the service or train again: punctual train {use_case.name}."
             )
-        self.row_model = row_model(OnlineFeatures(domain, use_case) if features.service != use_case.feature_service else features)
-        missing = sorted({column.name for column in row_columns(features) if not column.optional} - set(self.row_model.model_fields))
+        self.row_model = row_model(
+            OnlineFeatures(domain, use_case)
+            if features.service != use_case.feature_service
+            else features
+        )
+        missing = sorted(
+            {column.name for column in row_columns(features) if not column.optional}
+            - set(self.row_model.model_fields)
+        )
         if missing:
             raise BrokenModel(
                 f"champion {champion.card.version} of '{use_case.name}' reads feature service '{features.service}', which needs "
@@ -110,24 +129,41 @@ class Predictor:
 
     def freshness(self) -> dict[str, Freshness]:
         """The freshness of every view that is read."""
-        return freshness(self.domain, self.features.database, [view.online for view in self.features.views])
+        return view_freshness(
+            self.domain, self.features.database, [view.online for view in self.features.views]
+        )
 
     def predict(
-        self, rows: Sequence[Mapping[str, Any]], *, at: datetime, received: datetime, fresh: Mapping[str, Freshness]
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        at: datetime,
+        received: datetime,
+        fresh: Mapping[str, Freshness],
     ) -> list[LoggedPrediction]:
         """A prediction per row as it is to be logged; `rows` have been checked."""
         card = self.champion.card
         shown = self.features.look_up(rows, micros(at))
         predicted = self._predicted(shown).tolist()
-        until = {view.name: fresh[view.online.name].materialized_until for view in self.features.views}
+        until = {
+            view.name: fresh[view.online.name].materialized_until for view in self.features.views
+        }
         # Column by column: what is logged of a row are its places in them.
-        columns = {name: list(map(exact, values)) if name in self._floats else values for name, values in shown.columns.items()}
-        names, features = list(columns), list(zip(*columns.values(), strict=True)) or [()] * len(rows)
+        columns = {
+            name: list(map(exact, values)) if name in self._floats else values
+            for name, values in shown.columns.items()
+        }
+        names, features = (
+            list(columns),
+            list(zip(*columns.values(), strict=True)) or [()] * len(rows),
+        )
         moments = _Moments()
         views = {
             name: [
                 ViewShown(status, moments[event], moments[created], until[name])
-                for status, event, created in zip(found.statuses, found.events, found.created, strict=True)
+                for status, event, created in zip(
+                    found.statuses, found.events, found.created, strict=True
+                )
             ]
             for name, found in shown.views.items()
         }
@@ -157,13 +193,19 @@ class Predictor:
                 f"rows[{row}]: feature '{self._numbers[place]}' is infinite, which the model cannot have learned from; "
                 "it is computed from what the row holds, perhaps by a division by zero."
             )
-        return self.champion.predict_matrix(numbers, [shown.columns[name] for name in self._categories])
+        return self.champion.predict_matrix(
+            numbers, [shown.columns[name] for name in self._categories]
+        )
 
-    def answer(self, predictions: Sequence[LoggedPrediction], fresh: Mapping[str, Freshness]) -> Answer:
+    def answer(
+        self, predictions: Sequence[LoggedPrediction], fresh: Mapping[str, Freshness]
+    ) -> Answer:
         """What the caller is told of predictions of one request."""
         card = self.champion.card
         first = predictions[0]
-        stale = {view.name: fresh[view.online.name].is_stale(first.at) for view in self.features.views}
+        stale = {
+            view.name: fresh[view.online.name].is_stale(first.at) for view in self.features.views
+        }
         return Answer(
             use_case=self.use_case.name,
             model={"name": card.use_case, "version": card.version},
@@ -184,7 +226,11 @@ class Predictor:
             decision=UNSET if logged.decision is None else logged.decision,
             unknown=self._unknown(logged),
             views={
-                name: ViewAnswer(view.status, None if view.event is None else (logged.at - view.event).total_seconds(), stale[name])
+                name: ViewAnswer(
+                    view.status,
+                    None if view.event is None else (logged.at - view.event).total_seconds(),
+                    stale[name],
+                )
                 for name, view in logged.views.items()
             },
         )
@@ -193,9 +239,14 @@ class Predictor:
         """Which entities no row is known of; a key that the caller left out is none."""
         unknown: dict[tuple[str, ...], list[str]] = {}
         for view in self.features.views:
-            if logged.views[view.name].status == "NOT_FOUND" and all(logged.row.get(key) is not None for key in view.keys):
+            if logged.views[view.name].status == "NOT_FOUND" and all(
+                logged.row.get(key) is not None for key in view.keys
+            ):
                 unknown.setdefault(view.keys, []).append(view.name)
-        return [UnknownEntity({key: logged.row[key] for key in keys}, views) for keys, views in unknown.items()]
+        return [
+            UnknownEntity({key: logged.row[key] for key in keys}, views)
+            for keys, views in unknown.items()
+        ]
 
 
 class _Moments(dict[int | None, datetime | None]):
@@ -223,7 +274,9 @@ def predict_rows(
     fresh = predictor.freshness() if fresh is None else fresh
     received = clock()
     if at is not None and at > received + CLOCK_TOLERANCE:
-        raise InvalidRequest(f"at = {iso(at)} is later than now, {iso(received)}; what will be known then is not known yet.")
+        raise InvalidRequest(
+            f"at = {iso(at)} is later than now, {iso(received)}; what will be known then is not known yet."
+        )
     for attempt in range(_ATTEMPTS):
         try:
             predictions = predictor.predict(rows, at=at or received, received=received, fresh=fresh)
@@ -233,17 +286,21 @@ def predict_rows(
             if at is not None:
                 raise
             if attempt == _ATTEMPTS - 1:
-                raise ClockBehindStore(f"the clock stands at {iso(received)}, behind the online store: {error}") from error
+                raise ClockBehindStore(
+                    f"the clock stands at {iso(received)}, behind the online store: {error}"
+                ) from error
             received = clock()
     log.append(predictions)
     return predictor.answer(predictions, fresh)
 
 
-def predict_frame(use_case: str, rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]], at: datetime) -> pd.DataFrame:
+def predict_frame(
+    use_case: str, rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]], at: datetime
+) -> pd.DataFrame:
     """The champion's prediction for each row at a moment, logged: the rows with prediction, decision and what is unknown."""
     import pandas as pd
 
-    from feature_repo.domains import find_use_case
+    from punctual.repository import find_use_case
 
     domain, declared = find_use_case(use_case)
     predictor = Predictor.load(domain, declared)
@@ -259,6 +316,16 @@ def predict_frame(use_case: str, rows: pd.DataFrame | pa.Table | Sequence[Mappin
 
 def flat(prediction: Prediction, row: Mapping[str, Any]) -> dict[str, Any]:
     """A prediction with its row as one record of a table."""
-    outcome = {"prediction": prediction.prediction, "probability": prediction.probability, "decision": prediction.decision}
-    unknown = ", ".join(f"{name}={value}" for entity in prediction.unknown for name, value in entity.keys.items())
-    return {**row, **{name: value for name, value in outcome.items() if value is not UNSET}, "unknown": unknown}
+    outcome = {
+        "prediction": prediction.prediction,
+        "probability": prediction.probability,
+        "decision": prediction.decision,
+    }
+    unknown = ", ".join(
+        f"{name}={value}" for entity in prediction.unknown for name, value in entity.keys.items()
+    )
+    return {
+        **row,
+        **{name: value for name, value in outcome.items() if value is not UNSET},
+        "unknown": unknown,
+    }

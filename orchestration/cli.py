@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import click
 
-from feature_repo.commands import common_options, run
-from feature_repo.errors import unknown_name
+from punctual.command_line import common_options, run
+from punctual.errors import unknown_name
 
 
 class Target(NamedTuple):
@@ -23,10 +23,18 @@ class Target(NamedTuple):
 
 # The words after `punctual` -> the same command of a stage. Order is the order of the help.
 COMMANDS: dict[tuple[str, ...], Target] = {
-    ("demo",): Target("orchestration.demo", (), "Run the whole job: build, train, materialize, serve, predict."),
-    ("features", "build"): Target("pipelines", ("build",), "Bring a domain's tables up to a moment."),
-    ("features", "materialize"): Target("pipelines", ("materialize",), "Bring a domain's features online."),
-    ("features", "quarantine"): Target("pipelines", ("quarantine",), "Show rows that broke their source's contract."),
+    ("demo",): Target(
+        "orchestration.demo", (), "Run the whole job: build, train, materialize, serve, predict."
+    ),
+    ("features", "build"): Target(
+        "pipelines", ("build",), "Bring a domain's tables up to a moment."
+    ),
+    ("features", "materialize"): Target(
+        "pipelines", ("materialize",), "Bring a domain's features online."
+    ),
+    ("features", "quarantine"): Target(
+        "pipelines", ("quarantine",), "Show rows that broke their source's contract."
+    ),
     ("features", "apply"): Target("pipelines", ("apply",), "Register all definitions with Feast."),
     ("train",): Target("training", ("fit",), "Train, evaluate, gate and register a model."),
     ("training-set",): Target("training", ("training-set",), "Make a training set as of a moment."),
@@ -36,9 +44,15 @@ COMMANDS: dict[tuple[str, ...], Target] = {
     ("predict",): Target("inference", ("predict",), "Predict for given entities."),
     ("batch",): Target("inference", ("batch",), "Predict all requests of a period."),
     ("monitor",): Target("inference", ("monitor",), "Watch drift, live score and freshness."),
-    ("status",): Target("orchestration.status", (), "Show the champion, freshness and the last runs."),
+    ("status",): Target(
+        "orchestration.status", (), "Show the champion, freshness and the last runs."
+    ),
     ("up",): Target("orchestration.up", (), "Run schedule and server together."),
-    ("feast",): Target("orchestration.feast", (), "Run a Feast command on this data folder, such as `punctual feast ui`."),
+    ("feast",): Target(
+        "orchestration.feast",
+        (),
+        "Run a Feast command on this data folder, such as `punctual feast ui`.",
+    ),
 }
 
 
@@ -80,7 +94,9 @@ def _split(given: list[str]) -> tuple[tuple[str, ...] | None, list[str]]:
 class _Guessing(click.Group):
     """A group that guesses what a misspelt command was to be."""
 
-    def resolve_command(self, context: click.Context, arguments: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if arguments and arguments[0] not in self.commands and not arguments[0].startswith("-"):
             context.fail(unknown_name("command", arguments[0], self.commands, context.command_path))
         return super().resolve_command(context, arguments)
@@ -97,7 +113,9 @@ def _front_door() -> click.Group:
     for words, target in COMMANDS.items():
         parent: click.Group = root
         if len(words) == 2:
-            parent = groups.setdefault(words[0], _Guessing(words[0], help="Build, materialize and inspect features."))
+            parent = groups.setdefault(
+                words[0], _Guessing(words[0], help="Build, materialize and inspect features.")
+            )
             root.add_command(parent)
         parent.add_command(click.Command(words[-1], help=target.help))
     return common_options(root)

@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feature_repo.commands import as_of_option, common_options, json_option, show_json, show_table, starting_moment, working
-from feature_repo.contract import data_path
-from feature_repo.errors import PunctualError
-from feature_repo.times import iso, micros
+from punctual.clock import starting_moment
+from punctual.command_line import (
+    as_of_option,
+    common_options,
+    json_option,
+    show_json,
+    show_table,
+    working,
+)
+from punctual.errors import PunctualError
+from punctual.home import data_path
+from punctual.times import iso, micros
 
 if TYPE_CHECKING:
-    from feature_repo.contract import UseCase
-    from feature_repo.domains import LoadedDomain
+    from punctual.loaded_domain import LoadedDomain
+    from punctual.use_case import UseCase
 
 SHOWN = 12
 HOST = "127.0.0.1"
@@ -31,8 +39,16 @@ class DemoFailed(PunctualError):
 
 @click.command("demo", epilog="Example: punctual demo --once")
 @click.argument("domain", required=False)
-@click.option("--once", is_flag=True, help="Exit after the predictions instead of going on serving.")
-@click.option("--port", type=click.IntRange(1, 65_535), default=8400, show_default=True, help="Where the server listens on this machine.")
+@click.option(
+    "--once", is_flag=True, help="Exit after the predictions instead of going on serving."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=8400,
+    show_default=True,
+    help="Where the server listens on this machine.",
+)
 @as_of_option
 @json_option
 @common_options
@@ -48,7 +64,10 @@ def command(domain: str | None, once: bool, port: int, as_of: str | None, as_jso
     now = starting_moment(as_of, loaded.domain.demo_at)
     started = time.monotonic()
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        click.secho(f"{loaded.domain.description}. The clock stands at {iso(now)}; data in {data_path()}.", bold=True)
+        click.secho(
+            f"{loaded.domain.description}. The clock stands at {iso(now)}; data in {data_path()}.",
+            bold=True,
+        )
         _step("pipelines", "build", loaded.name, "--as-of", iso(now))
         _step("pipelines", "apply")
         _train(use_case, now)
@@ -65,16 +84,28 @@ def command(domain: str | None, once: bool, port: int, as_of: str | None, as_jso
         finally:
             server.stop()
     if as_json:
-        show_json({"as_of": now, "seconds": time.monotonic() - started, "answer": answer, "predictions": rows, "url": url})
+        show_json(
+            {
+                "as_of": now,
+                "seconds": time.monotonic() - started,
+                "answer": answer,
+                "predictions": rows,
+                "url": url,
+            }
+        )
 
 
 def _chosen(name: str | None) -> tuple[LoadedDomain, UseCase]:
-    from feature_repo.domains import load_all, load_domain
+    from punctual.repository import load_all, load_domain
 
-    domains = [load_domain(name)] if name else [found for found in load_all() if found.domain.demo_at]
+    domains = (
+        [load_domain(name)] if name else [found for found in load_all() if found.domain.demo_at]
+    )
     with_use_case = [found for found in domains if found.use_cases]
     if not with_use_case:
-        raise DemoFailed("there is no domain with a demo moment and a use case in the feature repository; name one: punctual demo DOMAIN.")
+        raise DemoFailed(
+            "there is no domain with a demo moment and a use case in the feature repository; name one: punctual demo DOMAIN."
+        )
     return with_use_case[0], next(iter(with_use_case[0].use_cases.values()))
 
 
@@ -86,17 +117,22 @@ def _step(module: str, *arguments: Any) -> None:
     click.secho(f"\n$ python -m {module} {' '.join(words)}", fg="cyan")
     code = importlib.import_module(f"{module}.__main__").main(words)
     if code:
-        raise DemoFailed(f"python -m {module} {' '.join(words)} ended with exit code {code}; its own words are above.")
+        raise DemoFailed(
+            f"python -m {module} {' '.join(words)} ended with exit code {code}; its own words are above."
+        )
 
 
 def _train(use_case: UseCase, now: datetime) -> None:
     """Train, unless the champion was trained at this moment already: the gate would refuse the same model."""
-    from feature_repo.model_card import CHAMPION
-    from feature_repo.model_registry import aliases, read_card
+    from punctual.model_card import CHAMPION
+    from stores.models import aliases, read_card
 
     version = aliases(use_case.name).get(CHAMPION)
     if version and read_card(use_case.name, version).as_of == iso(now):
-        click.secho(f"\nVersion {version} of {use_case.name} was trained as of {iso(now)} and is champion.", fg="cyan")
+        click.secho(
+            f"\nVersion {version} of {use_case.name} was trained as of {iso(now)} and is champion.",
+            fg="cyan",
+        )
         _step("training", "card", use_case.name)
         return
     _step("training", "fit", use_case.name, "--as-of", iso(now))
@@ -110,28 +146,36 @@ def _serve(port: int, now: datetime) -> Any:
 
     click.secho(f"\n$ python -m inference serve --port {port} --as-of {iso(now)}", fg="cyan")
     log = Path(data_path("logs", "server.log"))
-    server = processes.start(["inference", "serve", "--port", str(port), "--as-of", str(iso(now))], log)
+    server = processes.start(
+        ["inference", "serve", "--port", str(port), "--as-of", str(iso(now))], log
+    )
     patience = time.monotonic() + _PATIENCE_SECONDS
     with working("loading model and online store"):
         while time.monotonic() < patience:
             if server.code is not None:
-                raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_words()}")
+                raise DemoFailed(
+                    f"the server ended with exit code {server.code}:\n{server.last_words()}"
+                )
             with contextlib.suppress(requests.RequestException):
                 if requests.get(f"http://{HOST}:{port}/readyz", timeout=2).status_code == 200:
                     return server
             time.sleep(0.1)
     server.stop()
-    raise DemoFailed(f"the server was not ready after {_PATIENCE_SECONDS:.0f} seconds; its log is {log}.")
+    raise DemoFailed(
+        f"the server was not ready after {_PATIENCE_SECONDS:.0f} seconds; its log is {log}."
+    )
 
 
 def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[str, Any]]:
     """The requests whose prediction moment came last, in the order of it."""
-    from stores.table import CREATED, EVENT, Table, connect
+    from stores.tables import CREATED, EVENT, Table, connect
 
     events = use_case.requests
     table = Table.current(Path(data_path("tables")), f"{loaded.name}.{events.name}")
     if table is None or not table.files():
-        raise DemoFailed(f"there are no requests '{events.name}' by {iso(now)}; choose a later --as-of.")
+        raise DemoFailed(
+            f"there are no requests '{events.name}' by {iso(now)}; choose a later --as-of."
+        )
     since = micros(now - timedelta(days=2))
     files = [file for file in table.files() if file.max_event >= since] or table.files()
     with connect() as connection:
@@ -142,14 +186,25 @@ def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[st
     return rows.to_pylist()[::-1]
 
 
-def _ask(url: str, loaded: LoadedDomain, use_case: UseCase, asked: list[dict[str, Any]]) -> dict[str, Any]:
+def _ask(
+    url: str, loaded: LoadedDomain, use_case: UseCase, asked: list[dict[str, Any]]
+) -> dict[str, Any]:
     """The server's answer for the requests, as any client would ask for it."""
     import requests
 
     service = use_case.feature_service
     wanted = {*loaded.join_keys(service), *loaded.request_columns(service)}
-    rows = [{name: iso(value) if isinstance(value, datetime) else value for name, value in row.items() if name in wanted} for row in asked]
-    response = requests.post(f"{url}/predict", json={"use_case": use_case.name, "rows": rows}, timeout=30)
+    rows = [
+        {
+            name: iso(value) if isinstance(value, datetime) else value
+            for name, value in row.items()
+            if name in wanted
+        }
+        for row in asked
+    ]
+    response = requests.post(
+        f"{url}/predict", json={"use_case": use_case.name, "rows": rows}, timeout=30
+    )
     if response.status_code != 200:
         raise DemoFailed(f"POST {url}/predict answered {response.status_code}: {response.text}")
     return dict(response.json())
@@ -164,19 +219,35 @@ def _beside_what_happened(
     from pipelines.ingest import in_the_end
 
     ids = use_case.requests.id
-    outcomes = in_the_end(loaded.name, use_case.label.of, pa.table({name: [row[name] for row in asked] for name in ids}))
+    outcomes = in_the_end(
+        loaded.name,
+        use_case.label.of,
+        pa.table({name: [row[name] for row in asked] for name in ids}),
+    )
     happened = {tuple(row[name] for name in ids): row for row in outcomes.to_pylist()}
     hidden = {*ids, "event_timestamp", "created_timestamp"}
     records = []
     for row, predicted in zip(asked, answer["predictions"], strict=True):
         outcome = happened.get(tuple(row[name] for name in ids), {})
         described = {name: row[name] for name in use_case.describe_columns or ids}
-        said = {name: predicted[name] for name in ("probability", "prediction", "decision") if name in predicted}
-        records.append({**described, **said, **{name: value for name, value in outcome.items() if name not in hidden}})
+        said = {
+            name: predicted[name]
+            for name in ("probability", "prediction", "decision")
+            if name in predicted
+        }
+        records.append(
+            {
+                **described,
+                **said,
+                **{name: value for name, value in outcome.items() if name not in hidden},
+            }
+        )
     return records
 
 
-def _show(use_case: UseCase, rows: list[dict[str, Any]], answer: dict[str, Any], url: str, seconds: float) -> None:
+def _show(
+    use_case: UseCase, rows: list[dict[str, Any]], answer: dict[str, Any], url: str, seconds: float
+) -> None:
     columns = list(rows[0])
     model = answer["model"]
     show_table(
@@ -184,7 +255,9 @@ def _show(use_case: UseCase, rows: list[dict[str, Any]], answer: dict[str, Any],
         [name.replace("_", " ") for name in columns],
         [[_readable(use_case, name, row[name]) for name in columns] for row in rows],
     )
-    click.echo(f"\nDone in {seconds:.0f} s. {url}/docs to try the API, {url}/model for the model card, {url}/readyz for its health.")
+    click.echo(
+        f"\nDone in {seconds:.0f} s. {url}/docs to try the API, {url}/model for the model card, {url}/readyz for its health."
+    )
 
 
 def _readable(use_case: UseCase, name: str, value: Any) -> Any:

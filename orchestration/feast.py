@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from feature_repo.commands import common_options
-from feature_repo.contract import HOME_VARIABLE, data_path
+from punctual.command_line import common_options
+from punctual.home import HOME_VARIABLE, data_path
 
 
 @click.command(
@@ -19,7 +19,10 @@ from feature_repo.contract import HOME_VARIABLE, data_path
 @common_options
 def command(arguments: tuple[str, ...]) -> None:
     """Run Feast with ARGUMENTS on the feature repository; it takes the place of this process."""
-    from feature_repo.domains import repository_path
+    from punctual.repository import repository_path
 
     os.environ[HOME_VARIABLE] = data_path()
-    os.execv(sys.executable, [sys.executable, "-m", "feast.cli.cli", "-c", str(repository_path()), *arguments])
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "feast.cli.cli", "-c", str(repository_path()), *arguments],
+    )

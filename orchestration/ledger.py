@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from feature_repo.contract import data_path
-from feature_repo.errors import DataFolderError
-from feature_repo.times import from_micros, micros
 from orchestration.steps import Step
-from stores.database import address_of
+from punctual.errors import DataFolderError
+from punctual.home import data_path
+from punctual.times import from_micros, micros
+from stores.tables import sqlite_uri
 
 # The data folder's lock that a scheduler holds, and each step it started as long as that lives.
 SCHEDULE = "schedule"
@@ -57,7 +57,9 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """How long it took by the wall's clock."""
-        return (self.finished_wall - self.started_wall).total_seconds() if self.finished_wall else None
+        return (
+            (self.finished_wall - self.started_wall).total_seconds() if self.finished_wall else None
+        )
 
 
 class Ledger:
@@ -71,7 +73,7 @@ class Ledger:
         connection = None
         try:
             if self.path.exists() and not os.access(self.path.parent, os.W_OK):
-                connection = sqlite3.connect(address_of(self.path), uri=True)
+                connection = sqlite3.connect(sqlite_uri(self.path), uri=True)
                 yield connection
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,12 +95,28 @@ class Ledger:
         if not self.path.exists():
             return []
         with self._connection() as connection:
-            return [_run(row) for row in connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE {condition}", tuple(values))]
+            return [
+                _run(row)
+                for row in connection.execute(
+                    f"SELECT {_COLUMNS} FROM runs WHERE {condition}", tuple(values)
+                )
+            ]
 
-    def start(self, step: Step, scheduled: datetime, *, now: datetime, wall: datetime, log: str = "") -> Run:
+    def start(
+        self, step: Step, scheduled: datetime, *, now: datetime, wall: datetime, log: str = ""
+    ) -> Run:
         """Note that the next attempt of a step at a moment begins."""
         attempt = len(self.attempts(step, scheduled)) + 1
-        values = (step.domain, step.name, step.target, micros(scheduled), attempt, micros(now), micros(wall), log)
+        values = (
+            step.domain,
+            step.name,
+            step.target,
+            micros(scheduled),
+            attempt,
+            micros(now),
+            micros(wall),
+            log,
+        )
         with self._connection() as connection:
             cursor = connection.execute(
                 "INSERT INTO runs (domain, step, target, scheduled, attempt, status, started, started_wall, log)"
@@ -107,7 +125,9 @@ class Ledger:
             )
         return self._runs("id = ?", (cursor.lastrowid,))[0]
 
-    def finish(self, run: Run, status: Status, message: str, *, now: datetime, wall: datetime) -> Run:
+    def finish(
+        self, run: Run, status: Status, message: str, *, now: datetime, wall: datetime
+    ) -> Run:
         """Note how an attempt ended."""
         with self._connection() as connection:
             connection.execute(
@@ -119,7 +139,10 @@ class Ledger:
     def interrupt_running(self, *, now: datetime, wall: datetime) -> list[Run]:
         """Note that what a dead scheduler left running was interrupted, at some time until now; returns those attempts."""
         left = self._runs("status = 'running' ORDER BY id", ())
-        return [self.finish(run, "interrupted", "the scheduler died while it ran", now=now, wall=wall) for run in left]
+        return [
+            self.finish(run, "interrupted", "the scheduler died while it ran", now=now, wall=wall)
+            for run in left
+        ]
 
     def give_up_before(self, step: Step, scheduled: datetime) -> None:
         """A step that comes to a newer moment does not retry older ones: their last attempts have failed."""
@@ -141,7 +164,10 @@ class Ledger:
 
     def attempts(self, step: Step, scheduled: datetime) -> list[Run]:
         """All attempts of a step at a moment, the first one first."""
-        return self._runs(f"{_OF_STEP} AND scheduled = ? ORDER BY attempt", (step.domain, step.name, step.target, micros(scheduled)))
+        return self._runs(
+            f"{_OF_STEP} AND scheduled = ? ORDER BY attempt",
+            (step.domain, step.name, step.target, micros(scheduled)),
+        )
 
     def recent(self, count: int) -> list[Run]:
         """The newest attempts, the newest first."""
@@ -150,5 +176,8 @@ class Ledger:
 
 def _run(row: Sequence[Any]) -> Run:
     times = {4, 7, 8, 9, 10}
-    values: list[Any] = [from_micros(value) if at in times and value is not None else value for at, value in enumerate(row)]
+    values: list[Any] = [
+        from_micros(value) if at in times and value is not None else value
+        for at, value in enumerate(row)
+    ]
     return Run(*values)

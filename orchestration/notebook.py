@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.commands import starting_moment
-from feature_repo.contract import HOME_VARIABLE, data_path
-from feature_repo.times import aware
+from punctual.clock import starting_moment
+from punctual.home import HOME_VARIABLE, data_path
+from punctual.times import aware
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ class Punctual:
 
     def moment(self, use_case: str) -> datetime:
         """The moment at which a use case stands here."""
-        from feature_repo.domains import find_use_case
+        from punctual.repository import find_use_case
 
         if isinstance(self._as_of, datetime):
             return aware(self._as_of)
@@ -39,28 +39,38 @@ class Punctual:
     @cached_property
     def store(self) -> FeatureStore:
         """The Feast feature store, for whatever Feast can do."""
-        from feature_repo.domains import feature_store
+        from punctual.repository import feature_store
 
         return feature_store()
 
     def training_set(self, use_case: str, as_of: datetime | str | None = None) -> pd.DataFrame:
         """Labelled requests with the features that were known at each prediction moment (`event_timestamp`)."""
-        from feature_repo.domains import find_use_case
+        from punctual.repository import find_use_case
         from training.training_set import training_set
 
         domain, declared = find_use_case(use_case)
-        at = self.moment(use_case) if as_of is None else aware(as_of) if isinstance(as_of, datetime) else starting_moment(as_of, None)
+        at = (
+            self.moment(use_case)
+            if as_of is None
+            else aware(as_of)
+            if isinstance(as_of, datetime)
+            else starting_moment(as_of, None)
+        )
         return training_set(self.store, domain, declared, as_of=at).rows.to_pandas()
 
-    def online_features(self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None) -> pd.DataFrame:
+    def online_features(
+        self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None
+    ) -> pd.DataFrame:
         """What the online store shows for each row's keys at a moment, request-time features included."""
-        from feature_repo.domains import find_use_case
         from inference.features import OnlineFeatures
+        from punctual.repository import find_use_case
 
         domain, declared = find_use_case(use_case)
         return OnlineFeatures(domain, declared).read(rows, at or self.moment(use_case)).to_pandas()
 
-    def predict(self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None) -> pd.DataFrame:
+    def predict(
+        self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None
+    ) -> pd.DataFrame:
         """The champion's prediction for each row; logged, as every prediction is."""
         from inference.predict import predict_frame
 

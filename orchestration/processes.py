@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from feature_repo.errors import DataFolderError
+from punctual.errors import DataFolderError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -60,7 +60,9 @@ def start(argv: Sequence[str], log: Path, *, keeps: Sequence[int] = ()) -> Child
         output.write(f"$ python -m {' '.join(argv)}\n".encode())
         output.flush()
     except OSError as error:
-        raise DataFolderError(f"cannot write {log}: {error.strerror}. Free space, mend its rights or choose another --home.") from error
+        raise DataFolderError(
+            f"cannot write {log}: {error.strerror}. Free space, mend its rights or choose another --home."
+        ) from error
     with output:
         process = subprocess.Popen(
             # -P: a folder of the caller that happens to be called `training` is not the stage.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from cronsim import CronSim
 
-from feature_repo.contract import data_path
-from feature_repo.times import iso
 from orchestration.ledger import Ledger, Run, Status
 from orchestration.steps import BATCH, STEP_NAMES, TRAIN, Outcome, Step, Stopped
+from punctual.home import data_path
+from punctual.times import iso
 
 ATTEMPTS = 3
 BACKOFF = timedelta(seconds=15)
@@ -62,7 +62,9 @@ class Scheduler:
         attempts: int = ATTEMPTS,
         backoff: timedelta = BACKOFF,
     ) -> None:
-        self.steps = sorted(steps, key=lambda step: (STEP_NAMES.index(step.name), step.domain, step.target))
+        self.steps = sorted(
+            steps, key=lambda step: (STEP_NAMES.index(step.name), step.domain, step.target)
+        )
         self.ledger = ledger
         self.clock = clock
         self.run_step = run_step
@@ -88,7 +90,14 @@ class Scheduler:
         now = self.clock()
         finished: dict[Step, Run] = {}
         # A run may make others due: the first champion a batch.
-        while due := next(((step, at) for step in self.steps if step not in finished and (at := self.due(step, now))), None):
+        while due := next(
+            (
+                (step, at)
+                for step in self.steps
+                if step not in finished and (at := self.due(step, now))
+            ),
+            None,
+        ):
             self.sleep(0)
             finished[due[0]] = self._run(*due)
         return list(finished.values())
@@ -111,7 +120,11 @@ class Scheduler:
             self._skip(step, moment)
             return None
         attempts = self.ledger.attempts(step, moment)
-        if attempts and attempts[-1].status == "retrying" and self.wall() < self._retry_at(attempts):
+        if (
+            attempts
+            and attempts[-1].status == "retrying"
+            and self.wall() < self._retry_at(attempts)
+        ):
             return None
         return moment
 
@@ -134,7 +147,11 @@ class Scheduler:
             outcome = self.run_step(step, moment, log)
         except BaseException as error:
             # Whatever ended us, the run is to be done again.
-            self.show(self.ledger.finish(run, "interrupted", str(error) or "stopped", now=self.clock(), wall=self.wall()))
+            self.show(
+                self.ledger.finish(
+                    run, "interrupted", str(error) or "stopped", now=self.clock(), wall=self.wall()
+                )
+            )
             raise
         now = self.clock()
         status: Status = outcome.status
@@ -182,5 +199,8 @@ def told(run: Run) -> str:
 def gist(message: str, width: int = 240) -> str:
     """The line that names the error, or the last one, not too long."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    line = next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1] if lines else "").rstrip(".;")
+    line = next(
+        (line for line in reversed(lines) if re.match(r"[\w.]+: ", line)),
+        lines[-1] if lines else "",
+    ).rstrip(".;")
     return line if len(line) <= width else f"{line[: width - 1]}…"

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from feature_repo.errors import PortInUse
 from orchestration import processes
+from punctual.errors import PortInUse
 
 HOST = "127.0.0.1"
 # A server that has lived so long was well; the wait before its next start begins anew.
@@ -26,8 +26,12 @@ def refuse_taken(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortInUse(f"another program listens at {HOST}:{port}. Stop it or choose another --port.") from error
-            raise PortInUse(f"cannot listen at {HOST}:{port}: {error.strerror}. Choose another --port.") from error
+                raise PortInUse(
+                    f"another program listens at {HOST}:{port}. Stop it or choose another --port."
+                ) from error
+            raise PortInUse(
+                f"cannot listen at {HOST}:{port}: {error.strerror}. Choose another --port."
+            ) from error
 
 
 class Server:
@@ -36,7 +40,14 @@ class Server:
     `argv` gives the command line anew for each start. What happens is told to `show`.
     """
 
-    def __init__(self, argv: Callable[[], list[str]], port: int, log: Path, show: Callable[[str], None], first_wait: float = 1.0) -> None:
+    def __init__(
+        self,
+        argv: Callable[[], list[str]],
+        port: int,
+        log: Path,
+        show: Callable[[str], None],
+        first_wait: float = 1.0,
+    ) -> None:
         self.wanted = False
         self._argv = argv
         self._port = port
@@ -56,12 +67,18 @@ class Server:
         now = time.monotonic()
         if self._child is None:
             if now >= self._not_before:
-                self._child, self._started, self._answers = processes.start(self._argv(), self._log), now, False
+                self._child, self._started, self._answers = (
+                    processes.start(self._argv(), self._log),
+                    now,
+                    False,
+                )
         elif self._child.code is not None:
             self._bury(self._child, self._child.code, now)
         elif not self._answers and _answers(self._port):
             self._answers = True
-            self._show(f"Serving at http://{HOST}:{self._port}, described at http://{HOST}:{self._port}/docs; its log is {self._log}.")
+            self._show(
+                f"Serving at http://{HOST}:{self._port}, described at http://{HOST}:{self._port}/docs; its log is {self._log}."
+            )
 
     def stop(self) -> None:
         """End it, and start it no more."""

@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feature_repo.commands import as_of_option, common_options, json_option, show_json, show_table, starting_moment, working
-from feature_repo.contract import data_path
-from feature_repo.errors import PunctualError
-from feature_repo.times import duration_text
+from punctual.clock import starting_moment
+from punctual.command_line import (
+    as_of_option,
+    common_options,
+    json_option,
+    show_json,
+    show_table,
+    working,
+)
+from punctual.errors import PunctualError
+from punctual.home import data_path
+from punctual.times import duration_text
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-    from feature_repo.domains import LoadedDomain
-    from feature_repo.windows import Declaration
     from orchestration.ledger import Run
+    from punctual.loaded_domain import LoadedDomain
+    from punctual.windows import Declaration
 
 RUNS_SHOWN = 20
 
@@ -42,24 +50,34 @@ def status(as_of: str | None = None) -> dict[str, Any]:
     `champion` is that of the first use case; `use_cases` has them all. A view is fresh until rows of its next grid time
     should be online: its `every` and its `available_after` behind the moment at most.
     """
-    from feature_repo.domains import feature_store, load_all
     from orchestration.ledger import SCHEDULE, Ledger
-    from stores.locks import is_running
+    from punctual.locks import is_running
+    from punctual.repository import feature_store, load_all
 
     domains = load_all()
     moments = {domain.name: starting_moment(as_of, domain.domain.demo_at) for domain in domains}
     missing: list[str] = []
     use_cases = {name: _models(name, missing) for domain in domains for name in domain.use_cases}
     store = feature_store()
-    views = {each.name: _view(store, domain, each, moments[domain.name]) for domain in domains for each in domain.declarations}
+    views = {
+        each.name: _view(store, domain, each, moments[domain.name])
+        for domain in domains
+        for each in domain.declarations
+    }
     events = {each.name: _events(domain, each) for domain in domains for each in domain.events}
     scheduler = "running" if is_running(SCHEDULE) else "stopped"
     runs = [_run(run, scheduler) for run in Ledger().recent(RUNS_SHOWN)]
     if not runs:
         missing.append("Nothing has run on schedule; run: punctual up.")
     if unbuilt := [name for name, view in views.items() if view["built_until"] is None]:
-        missing.append(f"Not built as they are defined now: {', '.join(unbuilt)}; run: punctual features build.")
-    if offline := [name for name, view in views.items() if view["built_until"] and view["materialized_until"] is None]:
+        missing.append(
+            f"Not built as they are defined now: {', '.join(unbuilt)}; run: punctual features build."
+        )
+    if offline := [
+        name
+        for name, view in views.items()
+        if view["built_until"] and view["materialized_until"] is None
+    ]:
         missing.append(f"Not online: {', '.join(offline)}; run: punctual features materialize.")
     return {
         "as_of": max(moments.values(), default=None),
@@ -68,9 +86,13 @@ def status(as_of: str | None = None) -> dict[str, Any]:
         "use_cases": use_cases,
         "views": views,
         "events": events,
-        "clock": max((starting_moment(None, domain.domain.demo_at) for domain in domains), default=None),
+        "clock": max(
+            (starting_moment(None, domain.domain.demo_at) for domain in domains), default=None
+        ),
         "scheduler": scheduler,
-        "schedule": [step for domain in domains for step in _schedule(domain, moments[domain.name])],
+        "schedule": [
+            step for domain in domains for step in _schedule(domain, moments[domain.name])
+        ],
         "runs": runs,
         "missing": missing,
     }
@@ -84,8 +106,8 @@ def _run(run: Run, scheduler: str) -> dict[str, Any]:
 
 def _models(use_case: str, missing: list[str]) -> dict[str, Any]:
     """What the model registry has of a use case, behind each alias."""
-    from feature_repo.model_card import CHALLENGER, CHAMPION
-    from feature_repo.model_registry import aliases, read_card
+    from punctual.model_card import CHALLENGER, CHAMPION
+    from stores.models import aliases, read_card
 
     models: dict[str, Any] = dict.fromkeys((CHAMPION, CHALLENGER))
     try:
@@ -97,7 +119,9 @@ def _models(use_case: str, missing: list[str]) -> dict[str, Any]:
         missing.append(f"Use case '{use_case}' has no champion; run: punctual train {use_case}.")
     for alias in models:
         try:
-            models[alias] = _model(read_card(use_case, versions[alias])) if alias in versions else None
+            models[alias] = (
+                _model(read_card(use_case, versions[alias])) if alias in versions else None
+            )
         except PunctualError as error:
             missing.append(str(error))
     return models
@@ -108,12 +132,13 @@ def _model(card: Any) -> dict[str, Any]:
     return {name: getattr(card, name) for name in kept}
 
 
-def _view(store: FeatureStore, domain: LoadedDomain, declared: Declaration, at: datetime) -> dict[str, Any]:
+def _view(
+    store: FeatureStore, domain: LoadedDomain, declared: Declaration, at: datetime
+) -> dict[str, Any]:
     """How far a view is built and online, as its present definition makes it; judged as the server does."""
-    from inference.monitoring.freshness import freshness
     from pipelines.build import view_table
     from pipelines.materialize import online_database
-    from stores.packed import OnlineView
+    from stores.online import OnlineView, view_freshness
 
     table, database = view_table(declared), online_database(store)
     built = table.built_until
@@ -131,8 +156,12 @@ def _view(store: FeatureStore, domain: LoadedDomain, declared: Declaration, at: 
     if built is None:
         return shown
     online = OnlineView.of(store.project, domain.views[declared.name])
-    found = freshness(domain, database, [online])[declared.name]
-    shown |= {"online_rows": database.count(online), "materialized_until": found.materialized_until, "fresh": not found.is_stale(at)}
+    found = view_freshness(domain, database, [online])[declared.name]
+    shown |= {
+        "online_rows": database.count(online),
+        "materialized_until": found.materialized_until,
+        "fresh": not found.is_stale(at),
+    }
     if found.materialized_until is not None:
         shown["age_seconds"] = max(0.0, (at - min(built, found.materialized_until)).total_seconds())
     return shown
@@ -169,19 +198,37 @@ def show_status(found: dict[str, Any]) -> None:
     """Print what `status` found as tables."""
     from orchestration.schedule import gist
 
-    click.echo(f"As of {found['as_of']:%Y-%m-%d %H:%M:%S} UTC in {found['home']}; the scheduler is {found['scheduler']}.\n")
-    show_table("Models", ["use case", "", "version", "trained as of", "metric", "validation", "test"], _model_rows(found["use_cases"]))
+    click.echo(
+        f"As of {found['as_of']:%Y-%m-%d %H:%M:%S} UTC in {found['home']}; the scheduler is {found['scheduler']}.\n"
+    )
+    show_table(
+        "Models",
+        ["use case", "", "version", "trained as of", "metric", "validation", "test"],
+        _model_rows(found["use_cases"]),
+    )
     click.echo()
     show_table(
         "Feature views",
         ["view", "rows", "online", "built until", "online until", "every", "fresh"],
         [
-            [name, v["rows"], v["online_rows"], v["built_until"], v["materialized_until"], v["every"], v["fresh"]]
+            [
+                name,
+                v["rows"],
+                v["online_rows"],
+                v["built_until"],
+                v["materialized_until"],
+                v["every"],
+                v["fresh"],
+            ]
             for name, v in found["views"].items()
         ],
     )
     click.echo()
-    show_table("Events", ["events", "rows", "known until"], [[name, e["rows"], e["built_until"]] for name, e in found["events"].items()])
+    show_table(
+        "Events",
+        ["events", "rows", "known until"],
+        [[name, e["rows"], e["built_until"]] for name, e in found["events"].items()],
+    )
     click.echo()
     show_table(
         "Schedule (UTC)",
@@ -193,7 +240,18 @@ def show_status(found: dict[str, Any]) -> None:
         show_table(
             "Last runs",
             ["step", "of", "as of", "attempt", "ended as", "seconds", "message"],
-            [[r["step"], r["target"], r["scheduled"], r["attempt"], r["status"], r["seconds"], gist(r["message"])] for r in found["runs"]],
+            [
+                [
+                    r["step"],
+                    r["target"],
+                    r["scheduled"],
+                    r["attempt"],
+                    r["status"],
+                    r["seconds"],
+                    gist(r["message"]),
+                ]
+                for r in found["runs"]
+            ],
         )
     for sentence in found["missing"]:
         click.echo(f"\n{sentence}")
@@ -206,6 +264,8 @@ def _model_rows(use_cases: dict[str, Any]) -> list[list[Any]]:
             # A challenger that became champion is one model, not two.
             if model is None or (alias != "champion" and model == models["champion"]):
                 continue
-            scores = [model["metrics"][part].get(model["metric"]) for part in ("validation", "test")]
+            scores = [
+                model["metrics"][part].get(model["metric"]) for part in ("validation", "test")
+            ]
             rows.append([name, alias, model["version"], model["as_of"], model["metric"], *scores])
     return rows

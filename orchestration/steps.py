@@ -12,19 +12,23 @@ from typing import TYPE_CHECKING, Literal
 
 from cronsim import CronSim, CronSimError
 
-from feature_repo import errors
-from feature_repo.errors import InvalidDeclaration, unknown_name
-from feature_repo.times import duration_text, iso
 from orchestration import processes
+from punctual import errors
+from punctual.errors import InvalidDeclaration, unknown_name
+from punctual.times import duration_text, iso
 
 if TYPE_CHECKING:  # it takes Feast with it
-    from feature_repo.domains import LoadedDomain
+    from punctual.loaded_domain import LoadedDomain
 
 MATERIALIZE, BATCH, TRAIN = "materialize", "batch", "train"
 # What is due at once runs in this order: a batch and a training set read what is built.
 STEP_NAMES = (MATERIALIZE, BATCH, TRAIN)
 # Far more than any of them takes: a run that hangs must end some time, so that the others go on.
-TIME_LIMITS = {MATERIALIZE: timedelta(hours=2), BATCH: timedelta(hours=2), TRAIN: timedelta(hours=12)}
+TIME_LIMITS = {
+    MATERIALIZE: timedelta(hours=2),
+    BATCH: timedelta(hours=2),
+    TRAIN: timedelta(hours=12),
+}
 _REFUSED = "GateRefused:"
 
 
@@ -73,11 +77,25 @@ def steps_of(domain: LoadedDomain) -> list[Step]:
     Raises `InvalidDeclaration` with every problem of the schedule.
     """
     schedule = domain.domain.schedule
-    problems = [unknown_name("step", name, STEP_NAMES, "the platform") for name in schedule if name not in STEP_NAMES]
-    problems += [problem for name, cron in schedule.items() if (problem := _cron_problem(name, cron))]
+    problems = [
+        unknown_name("step", name, STEP_NAMES, "the platform")
+        for name in schedule
+        if name not in STEP_NAMES
+    ]
+    problems += [
+        problem for name, cron in schedule.items() if (problem := _cron_problem(name, cron))
+    ]
     limits = domain.domain.time_limits
-    problems += [unknown_name("step", name, STEP_NAMES, "the platform") for name in limits if name not in STEP_NAMES]
-    problems += [f"the time limit {limit} for {name} is no time to run in." for name, limit in limits.items() if limit <= timedelta(0)]
+    problems += [
+        unknown_name("step", name, STEP_NAMES, "the platform")
+        for name in limits
+        if name not in STEP_NAMES
+    ]
+    problems += [
+        f"the time limit {limit} for {name} is no time to run in."
+        for name, limit in limits.items()
+        if limit <= timedelta(0)
+    ]
     if problems:
         raise InvalidDeclaration(f"the schedule of domain '{domain.name}'", problems)
     promised = min((declared.available_after for declared in domain.declarations), default=None)
@@ -87,12 +105,26 @@ def steps_of(domain: LoadedDomain) -> list[Step]:
             continue
         limit = limits.get(name, TIME_LIMITS[name])
         if name == MATERIALIZE:
-            stages = (("pipelines", "build", domain.name), ("pipelines", "materialize", domain.name))
-            steps.append(Step(name, domain.name, domain.name, schedule[name], stages, promised, limit))
+            stages = (
+                ("pipelines", "build", domain.name),
+                ("pipelines", "materialize", domain.name),
+            )
+            steps.append(
+                Step(name, domain.name, domain.name, schedule[name], stages, promised, limit)
+            )
             continue
         stage = ("inference", "batch") if name == BATCH else ("training", "fit")
         for use_case in domain.use_cases:
-            steps.append(Step(name, domain.name, use_case, schedule[name], ((*stage, use_case),), time_limit=limit))
+            steps.append(
+                Step(
+                    name,
+                    domain.name,
+                    use_case,
+                    schedule[name],
+                    ((*stage, use_case),),
+                    time_limit=limit,
+                )
+            )
     return steps
 
 
@@ -134,10 +166,14 @@ def run_step(
             code = child.stop()
         if not in_time:
             return Outcome(
-                "failed", f"TimeLimit: python -m {' '.join(argv)} was stopped: '{step.name}' may take {duration_text(step.time_limit)}."
+                "failed",
+                f"TimeLimit: python -m {' '.join(argv)} was stopped: '{step.name}' may take {duration_text(step.time_limit)}.",
             )
         if code != 0:
-            return _failed(code, child.last_words() or f"python -m {' '.join(argv)} {_ended(code)} and said nothing")
+            return _failed(
+                code,
+                child.last_words() or f"python -m {' '.join(argv)} {_ended(code)} and said nothing",
+            )
     return Outcome("succeeded")
 
 
@@ -149,7 +185,11 @@ def _failed(code: int, said: str) -> Outcome:
     if refused:
         return Outcome("refused", refused)
     named = [getattr(errors, name, None) for name in re.findall(r"^(\w+): ", said, re.MULTILINE)]
-    return Outcome("failed", said, again=any(isinstance(each, type) and getattr(each, "may_pass", False) for each in named))
+    return Outcome(
+        "failed",
+        said,
+        again=any(isinstance(each, type) and getattr(each, "may_pass", False) for each in named),
+    )
 
 
 def _ended(code: int) -> str:

@@ -13,24 +13,37 @@ from typing import TYPE_CHECKING
 
 import click
 
-from feature_repo.commands import NOW, Clock, as_of_option, common_options, remember_moment, starting_moment
-from feature_repo.contract import data_path
-from feature_repo.times import iso
+from punctual.clock import NOW, Clock, remember_moment, starting_moment
+from punctual.command_line import as_of_option, common_options
+from punctual.home import data_path
+from punctual.times import iso
 
 if TYPE_CHECKING:
-    from feature_repo.domains import LoadedDomain
+    from punctual.loaded_domain import LoadedDomain
 
 # In which the last children of a scheduler just killed can die; a step that outlives it never runs beside its own repetition.
 _PATIENCE_SECONDS = 3.0
 
 
 @click.command("up", epilog="Example: punctual up --speed 60")
-@click.option("--port", type=click.IntRange(1, 65_535), default=8400, show_default=True, help="Where the server listens on this machine.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=8400,
+    show_default=True,
+    help="Where the server listens on this machine.",
+)
 @click.option(
     "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
     help="How many times as fast as the wall's the clock goes; 60 makes an hour a minute.",
 )  # fmt: skip
-@click.option("--domain", "names", metavar="DOMAIN", multiple=True, help="Run this domain's schedule only; repeatable.  [default: all]")
+@click.option(
+    "--domain",
+    "names",
+    metavar="DOMAIN",
+    multiple=True,
+    help="Run this domain's schedule only; repeatable.  [default: all]",
+)
 @as_of_option
 @common_options
 def command(port: int, speed: float, names: tuple[str, ...], as_of: str | None) -> None:
@@ -39,12 +52,14 @@ def command(port: int, speed: float, names: tuple[str, ...], as_of: str | None) 
     Each domain declares its schedule. What was missed is caught up once, then the server starts; what fails is tried again and
     shown by `punctual status`. The clock goes on from --as-of.
     """
-    from feature_repo.domains import domain_names, load_domain, repository_path
-    from feature_repo.errors import UnknownDomain
+    from punctual.errors import UnknownDomain
+    from punctual.repository import domain_names, load_domain, repository_path
 
     domains = [load_domain(name) for name in names or domain_names()]
     if not domains:
-        raise UnknownDomain(f"there is no domain in {repository_path()}: no folder with a use_case.py. Choose another --repository.")
+        raise UnknownDomain(
+            f"there is no domain in {repository_path()}: no folder with a use_case.py. Choose another --repository."
+        )
     up(domains, port=port, as_of=as_of, speed=speed)
 
 
@@ -65,7 +80,7 @@ def up(
     from orchestration.schedule import Scheduler, told
     from orchestration.server import Server, refuse_taken
     from orchestration.steps import Stopped, run_step, steps_of
-    from stores.locks import only_one
+    from punctual.locks import only_one
 
     steps = [step for domain in domains for step in steps_of(domain)]
     use_cases = [name for domain in domains for name in domain.use_cases]
@@ -97,11 +112,24 @@ def up(
         refuse_taken(port)
         server = Server(serve, port, Path(data_path("logs", "server.log")), show)
         run = partial(run_step, sleep=sleep, keeps=(lock,), clock=lambda: ["--clock", *standing()])
-        scheduler = Scheduler(steps, Ledger(), clock, run, sleep, wall=_wall, has_champion=ChampionSeen(), show=show_run)
-        show(f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast as the wall's; data in {data_path()}.")
+        scheduler = Scheduler(
+            steps,
+            Ledger(),
+            clock,
+            run,
+            sleep,
+            wall=_wall,
+            has_champion=ChampionSeen(),
+            show=show_run,
+        )
+        show(
+            f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast as the wall's; data in {data_path()}."
+        )
         try:
             scheduler.recover()
-            first = [f"{step.name} {step.target}" for step in scheduler.steps if scheduler.due(step)]
+            first = [
+                f"{step.name} {step.target}" for step in scheduler.steps if scheduler.due(step)
+            ]
             if first:
                 show(f"To catch up before the server starts: {', '.join(first)}.")
             with contextlib.suppress(Stopped):
@@ -116,20 +144,28 @@ def up(
         show(f"Stopped at {clock():%Y-%m-%d %H:%M:%S}.")
 
 
-def clock_of(domains: Sequence[LoadedDomain], as_of: str | None, speed: float) -> tuple[Callable[[], datetime], bool]:
+def clock_of(
+    domains: Sequence[LoadedDomain], as_of: str | None, speed: float
+) -> tuple[Callable[[], datetime], bool]:
     """The clock of a schedule, and whether it is the wall's.
 
     Raises `click.UsageError` where the domains live in different times, or the present is to go faster than it does.
     """
     moments = [domain.domain.demo_at for domain in domains]
     if as_of is None and None in moments and any(moments):
-        at = ", ".join(f"{domain.name} {iso(domain.domain.demo_at) or 'in the present'}" for domain in domains)
-        raise click.UsageError(f"the domains live in different times: {at}. Choose one with --domain, or a moment with --as-of.")
+        at = ", ".join(
+            f"{domain.name} {iso(domain.domain.demo_at) or 'in the present'}" for domain in domains
+        )
+        raise click.UsageError(
+            f"the domains live in different times: {at}. Choose one with --domain, or a moment with --as-of."
+        )
     demo_at = max((moment for moment in moments if moment), default=None)
     if as_of != NOW and (as_of or demo_at):
         return Clock(starting_moment(as_of, demo_at), speed), False
     if speed != 1:
-        raise click.UsageError("the present cannot go faster; --speed needs a moment of the past with --as-of.")
+        raise click.UsageError(
+            "the present cannot go faster; --speed needs a moment of the past with --as-of."
+        )
     return _wall, True
 
 
@@ -160,8 +196,8 @@ class ChampionSeen:
 
     def __call__(self, use_case: str) -> bool:
         """Whether there is one, or was one when it was last asked."""
-        from feature_repo.errors import NoChampion
         from inference.champion import champion_version
+        from punctual.errors import NoChampion
 
         asked, answer = self._answers.get(use_case, (float("-inf"), False))
         if not answer and time.monotonic() - asked >= self._every:

@@ -8,21 +8,18 @@ from typing import Any
 
 import click
 
-from feature_repo.commands import (
-    NOW,
-    Clock,
+from punctual.clock import NOW, Clock, remember_moment, starting_moment
+from punctual.command_line import (
     as_of_option,
     common_options,
     json_option,
     quiet_option,
-    remember_moment,
     run,
     show_json,
     show_table,
-    starting_moment,
     working,
 )
-from feature_repo.times import iso
+from punctual.times import iso
 
 
 @click.group()
@@ -38,9 +35,9 @@ def cli() -> None:
 @common_options
 def build(domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
     """Bring every table of DOMAIN up to a moment; what is there is left alone."""
-    from feature_repo.domains import load_domain
     from pipelines.build import build as build_domain
-    from pipelines.progress import Progress
+    from punctual.progress import Progress
+    from punctual.repository import load_domain
 
     loaded = load_domain(domain)
     moment = starting_moment(as_of, loaded.domain.demo_at)
@@ -53,19 +50,34 @@ def build(domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
     _show_sources(built.sources)
     show_table(
         f"Events known by {iso(moment)}"
-        + (" (first load: the domain's rules say when each was known)" if any(e.first_load for e in built.events) else ""),
+        + (
+            " (first load: the domain's rules say when each was known)"
+            if any(e.first_load for e in built.events)
+            else ""
+        ),
         ["events", "new", "late", "corrected"],
         [[each.events, each.new, each.late, each.corrected] for each in built.events],
     )
     show_table(
-        f"Feature views built until {iso(moment)}", ["view", "new rows", "rows"], [[v.view, v.new_rows, v.rows] for v in built.views]
+        f"Feature views built until {iso(moment)}",
+        ["view", "new rows", "rows"],
+        [[v.view, v.new_rows, v.rows] for v in built.views],
     )
 
 
 def _show_sources(reports: Sequence[Any]) -> None:
     show_table(
         "Sources: rows in = clean + quarantined + duplicates",
-        ["source", "rows in", "clean", "quarantined", "duplicates", "supplement", "rules broken", "missing values"],
+        [
+            "source",
+            "rows in",
+            "clean",
+            "quarantined",
+            "duplicates",
+            "supplement",
+            "rules broken",
+            "missing values",
+        ],
         [
             [
                 each.source,
@@ -90,9 +102,9 @@ def _show_sources(reports: Sequence[Any]) -> None:
 @common_options
 def quarantine(domain: str, source: str, limit: int, as_json: bool) -> None:
     """Show the rows of a SOURCE that broke its contract, and why."""
-    from feature_repo.domains import load_domain
-    from feature_repo.errors import UnknownName, unknown_name
-    from pipelines.clean import quarantined_rows
+    from pipelines.clean.cleaning import quarantined_rows
+    from punctual.errors import UnknownName, unknown_name
+    from punctual.repository import load_domain
 
     loaded = load_domain(domain)
     names = [each.name for each in loaded.sources]
@@ -102,7 +114,11 @@ def quarantine(domain: str, source: str, limit: int, as_json: bool) -> None:
     if as_json:
         show_json(rows)
         return
-    show_table(f"Quarantine of {source}", ["row", "rule", "reason", "raw"], [[r["row"], r["rule"], r["reason"], r["raw"]] for r in rows])
+    show_table(
+        f"Quarantine of {source}",
+        ["row", "rule", "reason", "raw"],
+        [[r["row"], r["rule"], r["reason"], r["raw"]] for r in rows],
+    )
 
 
 @cli.command(epilog="Example: python -m pipelines apply")
@@ -111,8 +127,8 @@ def quarantine(domain: str, source: str, limit: int, as_json: bool) -> None:
 def apply(as_json: bool) -> None:
     """Register the definitions of all domains, as `feast -c feature_repo apply` does."""
     with working("registering definitions"):
-        from feature_repo.domains import feature_store, load_all
         from pipelines.materialize import apply_definitions
+        from punctual.repository import feature_store, load_all
 
         applied = apply_definitions(feature_store(), load_all())
     if as_json:
@@ -121,7 +137,11 @@ def apply(as_json: bool) -> None:
     click.echo(
         f"Registered {', '.join(applied.domains)}: {len(applied.feature_views)} feature views, {len(applied.on_demand_feature_views)} on"
         f" demand, {len(applied.feature_services)} feature services."
-        + (f" No longer declared, and removed: {', '.join(applied.removed)}." if applied.removed else "")
+        + (
+            f" No longer declared, and removed: {', '.join(applied.removed)}."
+            if applied.removed
+            else ""
+        )
     )
 
 
@@ -129,28 +149,43 @@ def apply(as_json: bool) -> None:
 @click.argument("domain")
 @as_of_option
 @click.option(
-    "--clock", "clock_at", metavar="MOMENT", help="What time it is, where later than --as-of; it goes on.  [default: it stands still]"
+    "--clock",
+    "clock_at",
+    metavar="MOMENT",
+    help="What time it is, where later than --as-of; it goes on.  [default: it stands still]",
 )
 @click.option(
-    "--speed", type=click.FloatRange(min=0), default=1.0, show_default=True, help="How many times as fast as the wall's --clock goes."
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="How many times as fast as the wall's --clock goes.",
 )
 @click.option("--rebuild", is_flag=True, help="Start anew instead of where the last run stopped.")
 @json_option
 @quiet_option
 @common_options
-def materialize(domain: str, as_of: str | None, clock_at: str | None, speed: float, rebuild: bool, as_json: bool, quiet: bool) -> None:
+def materialize(
+    domain: str,
+    as_of: str | None,
+    clock_at: str | None,
+    speed: float,
+    rebuild: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Bring DOMAIN's features online, up to a moment or to where they are built.
 
     What comes online after the moment it was promised for is counted: a run that stands for --as-of and starts late says so with --clock.
     """
     # First of all: what is imported takes seconds, and on a fast clock those are minutes.
     clock = None if clock_at is None else Clock(starting_moment(clock_at, None), speed)
-    from feature_repo.domains import feature_store, load_domain
-    from feature_repo.times import duration_text
     from pipelines.materialize import apply_if_changed
     from pipelines.materialize import materialize as materialize_domain
-    from pipelines.progress import Progress
-    from stores.engine import give_way
+    from punctual.progress import Progress
+    from punctual.repository import feature_store, load_domain
+    from punctual.times import duration_text
+    from stores.online import give_way
 
     loaded = load_domain(domain)
     moment = starting_moment(as_of, loaded.domain.demo_at)
@@ -159,7 +194,9 @@ def materialize(domain: str, as_of: str | None, clock_at: str | None, speed: flo
     store = feature_store()
     apply_if_changed(store)
     give_way()
-    done = materialize_domain(store, loaded, moment, Progress(quiet=quiet or as_json), clock=clock, rebuild=rebuild)
+    done = materialize_domain(
+        store, loaded, moment, Progress(quiet=quiet or as_json), clock=clock, rebuild=rebuild
+    )
     if as_of != NOW:
         remember_moment(moment)
     if as_json:
@@ -167,8 +204,27 @@ def materialize(domain: str, as_of: str | None, clock_at: str | None, speed: flo
         return
     show_table(
         f"Online at {iso(moment)}",
-        ["view", "rows", "records changed", "moments missed", "rows/s", "lag", "materialized until"],
-        [[m.view, m.rows, m.records, m.missed, round(m.rows_per_second), duration_text(m.lag), m.until] for m in done],
+        [
+            "view",
+            "rows",
+            "records changed",
+            "moments missed",
+            "rows/s",
+            "lag",
+            "materialized until",
+        ],
+        [
+            [
+                m.view,
+                m.rows,
+                m.records,
+                m.missed,
+                round(m.rows_per_second),
+                duration_text(m.lag),
+                m.until,
+            ]
+            for m in done
+        ],
     )
 
 

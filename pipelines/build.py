@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from feature_repo.contract import check_horizon, data_path
-from feature_repo.domains import LoadedDomain
-from feature_repo.raw import CsvSource, Events
-from feature_repo.times import aware
-from feature_repo.windows import Declaration
-from pipelines.clean import SourceReport, clean_source
+from pipelines.clean.cleaning import SourceReport, clean_source
 from pipelines.ingest import Ingested, event_table, ingest
-from pipelines.progress import Progress
-from pipelines.windows import feature_rows
-from stores.locks import only_one
-from stores.table import CREATED, EVENT, Table, connect
+from pipelines.windows.feature_rows import feature_rows
+from punctual.events import Events
+from punctual.home import data_path
+from punctual.loaded_domain import LoadedDomain
+from punctual.locks import only_one
+from punctual.progress import Progress
+from punctual.sources import CsvSource
+from punctual.times import aware
+from punctual.use_case import check_horizon
+from punctual.windows import Declaration
+from stores.tables import CREATED, EVENT, Table, connect
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Built:
 
 def view_table(declared: Declaration) -> Table:
     """The table of a feature view as its definition makes it."""
-    return Table.for_definition(Path(data_path("tables")), declared.name, declared.fingerprint, declared.join_keys)
+    return Table.for_definition(
+        Path(data_path("tables")), declared.name, declared.fingerprint, declared.join_keys
+    )
 
 
 def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
@@ -54,11 +58,26 @@ def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
     as_of = aware(as_of)
     with only_one("build"):
         reports: dict[str, SourceReport] = {}
-        progress.each("clean", domain.sources, _name, lambda each: reports.update({each.name: clean_source(domain.name, each, reports)}))
-        events = progress.each("events", domain.events, _name, lambda each: ingest(domain.name, each, list(reports.values()), as_of))
+        progress.each(
+            "clean",
+            domain.sources,
+            _name,
+            lambda each: reports.update({each.name: clean_source(domain.name, each, reports)}),
+        )
+        events = progress.each(
+            "events",
+            domain.events,
+            _name,
+            lambda each: ingest(domain.name, each, list(reports.values()), as_of),
+        )
         for use_case in domain.use_cases.values():
             check_horizon(use_case, _label_delays(domain, use_case.name))
-        views = progress.each("features", domain.declarations, _name, lambda each: _build_view(domain.name, each, as_of))
+        views = progress.each(
+            "features",
+            domain.declarations,
+            _name,
+            lambda each: _build_view(domain.name, each, as_of),
+        )
     return Built(domain.name, as_of, list(reports.values()), events, views)
 
 
@@ -84,7 +103,10 @@ def _build_view(domain: str, declared: Declaration, as_of: datetime) -> BuiltVie
 def _label_delays(domain: LoadedDomain, name: str) -> list[int]:
     """How long after the prediction moment each label seen so far became known, in microseconds."""
     use_case = domain.use_cases[name]
-    labels, requests = event_table(domain.name, use_case.label.of), event_table(domain.name, use_case.requests)
+    labels, requests = (
+        event_table(domain.name, use_case.label.of),
+        event_table(domain.name, use_case.requests),
+    )
     if not labels.files() or not requests.files():
         return []
     ids = ", ".join(f'"{column}"' for column in use_case.requests.id)

@@ -10,12 +10,12 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from feature_repo.contract import data_path
-from feature_repo.errors import InvalidDeclaration
-from feature_repo.raw import Events
-from feature_repo.times import micros
-from pipelines.clean import SourceReport, register_clean, write_whole
-from stores.table import CREATED, EVENT, Table, connect, quoted
+from pipelines.clean.cleaning import SourceReport, register_clean, write_whole
+from punctual.errors import InvalidDeclaration
+from punctual.events import Events
+from punctual.home import data_path
+from punctual.times import micros
+from stores.tables import CREATED, EVENT, Table, connect, quoted
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Ingested:
 
 def event_table(domain: str, events: Events) -> Table:
     """The table of a stream as its definition makes it."""
-    return Table.for_definition(Path(data_path("tables")), f"{domain}.{events.name}", events.fingerprint, events.id)
+    return Table.for_definition(
+        Path(data_path("tables")), f"{domain}.{events.name}", events.fingerprint, events.id
+    )
 
 
 def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: datetime) -> Ingested:
@@ -47,13 +49,19 @@ def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: date
     stamps = {report.source: report.stamp for report in reports}
     used = {source.name: stamps[source.name] for source in events.all_sources}
     marker = Path(data_path("clean", domain, f"{events.name}.ingested.json"))
-    unchanged = closed is not None and marker.exists() and msgspec.json.decode(marker.read_bytes()) == [table.version.version, used]
+    unchanged = (
+        closed is not None
+        and marker.exists()
+        and msgspec.json.decode(marker.read_bytes()) == [table.version.version, used]
+    )
     with connect() as connection:
         register_clean(connection, domain, events.all_sources)
         # Where no file changed, what was known by the last run is in the table.
         _known_events(connection, events, closed if unchanged else None, as_of)
         if closed is None or unchanged:
-            connection.execute("CREATE TABLE __new AS SELECT *, false AS __late, false AS __corrected FROM __known")
+            connection.execute(
+                "CREATE TABLE __new AS SELECT *, false AS __late, false AS __corrected FROM __known"
+            )
         else:
             _compare(connection, events, table, closed, as_of)
         new, late, corrected = connection.execute(
@@ -77,22 +85,34 @@ def in_the_end(domain: str, events: Events, ids: pa.Table) -> pa.Table:
         register_clean(connection, domain, events.all_sources)
         connection.register("__ids", ids)
         columns = ", ".join(map(quoted, events.id))
-        return connection.sql(f"SELECT e.* FROM ({events.sql}) AS e SEMI JOIN __ids USING ({columns})").to_arrow_table()
+        return connection.sql(
+            f"SELECT e.* FROM ({events.sql}) AS e SEMI JOIN __ids USING ({columns})"
+        ).to_arrow_table()
 
 
-def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, since: datetime | None, as_of: datetime) -> None:
+def _known_events(
+    connection: duckdb.DuckDBPyConnection, events: Events, since: datetime | None, as_of: datetime
+) -> None:
     """`__known`: what the stream's SQL gives, in its declared types, as far as the rule lets it be known in `(since, as_of]`."""
     columns = {**events.columns, EVENT: "TIMESTAMP", CREATED: "TIMESTAMP"}
-    cast = ", ".join(f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in columns.items())
+    cast = ", ".join(
+        f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in columns.items()
+    )
     try:
         later = f" WHERE {CREATED} > make_timestamp({micros(since)})" if since else ""
         connection.execute(f"CREATE TABLE __all AS SELECT {cast} FROM ({events.sql}){later}")
     except duckdb.Error as error:
-        raise InvalidDeclaration(f"events '{events.name}'", [f"their SQL does not give the declared columns: {error}"]) from error
+        raise InvalidDeclaration(
+            f"events '{events.name}'", [f"their SQL does not give the declared columns: {error}"]
+        ) from error
     problems = []
-    timeless = connection.execute(f"SELECT count(*) FROM __all WHERE {EVENT} IS NULL OR {CREATED} IS NULL").fetchone()
+    timeless = connection.execute(
+        f"SELECT count(*) FROM __all WHERE {EVENT} IS NULL OR {CREATED} IS NULL"
+    ).fetchone()
     if timeless and timeless[0]:
-        problems.append(f"{timeless[0]} events have no {EVENT} or no {CREATED}; leave them out or say when they are known.")
+        problems.append(
+            f"{timeless[0]} events have no {EVENT} or no {CREATED}; leave them out or say when they are known."
+        )
     ids = ", ".join(map(quoted, events.id))
     nameless = connection.execute(
         f"SELECT count(*) FROM __all WHERE {' OR '.join(f'{quoted(name)} IS NULL' for name in events.id)}"
@@ -101,15 +121,27 @@ def _known_events(connection: duckdb.DuckDBPyConnection, events: Events, since: 
         problems.append(
             f"{nameless[0]} events have no {' or no '.join(events.id)}, so that a correction would not find them; leave them out."
         )
-    repeated = connection.execute(f"SELECT {ids}, count(*) FROM __all GROUP BY {ids} HAVING count(*) > 1 LIMIT 1").fetchone()
+    repeated = connection.execute(
+        f"SELECT {ids}, count(*) FROM __all GROUP BY {ids} HAVING count(*) > 1 LIMIT 1"
+    ).fetchone()
     if repeated:
-        problems.append(f"id {', '.join(events.id)} = {repeated[:-1]} stands for {repeated[-1]} events; expected one.")
+        problems.append(
+            f"id {', '.join(events.id)} = {repeated[:-1]} stands for {repeated[-1]} events; expected one."
+        )
     if problems:
         raise InvalidDeclaration(f"events '{events.name}'", problems)
-    connection.execute(f"CREATE TABLE __known AS FROM __all WHERE {CREATED} <= make_timestamp({micros(as_of)})")
+    connection.execute(
+        f"CREATE TABLE __known AS FROM __all WHERE {CREATED} <= make_timestamp({micros(as_of)})"
+    )
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, events: Events, table: Table, closed: datetime, as_of: datetime) -> None:
+def _compare(
+    connection: duckdb.DuckDBPyConnection,
+    events: Events,
+    table: Table,
+    closed: datetime,
+    as_of: datetime,
+) -> None:
     """`__new`: events that are not in the table, and newer versions of those that are."""
     ids = ", ".join(map(quoted, events.id))
     columns = (*sorted(events.columns), EVENT)
@@ -129,4 +161,6 @@ def _compare(connection: duckdb.DuckDBPyConnection, events: Events, table: Table
 
 def _packed(columns: tuple[str, ...], prefix: str = "") -> str:
     """The columns as one value, which compares equal where all of them do, nulls included."""
-    return f"struct_pack({', '.join(f'{quoted(name)} := {prefix}{quoted(name)}' for name in columns)})"
+    return (
+        f"struct_pack({', '.join(f'{quoted(name)} := {prefix}{quoted(name)}' for name in columns)})"
+    )

@@ -12,13 +12,12 @@ from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
 
-from feature_repo.domains import LoadedDomain, load_all
-from feature_repo.times import aware
-from pipelines.progress import Progress
-from stores.engine import Materialized, materialize_view
-from stores.locks import only_one
-from stores.online import PackedOnlineStore
-from stores.packed import PackedDatabase
+from punctual.loaded_domain import LoadedDomain
+from punctual.locks import only_one
+from punctual.progress import Progress
+from punctual.repository import load_all
+from punctual.times import aware
+from stores.online import Materialized, PackedDatabase, PackedOnlineStore, materialize_view
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,9 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Appli
         projects=[],
         data_sources=[view.batch_source for view in views if view.batch_source is not None],
         feature_views=views,
-        on_demand_feature_views=[view for domain in domains for view in domain.on_demand_views.values()],
+        on_demand_feature_views=[
+            view for domain in domains for view in domain.on_demand_views.values()
+        ],
         stream_feature_views=[],
         label_views=[],
         entities=[entity for domain in domains for entity in domain.entities.values()],
@@ -51,7 +52,9 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Appli
     everything = [thing for domain in domains for thing in domain.all_objects]
     with warnings.catch_warnings():
         # Feast says that on-demand views do not scale offline; ours run in the as-of store, on their inputs alone.
-        warnings.filterwarnings("ignore", message="On demand feature view is an experimental feature")
+        warnings.filterwarnings(
+            "ignore", message="On demand feature view is an experimental feature"
+        )
         gone = [thing for thing in gone if thing.name != "__dummy"]
         store.apply(everything, objects_to_delete=gone, partial=False)
     return Applied(
@@ -67,10 +70,23 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Appli
 def apply_if_changed(store: FeatureStore) -> None:
     """Register the definitions of all domains, where the registry holds others or none."""
     domains = load_all()
-    declared = {view.name: view.tags.get("fingerprint", "") for domain in domains for view in domain.views.values()}
-    declared.update({name: "" for domain in domains for name in (*domain.on_demand_views, *domain.services)})
-    registered = {view.name: view.tags.get("fingerprint", "") for view in store.list_feature_views()}
-    registered.update({thing.name: "" for thing in (*store.list_on_demand_feature_views(), *store.list_feature_services())})
+    declared = {
+        view.name: view.tags.get("fingerprint", "")
+        for domain in domains
+        for view in domain.views.values()
+    }
+    declared.update(
+        {name: "" for domain in domains for name in (*domain.on_demand_views, *domain.services)}
+    )
+    registered = {
+        view.name: view.tags.get("fingerprint", "") for view in store.list_feature_views()
+    }
+    registered.update(
+        {
+            thing.name: ""
+            for thing in (*store.list_on_demand_feature_views(), *store.list_feature_services())
+        }
+    )
     if registered != declared:
         apply_definitions(store, domains)
 
@@ -106,7 +122,9 @@ def materialize(
             read += rows
             progress.say(f"{read:,} rows")
 
-        return materialize_view(store.config, database, view, now=aware(now), clock=clock, rebuild=rebuild, progress=say)
+        return materialize_view(
+            store.config, database, view, now=aware(now), clock=clock, rebuild=rebuild, progress=say
+        )
 
     with only_one("materialize"):
         return progress.each("online", views, lambda view: view.name, bring)

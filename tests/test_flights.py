@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.contract import data_path
-from feature_repo.domains import load_domain
-from pipelines.clean import clean_source, quarantined_rows, register_clean
-from stores.table import connect
+from pipelines.clean.cleaning import clean_source, quarantined_rows, register_clean
+from punctual.home import data_path
+from punctual.repository import load_domain
+from stores.tables import connect
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -38,7 +38,9 @@ def test_no_row_is_dropped_silently(flights):
         "airlines": 16, "airports": 1462, "flights": 336_776, "planes": 3322, "weather": 26_115,
     }  # fmt: skip
     for report in reports.values():
-        assert report.rows_in == report.rows_clean + report.quarantined + report.duplicates, report.source
+        assert report.rows_in == report.rows_clean + report.quarantined + report.duplicates, (
+            report.source
+        )
 
 
 def test_a_wind_of_a_thousand_miles_an_hour_is_quarantined_with_its_reason(flights):
@@ -54,10 +56,15 @@ def test_a_wind_of_a_thousand_miles_an_hour_is_quarantined_with_its_reason(fligh
 def test_what_is_odd_but_not_wrong_stays(flights):
     _, reports, connection = flights
     assert reports["airports"].supplemented == 4
-    assert one(connection, "SELECT count(*) FROM flights WHERE dest IN ('SJU', 'BQN', 'PSE', 'STT')") == (7602,)
+    assert one(
+        connection, "SELECT count(*) FROM flights WHERE dest IN ('SJU', 'BQN', 'PSE', 'STT')"
+    ) == (7602,)
     assert one(connection, "SELECT count(*) FROM flights WHERE tailnum IS NULL") == (2512,)
     known = "SELECT tailnum FROM planes"
-    assert one(connection, f"SELECT count(*) FROM flights WHERE tailnum IS NOT NULL AND tailnum NOT IN ({known})") == (50_094,)
+    assert one(
+        connection,
+        f"SELECT count(*) FROM flights WHERE tailnum IS NOT NULL AND tailnum NOT IN ({known})",
+    ) == (50_094,)
 
 
 def test_wall_clocks_become_utc_through_both_changes_of_the_clocks(flights):
@@ -92,8 +99,13 @@ def test_arrivals_are_at_the_destinations_clock_and_after_midnight_on_the_next_d
         WHERE f.arrival IS NOT NULL AND timezone(f.tzone, timezone('UTC', f.arrival))::TIME
             <> make_time((r.arr_time // 100) % 24, r.arr_time % 100, 0)""",
     ) == (1,)
-    shortest, longest = one(connection, "SELECT min(arrival - departure), max(arrival - departure) FROM flights")
-    assert (shortest.total_seconds() / 60, longest.total_seconds() / 3600) == (pytest.approx(31, abs=10), pytest.approx(12.5, abs=1.5))
+    shortest, longest = one(
+        connection, "SELECT min(arrival - departure), max(arrival - departure) FROM flights"
+    )
+    assert (shortest.total_seconds() / 60, longest.total_seconds() / 3600) == (
+        pytest.approx(31, abs=10),
+        pytest.approx(12.5, abs=1.5),
+    )
 
 
 def test_the_horizon_covers_the_slowest_label_and_six_hours_would_not(flights):
@@ -106,14 +118,21 @@ def test_the_horizon_covers_the_slowest_label_and_six_hours_would_not(flights):
     )
     assert slowest.total_seconds() / 3600 == pytest.approx(34.7, abs=0.05)
     assert within_six == pytest.approx(0.745, abs=0.01)
-    reasons = dict(connection.execute(f"SELECT no_label_because, count(*) FROM ({labels}) WHERE is_late IS NULL GROUP BY 1").fetchall())
+    reasons = dict(
+        connection.execute(
+            f"SELECT no_label_because, count(*) FROM ({labels}) WHERE is_late IS NULL GROUP BY 1"
+        ).fetchall()
+    )
     assert reasons == {"cancelled": 8255, "no arrival recorded": 1175}
 
 
 def test_no_event_is_known_before_the_rule_says(flights):
     domain, _, connection = flights
     for events in domain.events:
-        early = one(connection, f"SELECT count(*) FROM ({events.sql}) WHERE created_timestamp < event_timestamp")
+        early = one(
+            connection,
+            f"SELECT count(*) FROM ({events.sql}) WHERE created_timestamp < event_timestamp",
+        )
         assert early == (0,), events.name
         assert events.known, events.name
 
@@ -133,7 +152,9 @@ def test_the_definitions_are_those_that_people_have_reviewed(flights):
     lines = []
     for view in (*domain.views.values(), *domain.on_demand_views.values()):
         lines.append(f"{view.name}: {view.description}")
-        lines += [f"  {feature.name} {feature.dtype}: {feature.description}" for feature in view.features]
+        lines += [
+            f"  {feature.name} {feature.dtype}: {feature.description}" for feature in view.features
+        ]
     assert "\n".join(lines) + "\n" == (GOLDEN / "flights_definitions.txt").read_text()
 
 

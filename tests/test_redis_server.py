@@ -56,7 +56,10 @@ def test_a_password_is_asked_for_and_is_in_the_url(start_redis):
     server = start_redis(password="p@ss word/1")
     with closing(redis.Redis.from_url(server.url)) as client:
         assert client.ping()
-    with closing(redis.Redis(port=server.port, retry=ONCE)) as client, pytest.raises(redis.AuthenticationError):
+    with (
+        closing(redis.Redis(port=server.port, retry=ONCE)) as client,
+        pytest.raises(redis.AuthenticationError),
+    ):
         client.ping()
 
 
@@ -65,10 +68,18 @@ def test_tls_is_the_only_way_in_and_its_certificate_is_checked(start_redis):
     assert server.url.startswith("rediss://:secret@127.0.0.1:")
     with closing(redis.Redis.from_url(server.url, ssl_ca_certs=str(server.certificate))) as client:
         assert client.ping()
-    with closing(redis.Redis.from_url(server.url, retry=ONCE)) as client, pytest.raises(redis.ConnectionError) as refused:
+    with (
+        closing(redis.Redis.from_url(server.url, retry=ONCE)) as client,
+        pytest.raises(redis.ConnectionError) as refused,
+    ):
         client.ping()
-    assert isinstance(refused.value.__cause__ or refused.value.__context__, ssl.SSLCertVerificationError)
-    with closing(redis.Redis(port=server.port, password="secret", retry=ONCE)) as client, pytest.raises(redis.ConnectionError):
+    assert isinstance(
+        refused.value.__cause__ or refused.value.__context__, ssl.SSLCertVerificationError
+    )
+    with (
+        closing(redis.Redis(port=server.port, password="secret", retry=ONCE)) as client,
+        pytest.raises(redis.ConnectionError),
+    ):
         client.ping()
 
 
@@ -78,7 +89,10 @@ def test_a_cluster_of_one_has_every_slot_and_refuses_what_needs_two(start_redis)
         client.set("{7}a", 1)
         client.set("{8}a", 2)
         assert client.get("{8}a") == b"2"
-    with closing(server.client()) as client, pytest.raises(redis.ResponseError, match="hash to the same slot"):
+    with (
+        closing(server.client()) as client,
+        pytest.raises(redis.ResponseError, match="hash to the same slot"),
+    ):
         client.mget("{7}a", "{8}a")
     server.kill()
     with closing(server.start().client()) as client:
@@ -94,7 +108,9 @@ def test_one_that_cannot_start_says_what_it_said(tmp_path, start_redis):
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", "skipped"), ("1", "failed")])
-def test_a_machine_without_it_skips_with_a_reason_and_ci_fails(tmp_path, monkeypatch, start_redis, ci, outcome):
+def test_a_machine_without_it_skips_with_a_reason_and_ci_fails(
+    tmp_path, monkeypatch, start_redis, ci, outcome
+):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(os.environ, "PUNCTUAL_CI", ci)
     kind = {"skipped": pytest.skip.Exception, "failed": pytest.fail.Exception}[outcome]

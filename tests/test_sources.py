@@ -5,10 +5,10 @@ import zipfile
 
 import pytest
 
-from feature_repo.errors import BrokenSource, InvalidDeclaration
-from feature_repo.raw import CsvSource, Rule
-from pipelines.clean import clean_path, clean_source, quarantined_rows
-from stores.table import connect
+from pipelines.clean.cleaning import clean_path, clean_source, quarantined_rows
+from punctual.errors import BrokenSource, InvalidDeclaration
+from punctual.sources import CsvSource, Rule
+from stores.tables import connect
 
 DIRTY = """id,day,minutes,name
 1,2020-01-01,5,first
@@ -31,7 +31,11 @@ def source(path, **changes):
         "location": path,
         "columns": {"id": "BIGINT", "day": "DATE", "minutes": "INTEGER", "name": "VARCHAR"},
         "key": ("id",),
-        "rules": (Rule("not_negative", "minutes >= 0"), Rule("under_a_day", "minutes < 1440"), Rule("not_long", "minutes < 1000")),
+        "rules": (
+            Rule("not_negative", "minutes >= 0"),
+            Rule("under_a_day", "minutes < 1440"),
+            Rule("not_long", "minutes < 1000"),
+        ),
     }
     return CsvSource(**{**said, **changes})
 
@@ -45,13 +49,20 @@ def dirty(home, tmp_path):
 
 def test_rows_in_are_rows_clean_plus_quarantined_plus_duplicates(dirty):
     report = clean_source("travel", source(dirty), {})
-    assert (report.rows_in, report.rows_clean, report.duplicates, report.quarantined) == (11, 2, 1, 8)
+    assert (report.rows_in, report.rows_clean, report.duplicates, report.quarantined) == (
+        11,
+        2,
+        1,
+        8,
+    )
     assert report.rules == {
         "not_negative": 1, "under_a_day": 1, "not_long": 1, "type": 2, "not a row": 2, "key is null": 1, "key repeated": 1,
     }  # fmt: skip
     assert report.missing_values == {"id": 1, "day": 1}
     with connect() as connection:
-        rows = connection.execute(f"SELECT id, minutes FROM read_parquet('{clean_path('travel', 'trips')}') ORDER BY id").fetchall()
+        rows = connection.execute(
+            f"SELECT id, minutes FROM read_parquet('{clean_path('travel', 'trips')}') ORDER BY id"
+        ).fetchall()
     assert rows == [(1, 5), (8, 2)]
 
 
@@ -62,7 +73,9 @@ def test_each_reason_says_what_was_wrong(dirty):
     assert reasons["under_a_day, not_long"] == "breaks under_a_day, not_long"
     assert reasons["key repeated"] == "has the key of row 1 and other values"
     assert reasons["key is null"] == "one of id is missing"
-    types = {row["reason"] for row in quarantined_rows("travel", "trips", 100) if row["rule"] == "type"}
+    types = {
+        row["reason"] for row in quarantined_rows("travel", "trips", 100) if row["rule"] == "type"
+    }
     assert types == {"minutes is not INTEGER: 1.5", "day is not DATE: not a day"}
 
 
@@ -92,7 +105,12 @@ def test_compressed_files_are_read_like_plain_ones(dirty, tmp_path, kind):
 def test_a_broken_source_leaves_the_clean_rows_of_before(dirty):
     clean_source("travel", source(dirty), {})
     before = clean_path("travel", "trips").read_bytes()
-    for text in ("", "id,day,minutes,name\n", "id,day,name\n1,2020-01-01,x\n", "id,day,minutes,name\n1,x,1,a\n2,y,2,b\n3,z,3,c\n"):
+    for text in (
+        "",
+        "id,day,minutes,name\n",
+        "id,day,name\n1,2020-01-01,x\n",
+        "id,day,minutes,name\n1,x,1,a\n2,y,2,b\n3,z,3,c\n",
+    ):
         dirty.write_text(text)
         with pytest.raises(BrokenSource, match="trips"):
             clean_source("travel", source(dirty), {})
@@ -100,7 +118,9 @@ def test_a_broken_source_leaves_the_clean_rows_of_before(dirty):
 
 
 def test_a_supplement_adds_rows_and_is_counted(dirty):
-    report = clean_source("travel", source(dirty, supplement=((99, "2020-02-01", 1, "known to be missing"),)), {})
+    report = clean_source(
+        "travel", source(dirty, supplement=((99, "2020-02-01", 1, "known to be missing"),)), {}
+    )
     assert (report.rows_in, report.supplemented, report.rows_clean) == (12, 1, 3)
 
 

@@ -34,21 +34,32 @@ def assert_shows(output, expected):
     for wanted in expected:
         start = masked(wanted.split("…")[0])
         whole = "…" not in wanted
-        while at < len(lines) and not (lines[at] == start if whole else lines[at].startswith(start)):
+        while at < len(lines) and not (
+            lines[at] == start if whole else lines[at].startswith(start)
+        ):
             at += 1
-        assert at < len(lines), f"the README shows {wanted!r}, which is not in the output (any more, or not in this place):\n{output}"
+        assert at < len(lines), (
+            f"the README shows {wanted!r}, which is not in the output (any more, or not in this place):\n{output}"
+        )
         at += 1
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("walkthrough")
-    return {**os.environ, "PUNCTUAL_HOME": str(folder / "data"), "MLFLOW_DISABLE_TELEMETRY": "true", "HOME": str(folder)}
+    return {
+        **os.environ,
+        "PUNCTUAL_HOME": str(folder / "data"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HOME": str(folder),
+    }
 
 
 def punctual(environment, *arguments, codes=(0,)):
     command = [sys.executable, "-m", "orchestration.cli", *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400
+    )
     assert done.returncode in codes, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -77,7 +88,14 @@ def test_the_readme_from_raw_flights_to_a_live_prediction(environment):
     code = block("notebook").replace('home="data"', f"home={environment['PUNCTUAL_HOME']!r}")
     code += "\nassert len(rows) > 290_000 and rows.event_timestamp.max() < __import__('pandas').Timestamp('2013-12-01', tz='UTC')"
     code += "\nassert features.shape[0] == 1 and 0 < predicted.probability[0] < 1"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr
 
     batch = json.loads(punctual(environment, "batch", "arrival_delay", "--json"))
@@ -87,7 +105,9 @@ def test_the_readme_from_raw_flights_to_a_live_prediction(environment):
     assert "features have drifted" in monitored["reasons"][0]
     # Again: nothing is left to build, the champion is the one of this moment, and the server answers as before.
     again = json.loads(punctual(environment, "demo", "--once", "--json", "--port", free_port()))
-    assert [set(row) >= {"probability", "is_late"} for row in again["predictions"]] == [True] * len(again["predictions"])
+    assert [set(row) >= {"probability", "is_late"} for row in again["predictions"]] == [True] * len(
+        again["predictions"]
+    )
     # Everything was written in the data folder.
     made = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"}
     assert set(os.listdir(ROOT)) - before <= made
@@ -99,7 +119,11 @@ def test_the_table_of_commands_names_every_command_and_what_is_behind_it():
     rows.pop("punctual …", None)
     for words, target in COMMANDS.items():
         name = " ".join(words)
-        found = [stage for command, stage in rows.items() if command == name or command.startswith(f"{name} ")]
+        found = [
+            stage
+            for command, stage in rows.items()
+            if command == name or command.startswith(f"{name} ")
+        ]
         assert found, f"the README's table has no `{name}`"
         if target.module in ("pipelines", "training", "inference"):
             assert found[0].startswith(module_command(words)), name

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from feature_repo.commands import (
+from punctual.clock import starting_moment
+from punctual.command_line import (
     as_of_option,
     common_options,
     json_option,
@@ -16,10 +17,9 @@ from feature_repo.commands import (
     run,
     show_json,
     show_table,
-    starting_moment,
     working,
 )
-from feature_repo.times import moment as read_moment
+from punctual.times import moment as read_moment
 
 
 @click.group()
@@ -27,36 +27,65 @@ def cli() -> None:
     """A point-in-time training set becomes an evaluated, gated, registered model."""
 
 
-@cli.command(epilog="Example: python -m training fit arrival_delay --as-of 2014-01-04 --until 2013-09-01,2013-10-01,2014-01-01")
+@cli.command(
+    epilog="Example: python -m training fit arrival_delay --as-of 2014-01-04 --until 2013-09-01,2013-10-01,2014-01-01"
+)
 @click.argument("use_case")
 @as_of_option
-@click.option("--until", metavar="TRAIN,VALIDATION,TEST", help="Ends of the three parts, instead of the declared durations.")
-@click.option("--random-split", is_flag=True, help="Also score the same model on rows dealt at random: what a leak would make of it.")
+@click.option(
+    "--until",
+    metavar="TRAIN,VALIDATION,TEST",
+    help="Ends of the three parts, instead of the declared durations.",
+)
+@click.option(
+    "--random-split",
+    is_flag=True,
+    help="Also score the same model on rows dealt at random: what a leak would make of it.",
+)
 @json_option
 @quiet_option
 @common_options
-def fit(use_case: str, as_of: str | None, until: str | None, random_split: bool, as_json: bool, quiet: bool) -> None:
+def fit(
+    use_case: str,
+    as_of: str | None,
+    until: str | None,
+    random_split: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Train a model of USE_CASE, register it, and make it champion if the gate lets it.
 
     A refused model stays in the registry as challenger; the exit code is 2 then.
     """
-    from feature_repo.domains import feature_store, find_use_case
+    from punctual.repository import feature_store, find_use_case
     from training.progress import Progress
     from training.run import raise_if_refused, train
 
     loaded, declared = find_use_case(use_case)
     ends = tuple(read_moment(part.strip()) for part in until.split(",")) if until else None
     if ends is not None and len(ends) != 3:
-        raise click.BadParameter(f"expected three moments with commas between, got {len(ends)}", param_hint="--until")
+        raise click.BadParameter(
+            f"expected three moments with commas between, got {len(ends)}", param_hint="--until"
+        )
     moment = starting_moment(as_of, loaded.domain.demo_at)
     with Progress(6 if random_split else 5, quiet=quiet or as_json) as progress:
-        done = train(feature_store(), loaded, declared, as_of=moment, progress=progress, until=ends, random_split=random_split)
+        done = train(
+            feature_store(),
+            loaded,
+            declared,
+            as_of=moment,
+            progress=progress,
+            until=ends,
+            random_split=random_split,
+        )
     if as_json:
         show_json({"promoted": done.promoted, "verdict": done.verdict, "card": done.card})
     else:
         show_card(done.card)
         if done.promoted:
-            click.echo(f"\nVersion {done.card.version} {done.verdict.message}, and is champion now.")
+            click.echo(
+                f"\nVersion {done.card.version} {done.verdict.message}, and is champion now."
+            )
     raise_if_refused(done)
 
 
@@ -68,8 +97,8 @@ def fit(use_case: str, as_of: str | None, until: str | None, random_split: bool,
 def card(use_case: str, version: str | None, as_json: bool) -> None:
     """Show the model card of USE_CASE's champion, or of a version."""
     with working("reading the model registry", quiet=as_json):
-        from feature_repo.domains import find_use_case
-        from feature_repo.model_registry import read_card
+        from punctual.repository import find_use_case
+        from stores.models import read_card
 
         find_use_case(use_case)
         found = read_card(use_case, version)
@@ -81,13 +110,17 @@ def card(use_case: str, version: str | None, as_json: bool) -> None:
 
 @cli.command(epilog="Example: python -m training rollback arrival_delay")
 @click.argument("use_case")
-@click.option("--to", metavar="VERSION", help="The version to go back to.  [default: the champion before this one]")
+@click.option(
+    "--to",
+    metavar="VERSION",
+    help="The version to go back to.  [default: the champion before this one]",
+)
 @json_option
 @common_options
 def rollback(use_case: str, to: str | None, as_json: bool) -> None:
     """Make USE_CASE's earlier champion champion again; a running server takes it up."""
     with working("writing to the model registry", quiet=as_json):
-        from feature_repo.domains import find_use_case
+        from punctual.repository import find_use_case
         from training import publish
 
         find_use_case(use_case)
@@ -98,7 +131,10 @@ def rollback(use_case: str, to: str | None, as_json: bool) -> None:
         click.echo(f"Champion of {use_case} is version {after} again; it was {before}.")
 
 
-@cli.command("training-set", epilog="Example: python -m training training-set arrival_delay --as-of 2013-12-01 --out rows.parquet")
+@cli.command(
+    "training-set",
+    epilog="Example: python -m training training-set arrival_delay --as-of 2013-12-01 --out rows.parquet",
+)
 @click.argument("use_case")
 @as_of_option
 @click.option("--out", type=click.Path(dir_okay=False), help="Write the rows to this Parquet file.")
@@ -111,11 +147,13 @@ def training_set_command(use_case: str, as_of: str | None, out: str | None, as_j
     import pyarrow.parquet as pq
 
     with working(f"making the training set of {use_case}", quiet=as_json):
-        from feature_repo.domains import feature_store, find_use_case
+        from punctual.repository import feature_store, find_use_case
         from training.training_set import training_set
 
         loaded, declared = find_use_case(use_case)
-        made = training_set(feature_store(), loaded, declared, as_of=starting_moment(as_of, loaded.domain.demo_at))
+        made = training_set(
+            feature_store(), loaded, declared, as_of=starting_moment(as_of, loaded.domain.demo_at)
+        )
     if out:
         aside = Path(f"{out}.aside")
         pq.write_table(made.rows, aside)
@@ -124,26 +162,41 @@ def training_set_command(use_case: str, as_of: str | None, out: str | None, as_j
     if as_json:
         show_json(manifest)
         return
-    show_table("Training set", ["", "value"], [[key, str(value)] for key, value in manifest.items() if key != "tables"])
+    show_table(
+        "Training set",
+        ["", "value"],
+        [[key, str(value)] for key, value in manifest.items() if key != "tables"],
+    )
 
 
 def show_card(found: Any) -> None:
     """Print what people ask of a model first."""
     scores = ["roc_auc", "average_precision", "log_loss", "brier", "rmse", "mae", "r2"]
     rows = {f"model, {part}": metrics for part, metrics in found.metrics.items()}
-    rows.update({f"{name.replace('_', ' ')}, test": parts["test"] for name, parts in found.baselines.items()})
+    rows.update(
+        {
+            f"{name.replace('_', ' ')}, test": parts["test"]
+            for name, parts in found.baselines.items()
+        }
+    )
     shown = [score for score in scores if any(score in metrics for metrics in rows.values())]
     show_table(
         f"{found.use_case}, version {found.version}, as of {found.as_of}",
         ["", "rows", *(score.replace("_", " ") for score in shown)],
-        [[name.replace("_", " "), metrics["rows"], *(metrics.get(score) for score in shown)] for name, metrics in rows.items()],
+        [
+            [name.replace("_", " "), metrics["rows"], *(metrics.get(score) for score in shown)]
+            for name, metrics in rows.items()
+        ],
     )
     decided = found.metrics["test"].get("at_threshold", {})
     if decided:
         show_table(
             "Decisions on the test part",
             ["threshold", "accuracy", "precision", "recall", "f1"],
-            [[name, *(metrics[key] for key in ("accuracy", "precision", "recall", "f1"))] for name, metrics in decided.items()],
+            [
+                [name, *(metrics[key] for key in ("accuracy", "precision", "recall", "f1"))]
+                for name, metrics in decided.items()
+            ],
         )
     show_table(
         "Parts",
@@ -152,7 +205,11 @@ def show_card(found: Any) -> None:
     )
     unlabelled = found.training_set["unlabelled"]
     if unlabelled:
-        click.echo("Without a label and left out: " + ", ".join(f"{count:,} {reason}" for reason, count in unlabelled.items()) + ".")
+        click.echo(
+            "Without a label and left out: "
+            + ", ".join(f"{count:,} {reason}" for reason, count in unlabelled.items())
+            + "."
+        )
 
 
 def main(arguments: Sequence[str] | None = None, name: str = "python -m training") -> int:

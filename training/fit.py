@@ -13,8 +13,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from xgboost import XGBClassifier, XGBRegressor
 
-from feature_repo.contract import UseCase
-from feature_repo.model_card import ModelFeature
+from punctual.model_card import ModelFeature
+from punctual.use_case import UseCase
 from training.split import Part
 
 SEED = 20131205
@@ -32,7 +32,12 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def fit(use_case: UseCase, features: list[ModelFeature], parts: dict[str, Part], parameters: dict[str, Any] | None = None) -> Pipeline:
+def fit(
+    use_case: UseCase,
+    features: list[ModelFeature],
+    parts: dict[str, Part],
+    parameters: dict[str, Any] | None = None,
+) -> Pipeline:
     """Fit the model on the training part, stopping where the validation part no longer gains.
 
     Missing numbers stay missing: the trees learn a direction for them. A category never seen in training, or rare
@@ -46,11 +51,18 @@ def fit(use_case: UseCase, features: list[ModelFeature], parts: dict[str, Part],
         model: Any = XGBClassifier(**chosen, eval_metric="logloss")
     else:
         model = XGBRegressor(**chosen, eval_metric="rmse")
-    model.fit(inputs, train.labels, eval_set=[(preprocess.transform(validation.inputs), validation.labels)], verbose=False)
+    model.fit(
+        inputs,
+        train.labels,
+        eval_set=[(preprocess.transform(validation.inputs), validation.labels)],
+        verbose=False,
+    )
     return Pipeline([("preprocess", preprocess), ("model", model)])
 
 
-def fit_baselines(use_case: UseCase, features: list[ModelFeature], train: Part) -> dict[str, Pipeline]:
+def fit_baselines(
+    use_case: UseCase, features: list[ModelFeature], train: Part
+) -> dict[str, Pipeline]:
     """What a model must beat: the training part's mean, and a linear model on the same features."""
     numbers = [feature.name for feature in features if feature.kind == "number"]
     categories = [feature.name for feature in features if feature.kind == "category"]
@@ -58,10 +70,19 @@ def fit_baselines(use_case: UseCase, features: list[ModelFeature], train: Part) 
         [
             (
                 "numbers",
-                Pipeline([("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]),
+                Pipeline(
+                    [
+                        ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+                        ("scale", StandardScaler()),
+                    ]
+                ),
                 numbers,
             ),
-            ("categories", OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=50), categories),
+            (
+                "categories",
+                OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=50),
+                categories,
+            ),
         ]
     )
     if use_case.task == "binary":
@@ -70,7 +91,10 @@ def fit_baselines(use_case: UseCase, features: list[ModelFeature], train: Part) 
         names = ("base_rate", "logistic_regression")
     else:
         mean, linear, names = DummyRegressor(), Ridge(), ("mean", "ridge_regression")
-    fitted = {names[0]: Pipeline([("model", mean)]), names[1]: Pipeline([("prepare", prepare), ("model", linear)])}
+    fitted = {
+        names[0]: Pipeline([("model", mean)]),
+        names[1]: Pipeline([("prepare", prepare), ("model", linear)]),
+    }
     for pipeline in fitted.values():
         pipeline.fit(train.inputs, train.labels)
     return fitted
@@ -86,5 +110,13 @@ def predict(use_case: UseCase, pipeline: Pipeline, part: Part) -> np.ndarray:
 def _preprocessing(features: list[ModelFeature]) -> ColumnTransformer:
     numbers = [feature.name for feature in features if feature.kind == "number"]
     categories = [feature.name for feature in features if feature.kind == "category"]
-    encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2, min_frequency=20)
-    return ColumnTransformer([("numbers", StandardScaler(), numbers), ("categories", encode, categories)], verbose_feature_names_out=False)
+    encode = OrdinalEncoder(
+        handle_unknown="use_encoded_value",
+        unknown_value=-1,
+        encoded_missing_value=-2,
+        min_frequency=20,
+    )
+    return ColumnTransformer(
+        [("numbers", StandardScaler(), numbers), ("categories", encode, categories)],
+        verbose_feature_names_out=False,
+    )

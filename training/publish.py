@@ -9,9 +9,9 @@ from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
-from feature_repo.errors import NoChampion, UnknownName, unknown_name
-from feature_repo.model_card import CARD_FILE, CHALLENGER, CHAMPION, ModelCard, artifact_location, encode_card
-from feature_repo.model_registry import aliases, model_registry
+from punctual.errors import NoChampion, UnknownName, unknown_name
+from punctual.model_card import CARD_FILE, CHALLENGER, CHAMPION, ModelCard, encode_card
+from stores.models import aliases, artifact_location, model_registry
 
 # Versions that were champion, oldest first, as JSON in a tag of the registered model.
 _REIGNS = "champions"
@@ -26,7 +26,13 @@ class Published:
     run_id: str
 
 
-def publish(card: ModelCard, pipeline: Any, files: list[Path], metrics: dict[str, float], pip_requirements: list[str]) -> Published:
+def publish(
+    card: ModelCard,
+    pipeline: Any,
+    files: list[Path],
+    metrics: dict[str, float],
+    pip_requirements: list[str],
+) -> Published:
     """Log a run with parameters, metrics, files and the model, register it as the next version, and make it challenger.
 
     The card's `version` and `run_id` are filled in here.
@@ -35,13 +41,26 @@ def publish(card: ModelCard, pipeline: Any, files: list[Path], metrics: dict[str
     import mlflow
 
     experiment = registry.get_experiment_by_name(card.use_case)
-    number = experiment.experiment_id if experiment else registry.create_experiment(card.use_case, artifact_location=artifact_location())
-    with mlflow.start_run(experiment_id=number, run_name=f"{card.use_case} as of {card.as_of}") as run:
-        mlflow.log_params({**card.parameters, "as_of": card.as_of, "feature_service": card.feature_service})
+    number = (
+        experiment.experiment_id
+        if experiment
+        else registry.create_experiment(card.use_case, artifact_location=artifact_location())
+    )
+    with mlflow.start_run(
+        experiment_id=number, run_name=f"{card.use_case} as of {card.as_of}"
+    ) as run:
+        mlflow.log_params(
+            {**card.parameters, "as_of": card.as_of, "feature_service": card.feature_service}
+        )
         mlflow.log_metrics(metrics)
         for file in files:
             mlflow.log_artifact(str(file))
-        logged = mlflow.sklearn.log_model(pipeline, name="model", serialization_format="cloudpickle", pip_requirements=pip_requirements)
+        logged = mlflow.sklearn.log_model(
+            pipeline,
+            name="model",
+            serialization_format="cloudpickle",
+            pip_requirements=pip_requirements,
+        )
         if not registry.search_registered_models(f"name = '{card.use_case}'"):
             registry.create_registered_model(card.use_case, description=card.description)
         registered = registry.create_model_version(card.use_case, logged.model_uri, run.info.run_id)
@@ -92,19 +111,25 @@ def rollback(use_case: str, to: str | None = None) -> tuple[str, str]:
     """
     now = champion_version(use_case)
     if now is None:
-        raise NoChampion(f"use case '{use_case}' has no champion to roll back from; run: punctual train {use_case}.")
+        raise NoChampion(
+            f"use case '{use_case}' has no champion to roll back from; run: punctual train {use_case}."
+        )
     registry = model_registry()
     reigns = _reigns(registry, use_case)
     if to is None:
         earlier = [past for past in reigns if past != now]
         if not earlier:
-            raise NoChampion(f"champion {now} of '{use_case}' is the first; there is no earlier one to roll back to.")
+            raise NoChampion(
+                f"champion {now} of '{use_case}' is the first; there is no earlier one to roll back to."
+            )
         to = earlier[-1]
     known = [str(found.version) for found in registry.search_model_versions(f"name = '{use_case}'")]
     if to not in known:
         raise UnknownName(unknown_name("version", to, known, f"the model registry of '{use_case}'"))
     # The version that is rolled back from is not gone back to by the next rollback.
-    registry.set_registered_model_tag(use_case, _REIGNS, json.dumps([*(past for past in reigns if past not in (now, to)), to]))
+    registry.set_registered_model_tag(
+        use_case, _REIGNS, json.dumps([*(past for past in reigns if past not in (now, to)), to])
+    )
     registry.set_registered_model_alias(use_case, CHAMPION, to)
     return now, to
 

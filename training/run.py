@@ -10,29 +10,36 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from feature_repo.commands import plain
-from feature_repo.contract import UseCase
-from feature_repo.domains import LoadedDomain
-from feature_repo.errors import GateRefused
-from feature_repo.model_card import PREDICTION_COLUMN, REFERENCE_FILE, TEST_PREDICTIONS_FILE, ModelCard, model_features, model_input
-from feature_repo.model_registry import read_card
-from feature_repo.times import aware, duration_text, iso, micros, moment
+from punctual.errors import GateRefused
+from punctual.loaded_domain import LoadedDomain
+from punctual.model_card import (
+    REFERENCE_FILE,
+    TEST_PREDICTIONS_FILE,
+    ModelCard,
+    model_features,
+    model_input,
+)
+from punctual.plain import plain
+from punctual.times import aware, duration_text, iso, micros, moment
+from punctual.use_case import UseCase
+from stores.models import read_card
 from stores.offline import historical_features
-from stores.table import EVENT
+from stores.tables import EVENT
 from training import publish as registry
-from training.evaluate import Metrics, draw, evaluate, importances
+from training.card import flat_metrics, parity_rows, write_predictions, write_reference
+from training.evaluate import evaluate, importances
 from training.fit import PARAMETERS, fit, fit_baselines, predict
 from training.gate import Verdict, judge
+from training.plots import draw
 from training.progress import Progress
 from training.split import Part, shuffled, split
-from training.training_set import LABEL, LABEL_TIMESTAMP, TrainingSet, training_set, view_fingerprints
-
-# Enough for some hundred rows a day of a year: what is usual of a day is asked of the reference too.
-REFERENCE_ROWS = 60_000
-PARITY_ROWS = 20
+from training.training_set import (
+    TrainingSet,
+    training_set,
+    view_fingerprints,
+)
 
 
 @dataclass(frozen=True)
@@ -72,20 +79,32 @@ def train(
     pipeline = fit(use_case, features, parts, parameters)
     progress.step("evaluation")
     predictions = {name: predict(use_case, pipeline, part) for name, part in parts.items()}
-    metrics = {name: evaluate(use_case, parts[name].labels, predictions[name]) for name in ("validation", "test")}
+    metrics = {
+        name: evaluate(use_case, parts[name].labels, predictions[name])
+        for name in ("validation", "test")
+    }
     if random_split:
         progress.step("random split")
         dealt = shuffled(parts, seed=0)
         metrics["random_split_test"] = evaluate(
-            use_case, dealt["test"].labels, predict(use_case, fit(use_case, features, dealt, parameters), dealt["test"])
+            use_case,
+            dealt["test"].labels,
+            predict(use_case, fit(use_case, features, dealt, parameters), dealt["test"]),
         )
-    test_baselines = {name: predict(use_case, model, parts["test"]) for name, model in baselines.items()}
+    test_baselines = {
+        name: predict(use_case, model, parts["test"]) for name, model in baselines.items()
+    }
     baseline_metrics = {
-        name: {part: evaluate(use_case, parts[part].labels, predict(use_case, model, parts[part])) for part in ("validation", "test")}
+        name: {
+            part: evaluate(use_case, parts[part].labels, predict(use_case, model, parts[part]))
+            for part in ("validation", "test")
+        }
         for name, model in baselines.items()
     }
     trained_until = parts["validation"].end + use_case.label.horizon
-    verdict = _verdict(store, use_case, made, parts["test"], predictions["test"], test_baselines, trained_until)
+    verdict = _verdict(
+        store, use_case, made, parts["test"], predictions["test"], test_baselines, trained_until
+    )
     card = ModelCard(
         use_case=use_case.name,
         description=use_case.description,
@@ -103,12 +122,16 @@ def train(
         metric=use_case.metric,
         training_set=made.manifest(),
         split={name: part.describe() for name, part in parts.items()},
-        parameters={**PARAMETERS, **(parameters or {}), "best_iteration": int(pipeline.named_steps["model"].best_iteration)},
+        parameters={
+            **PARAMETERS,
+            **(parameters or {}),
+            "best_iteration": int(pipeline.named_steps["model"].best_iteration),
+        },
         metrics=plain(metrics),
         baselines=plain(baseline_metrics),
         gate=plain(verdict),
         libraries=registry.libraries(),
-        parity_rows=_parity_rows(parts["test"], predictions["test"]),
+        parity_rows=parity_rows(parts["test"], predictions["test"]),
         limits=use_case.limits,
     )
     progress.step("registry")
@@ -120,10 +143,26 @@ def train(
             {"model": predictions["test"], **test_baselines},
             importances(pipeline, made.features),
         )
-        files.append(_write_predictions(Path(folder) / TEST_PREDICTIONS_FILE, use_case, domain, parts["test"], predictions["test"]))
-        files.append(_write_reference(Path(folder) / REFERENCE_FILE, made.features, parts["train"], predictions["train"]))
+        files.append(
+            write_predictions(
+                Path(folder) / TEST_PREDICTIONS_FILE,
+                use_case,
+                domain,
+                parts["test"],
+                predictions["test"],
+            )
+        )
+        files.append(
+            write_reference(
+                Path(folder) / REFERENCE_FILE, made.features, parts["train"], predictions["train"]
+            )
+        )
         published = registry.publish(
-            card, pipeline, files, _flat(metrics), [f"{name}=={number}" for name, number in card.libraries.items()]
+            card,
+            pipeline,
+            files,
+            flat_metrics(metrics),
+            [f"{name}=={number}" for name, number in card.libraries.items()],
         )
     if verdict.passed:
         registry.promote(use_case.name, published.version)
@@ -165,9 +204,18 @@ def _verdict(
         rows = test.rows
         if any(feature.name not in rows.column_names for feature in champion.features):
             entity_rows = rows.select([*use_case.requests.columns, EVENT, "at"])
-            rows = historical_features(store, entity_rows, store.get_feature_service(champion.feature_service), as_of=made.as_of)
-        part = Part("test", test.start, test.end, rows, model_input(rows, champion.features), test.labels)
-        champion_score = score(predict(use_case, registry.load_pipeline(use_case.name, version), part))
+            rows = historical_features(
+                store,
+                entity_rows,
+                store.get_feature_service(champion.feature_service),
+                as_of=made.as_of,
+            )
+        part = Part(
+            "test", test.start, test.end, rows, model_input(rows, champion.features), test.labels
+        )
+        champion_score = score(
+            predict(use_case, registry.load_pipeline(use_case.name, version), part)
+        )
     return judge(
         use_case,
         score(predicted),
@@ -176,35 +224,3 @@ def _verdict(
         champion=champion_score,
         champion_version=version,
     )
-
-
-def _parity_rows(test: Part, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Some rows of the test part with their predictions, by which a server knows that it has loaded the same model."""
-    chosen = np.linspace(0, len(predicted) - 1, min(PARITY_ROWS, len(predicted))).astype(int)
-    inputs = test.inputs.iloc[chosen].to_dict("records")
-    return [{"features": plain(row), "prediction": float(predicted[at])} for row, at in zip(inputs, chosen, strict=True)]
-
-
-def _write_predictions(path: Path, use_case: UseCase, domain: LoadedDomain, test: Part, predicted: np.ndarray) -> Path:
-    keys = dict.fromkeys([*use_case.requests.id, *domain.join_keys(use_case.feature_service), EVENT, LABEL, LABEL_TIMESTAMP])
-    pq.write_table(test.rows.select(list(keys)).append_column(PREDICTION_COLUMN, pa.array(predicted)), path)
-    return path
-
-
-def _write_reference(path: Path, features: list[str], train: Part, predicted: np.ndarray) -> Path:
-    """A sample of the training part, evenly over its time: what drift is measured against."""
-    rows = train.rows.select([*features, EVENT, LABEL]).append_column(PREDICTION_COLUMN, pa.array(predicted))
-    chosen = np.unique(np.linspace(0, rows.num_rows - 1, min(REFERENCE_ROWS, rows.num_rows)).astype(int))
-    pq.write_table(rows.take(chosen), path, compression="zstd")
-    return path
-
-
-def _flat(metrics: dict[str, Metrics], prefix: str = "") -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        label = f"{prefix}{name}".replace(" ", "_")
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{label}."))
-        else:
-            flat[label] = float(value)
-    return flat

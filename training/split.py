@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from feature_repo.contract import UseCase
-from feature_repo.errors import NotEnoughData
-from feature_repo.model_card import ModelFeature, model_input
-from feature_repo.times import iso, micros
-from stores.table import EVENT
+from punctual.errors import NotEnoughData
+from punctual.model_card import ModelFeature, model_input
+from punctual.times import iso, micros
+from punctual.use_case import UseCase
+from stores.tables import EVENT
 from training.training_set import LABEL, TrainingSet
 
 # Fewer rows than this in a part measure nothing.
@@ -42,7 +42,10 @@ class Part:
 
 
 def split(
-    made: TrainingSet, use_case: UseCase, features: list[ModelFeature], until: tuple[datetime, datetime, datetime] | None = None
+    made: TrainingSet,
+    use_case: UseCase,
+    features: list[ModelFeature],
+    until: tuple[datetime, datetime, datetime] | None = None,
 ) -> dict[str, Part]:
     """The three parts of a training set by the use case's split, or by the given ends.
 
@@ -57,9 +60,13 @@ def split(
         part = part_of(name, start, end, rows, features)
         found[name] = part
         if rows.num_rows < LEAST_ROWS:
-            problems.append(f"{name} ({iso(start)} to {iso(end)}) has {rows.num_rows} rows, needs {LEAST_ROWS}")
+            problems.append(
+                f"{name} ({iso(start)} to {iso(end)}) has {rows.num_rows} rows, needs {LEAST_ROWS}"
+            )
         elif use_case.task == "binary" and len(np.unique(part.labels)) < 2:
-            problems.append(f"{name} ({iso(start)} to {iso(end)}) has only the label {bool(part.labels[0])}")
+            problems.append(
+                f"{name} ({iso(start)} to {iso(end)}) has only the label {bool(part.labels[0])}"
+            )
     if problems:
         raise NotEnoughData(
             f"the split of '{use_case.name}' leaves too little: {'; '.join(problems)}. Choose other durations or a later --as-of."
@@ -67,7 +74,9 @@ def split(
     return found
 
 
-def part_of(name: str, start: datetime, end: datetime, rows: pa.Table, features: list[ModelFeature]) -> Part:
+def part_of(
+    name: str, start: datetime, end: datetime, rows: pa.Table, features: list[ModelFeature]
+) -> Part:
     """Rows as a part, with the model's input and labels as float64."""
     labels = rows[LABEL].cast(pa.float64()).to_numpy()
     return Part(name, start, end, rows, model_input(rows, features), labels)
@@ -85,5 +94,12 @@ def shuffled(parts: dict[str, Part], seed: int) -> dict[str, Part]:
     for name in names:
         chosen = order[at : at + len(parts[name].labels)]
         at += len(chosen)
-        dealt[name] = Part(name, parts[name].start, parts[name].end, rows.take(chosen), inputs.iloc[chosen], labels[chosen])
+        dealt[name] = Part(
+            name,
+            parts[name].start,
+            parts[name].end,
+            rows.take(chosen),
+            inputs.iloc[chosen],
+            labels[chosen],
+        )
     return dealt

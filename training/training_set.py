@@ -10,16 +10,15 @@ import duckdb
 import pyarrow as pa
 from feast import FeatureStore
 
-from feature_repo.contract import UseCase, data_path
-from feature_repo.domains import AT, LoadedDomain
-from feature_repo.errors import NotBuilt, NotEnoughData, StoreOutdated
-from feature_repo.raw import Events
-from feature_repo.times import aware, iso, micros
-from feature_repo.windows import declaration_of
-from stores.canonical import canonical_hash
-from stores.manifest import Manifest
+from punctual.errors import NotBuilt, NotEnoughData, StoreOutdated
+from punctual.events import Events
+from punctual.home import data_path
+from punctual.loaded_domain import AT, LoadedDomain
+from punctual.times import aware, iso, micros
+from punctual.use_case import UseCase
+from punctual.windows import declaration_of
 from stores.offline import historical_features
-from stores.table import CREATED, EVENT, Table, connect, quoted
+from stores.tables import CREATED, EVENT, Manifest, Table, canonical_hash, connect, quoted
 
 LABEL = "label"
 LABEL_TIMESTAMP = "label_timestamp"
@@ -43,7 +42,10 @@ class TrainingSet:
         """What a model card says of its training set."""
         return {
             "as_of": iso(self.as_of),
-            "tables": {name: {"version": version, "commit": commit} for name, (version, commit) in self.commits.items()},
+            "tables": {
+                name: {"version": version, "commit": commit}
+                for name, (version, commit) in self.commits.items()
+            },
             "rows": self.rows.num_rows,
             "hash": canonical_hash(self.rows),
             "unlabelled": self.unlabelled,
@@ -68,11 +70,15 @@ def training_set(
     as_of = aware(as_of)
     pinned = commits or _current_commits(domain, use_case, as_of)
     with connect() as connection:
-        requests = _newest_versions(connection, domain, use_case.requests, pinned, as_of, "requests")
+        requests = _newest_versions(
+            connection, domain, use_case.requests, pinned, as_of, "requests"
+        )
         labels = _newest_versions(connection, domain, use_case.label.of, pinned, as_of, "labels")
         _label(connection, use_case, requests, labels, as_of, start)
         unlabelled = dict(
-            connection.execute(f"SELECT reason, count(*) FROM __labelled WHERE {LABEL} IS NULL GROUP BY 1 ORDER BY 1").fetchall()
+            connection.execute(
+                f"SELECT reason, count(*) FROM __labelled WHERE {LABEL} IS NULL GROUP BY 1 ORDER BY 1"
+            ).fetchall()
         )
         # Which rows are labels is decided; in which order they stand must not depend on threads.
         ids = ", ".join(map(quoted, use_case.requests.id))
@@ -88,7 +94,9 @@ def training_set(
     feature_commits = {name: pin for name, pin in pinned.items() if name in domain.views}
     rows = historical_features(store, entity_rows, service, as_of=as_of, commits=feature_commits)
     features = [
-        f"{projection.name_to_use()}__{feature.name}" for projection in service.feature_view_projections for feature in projection.features
+        f"{projection.name_to_use()}__{feature.name}"
+        for projection in service.feature_view_projections
+        for feature in projection.features
     ]
     return TrainingSet(rows, features, as_of, unlabelled, pinned)
 
@@ -102,19 +110,28 @@ def view_fingerprints(domain: LoadedDomain, use_case: UseCase) -> dict[str, str]
     }
 
 
-def _current_commits(domain: LoadedDomain, use_case: UseCase, as_of: datetime) -> dict[str, tuple[int, int]]:
+def _current_commits(
+    domain: LoadedDomain, use_case: UseCase, as_of: datetime
+) -> dict[str, tuple[int, int]]:
     """The newest commit of every table the set is made of; each must be built up to `as_of` from today's definition."""
     root = Path(data_path("tables"))
     manifest = Manifest(root)
-    wanted = {f"{domain.name}.{stream.name}": stream.fingerprint for stream in (use_case.requests, use_case.label.of)}
+    wanted = {
+        f"{domain.name}.{stream.name}": stream.fingerprint
+        for stream in (use_case.requests, use_case.label.of)
+    }
     wanted.update(view_fingerprints(domain, use_case))
     commits: dict[str, tuple[int, int]] = {}
     for name, fingerprint in wanted.items():
         version = manifest.current(name)
         if version is None:
-            raise NotBuilt(f"table '{name}' is not built; run: punctual features build {domain.name}.")
+            raise NotBuilt(
+                f"table '{name}' is not built; run: punctual features build {domain.name}."
+            )
         if version.fingerprint != fingerprint:
-            raise StoreOutdated(f"table '{name}' was built from another definition; run: punctual features build {domain.name}.")
+            raise StoreOutdated(
+                f"table '{name}' was built from another definition; run: punctual features build {domain.name}."
+            )
         built = manifest.watermark(version, "built")
         if built is None or built < as_of:
             raise NotBuilt(
@@ -153,7 +170,12 @@ def _newest_versions(
 
 
 def _label(
-    connection: duckdb.DuckDBPyConnection, use_case: UseCase, requests: str, labels: str, as_of: datetime, start: datetime | None
+    connection: duckdb.DuckDBPyConnection,
+    use_case: UseCase,
+    requests: str,
+    labels: str,
+    as_of: datetime,
+    start: datetime | None,
 ) -> None:
     """`__labelled`: requests old enough, with label, label_timestamp, and the reason where there is none."""
     label = use_case.label

@@ -6,7 +6,7 @@ before departure, the moment of prediction: airlines assign planes the day befor
 
 from __future__ import annotations
 
-from feature_repo.raw import Events
+from punctual import Events
 
 from .sources import flights, planes, weather
 
@@ -24,7 +24,12 @@ scheduled_flights = Events(
     name="scheduled_flights",
     sources=(flights,),
     id=("flight_id",),
-    columns={**_FLIGHT, "scheduled_departure": "TIMESTAMPTZ", "scheduled_arrival": "TIMESTAMPTZ", "distance_miles": "BIGINT"},
+    columns={
+        **_FLIGHT,
+        "scheduled_departure": "TIMESTAMPTZ",
+        "scheduled_arrival": "TIMESTAMPTZ",
+        "distance_miles": "BIGINT",
+    },
     sql=f"""
         SELECT {_FLIGHT_SQL}, scheduled_departure, scheduled_arrival, distance AS distance_miles,
             scheduled_departure - INTERVAL 2 HOUR AS event_timestamp,
@@ -50,7 +55,12 @@ departures = Events(
     name="departures",
     sources=(flights,),
     id=("flight_id",),
-    columns={**_FLIGHT, "dep_delay_minutes": "BIGINT", "is_late_departure": "BOOLEAN", "departed_at_unix_seconds": "BIGINT"},
+    columns={
+        **_FLIGHT,
+        "dep_delay_minutes": "BIGINT",
+        "is_late_departure": "BOOLEAN",
+        "departed_at_unix_seconds": "BIGINT",
+    },
     sql=f"""
         SELECT {_FLIGHT_SQL}, dep_delay AS dep_delay_minutes, dep_delay >= 15 AS is_late_departure,
             epoch_us(departure) // 1000000 AS departed_at_unix_seconds,

@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from feature_repo.windows import count, latest_feature_view, mean, share, std, windowed_feature_view
+from punctual import count, latest_feature_view, mean, share, std, windowed_feature_view
 
 from .entities import carrier, destination, flight_number, origin, plane
-from .events import arrivals, departures, departures_due, registrations, scheduled_flights, weather_observations
+from .events import (
+    arrivals,
+    departures,
+    departures_due,
+    registrations,
+    scheduled_flights,
+    weather_observations,
+)
 
 HOURLY = timedelta(hours=1)
 DONE_AFTER = timedelta(minutes=5)
@@ -22,8 +29,16 @@ carrier_departures = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        mean("dep_delay_minutes", over=("3h", "24h", "7d"), description="Mean departure delay of the carrier in minutes"),
-        share("is_late_departure", over=("3h", "24h", "30d"), description="Share of the carrier's departures 15 minutes late or more"),
+        mean(
+            "dep_delay_minutes",
+            over=("3h", "24h", "7d"),
+            description="Mean departure delay of the carrier in minutes",
+        ),
+        share(
+            "is_late_departure",
+            over=("3h", "24h", "30d"),
+            description="Share of the carrier's departures 15 minutes late or more",
+        ),
         count(over=("3h", "24h"), description="Departures of the carrier"),
     ],
     description="How punctually a carrier leaves New York",
@@ -36,9 +51,21 @@ origin_departures = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        mean("dep_delay_minutes", over=("1h", "3h", "24h"), description="Mean departure delay at the airport in minutes"),
-        std("dep_delay_minutes", over=("3h",), description="Standard deviation of departure delays at the airport in minutes"),
-        share("is_late_departure", over=("1h", "3h"), description="Share of the airport's departures 15 minutes late or more"),
+        mean(
+            "dep_delay_minutes",
+            over=("1h", "3h", "24h"),
+            description="Mean departure delay at the airport in minutes",
+        ),
+        std(
+            "dep_delay_minutes",
+            over=("3h",),
+            description="Standard deviation of departure delays at the airport in minutes",
+        ),
+        share(
+            "is_late_departure",
+            over=("1h", "3h"),
+            description="Share of the airport's departures 15 minutes late or more",
+        ),
         count(over=("1h", "3h"), description="Departures from the airport"),
     ],
     description="How punctually an airport's flights leave",
@@ -51,8 +78,16 @@ carrier_origin_departures = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        mean("dep_delay_minutes", over=("3h", "24h"), description="Mean departure delay of the carrier at this airport in minutes"),
-        share("is_late_departure", over=("6h", "7d"), description="Share of the carrier's departures here 15 minutes late or more"),
+        mean(
+            "dep_delay_minutes",
+            over=("3h", "24h"),
+            description="Mean departure delay of the carrier at this airport in minutes",
+        ),
+        share(
+            "is_late_departure",
+            over=("6h", "7d"),
+            description="Share of the carrier's departures here 15 minutes late or more",
+        ),
     ],
     description="How punctually a carrier leaves one airport",
 )
@@ -64,7 +99,11 @@ carrier_cancellations = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        share("is_cancelled", over=("6h", "24h", "7d"), description="Share of the carrier's flights that were cancelled"),
+        share(
+            "is_cancelled",
+            over=("6h", "24h", "7d"),
+            description="Share of the carrier's flights that were cancelled",
+        ),
     ],
     description="How often a carrier cancels",
 )
@@ -76,7 +115,11 @@ origin_cancellations = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        share("is_cancelled", over=("3h", "24h"), description="Share of the airport's flights that were cancelled"),
+        share(
+            "is_cancelled",
+            over=("3h", "24h"),
+            description="Share of the airport's flights that were cancelled",
+        ),
         count(over=("3h",), description="Flights that were due to leave the airport"),
     ],
     description="How often flights from an airport are cancelled",
@@ -88,7 +131,12 @@ origin_schedule = windowed_feature_view(
     events=scheduled_flights,
     every=HOURLY,
     available_after=DONE_AFTER,
-    features=[count(over=("1h", "3h"), description="Flights that came within two hours of their departure from the airport")],
+    features=[
+        count(
+            over=("1h", "3h"),
+            description="Flights that came within two hours of their departure from the airport",
+        )
+    ],
     description="How much traffic an airport has before it",
 )
 
@@ -99,8 +147,16 @@ destination_arrivals = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        mean("arr_delay_minutes", over=("6h", "24h", "7d"), description="Mean arrival delay at the destination in minutes"),
-        share("is_late_arrival", over=("24h", "30d"), description="Share of arrivals at the destination 15 minutes late or more"),
+        mean(
+            "arr_delay_minutes",
+            over=("6h", "24h", "7d"),
+            description="Mean arrival delay at the destination in minutes",
+        ),
+        share(
+            "is_late_arrival",
+            over=("24h", "30d"),
+            description="Share of arrivals at the destination 15 minutes late or more",
+        ),
         count(over=("24h",), description="Arrivals at the destination"),
     ],
     description="How punctually flights from New York reach a destination",
@@ -113,9 +169,21 @@ route_arrivals = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        mean("arr_delay_minutes", over=("24h", "7d", "30d"), description="Mean arrival delay on the route in minutes"),
-        share("is_late_arrival", over=("7d", "30d"), description="Share of arrivals on the route 15 minutes late or more"),
-        mean("made_up_minutes", over=("30d",), description="Mean time made up between departure and arrival on the route in minutes"),
+        mean(
+            "arr_delay_minutes",
+            over=("24h", "7d", "30d"),
+            description="Mean arrival delay on the route in minutes",
+        ),
+        share(
+            "is_late_arrival",
+            over=("7d", "30d"),
+            description="Share of arrivals on the route 15 minutes late or more",
+        ),
+        mean(
+            "made_up_minutes",
+            over=("30d",),
+            description="Mean time made up between departure and arrival on the route in minutes",
+        ),
         mean("air_time_minutes", over=("7d",), description="Mean air time on the route in minutes"),
     ],
     description="How punctual a route is",
@@ -128,8 +196,16 @@ flight_number_arrivals = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        mean("arr_delay_minutes", over=("7d", "30d"), description="Mean arrival delay of this flight number in minutes"),
-        share("is_late_arrival", over=("30d",), description="Share of this flight number's arrivals 15 minutes late or more"),
+        mean(
+            "arr_delay_minutes",
+            over=("7d", "30d"),
+            description="Mean arrival delay of this flight number in minutes",
+        ),
+        share(
+            "is_late_arrival",
+            over=("30d",),
+            description="Share of this flight number's arrivals 15 minutes late or more",
+        ),
         count(over=("30d",), description="Arrivals of this flight number"),
     ],
     description="How punctual a flight number is",
@@ -142,7 +218,11 @@ plane_departures = windowed_feature_view(
     every=HOURLY,
     available_after=DONE_AFTER,
     features=[
-        mean("dep_delay_minutes", over=("24h", "7d"), description="Mean departure delay of the plane from New York in minutes"),
+        mean(
+            "dep_delay_minutes",
+            over=("24h", "7d"),
+            description="Mean departure delay of the plane from New York in minutes",
+        ),
         count(over=("24h", "30d"), description="Departures of the plane from New York"),
     ],
     description="How punctual a plane was, and how busy",

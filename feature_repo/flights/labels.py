@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feature_repo.raw import Events
+from punctual import Events
 
 from .sources import flights
 
@@ -10,7 +10,12 @@ late_arrivals = Events(
     name="late_arrivals",
     sources=(flights,),
     id=("flight_id",),
-    columns={"flight_id": "VARCHAR", "is_late": "BOOLEAN", "arr_delay_minutes": "BIGINT", "no_label_because": "VARCHAR"},
+    columns={
+        "flight_id": "VARCHAR",
+        "is_late": "BOOLEAN",
+        "arr_delay_minutes": "BIGINT",
+        "no_label_because": "VARCHAR",
+    },
     # A cancelled flight and one that never reached its destination as planned have no arrival delay. That they have
     # none is known at the scheduled departure, or a day after the scheduled arrival.
     sql="""

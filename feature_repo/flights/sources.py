@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from importlib.metadata import distribution
 from pathlib import Path
 
-from feature_repo.raw import CsvSource, Domain, Rule
+from punctual import CsvSource, Domain, Rule
 
 flights_domain = Domain(
     name="flights",
@@ -71,7 +71,10 @@ planes = CsvSource(
         "engine": "VARCHAR",
     },
     key=("tailnum",),
-    rules=(Rule("built_in_the_age_of_flight", "year BETWEEN 1903 AND 2013"), Rule("has_seats", "seats > 0")),
+    rules=(
+        Rule("built_in_the_age_of_flight", "year BETWEEN 1903 AND 2013"),
+        Rule("has_seats", "seats > 0"),
+    ),
     description="The FAA's register of aircraft; it does not know every plane that flew",
 )
 
@@ -98,7 +101,10 @@ weather = CsvSource(
     key=("origin", "time_hour"),
     rules=(
         # The strongest gust measured at the surface was 253 mph (World Meteorological Organization, Barrow Island 1996).
-        Rule("wind_possible", "wind_speed BETWEEN 0 AND 253 AND coalesce(wind_gust, 0) BETWEEN 0 AND 253"),
+        Rule(
+            "wind_possible",
+            "wind_speed BETWEEN 0 AND 253 AND coalesce(wind_gust, 0) BETWEEN 0 AND 253",
+        ),
         Rule("temperature_possible", "temp BETWEEN -60 AND 130"),
         Rule("humidity_is_a_percentage", "humid BETWEEN 0 AND 100"),
         Rule("origin_known", "origin IN ('EWR', 'JFK', 'LGA')"),
@@ -168,7 +174,10 @@ flights = CsvSource(
         Rule("arrives_after_departure", "arrival > departure"),
         Rule("long_enough_for_its_air_time", "arrival >= departure + to_minutes(air_time)"),
         Rule("cancelled_flights_do_not_arrive", "NOT (is_cancelled AND arrival IS NOT NULL)"),
-        Rule("delay_under_two_days", "dep_delay BETWEEN -180 AND 2880 AND coalesce(arr_delay, 0) BETWEEN -360 AND 2880"),
+        Rule(
+            "delay_under_two_days",
+            "dep_delay BETWEEN -180 AND 2880 AND coalesce(arr_delay, 0) BETWEEN -360 AND 2880",
+        ),
         Rule("distance_positive", "distance > 0"),
     ),
     description="Every flight out of New York in 2013",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from feature_repo.contract import Gate, Label, TimeSplit, UseCase
+from punctual import Gate, Label, TimeSplit, UseCase
 
 from .events import scheduled_flights
 from .labels import late_arrivals
@@ -16,7 +16,9 @@ arrival_delay = UseCase(
     feature_service="arrival_delay_v1",
     requests=scheduled_flights,
     # The slowest label of 2013 became known 34.7 hours after its prediction moment; a quarter of them after 6 hours.
-    label=Label("is_late", of=late_arrivals, horizon=timedelta(hours=36), reason="no_label_because"),
+    label=Label(
+        "is_late", of=late_arrivals, horizon=timedelta(hours=36), reason="no_label_because"
+    ),
     split=TimeSplit(train="240d", validation="30d", test="30d"),
     metric="average_precision",
     gate=Gate(beats_champion_by=0.002, beats_baseline_by=0.01, minimum_rows=1_000),

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.model_card import ModelFeature
-from feature_repo.times import micros
+from punctual.model_card import ModelFeature
+from punctual.times import micros
 
 # The usual reading of a PSI (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 no change to speak of, from 0.25 on a large one.
 PSI_MODERATE, PSI_LARGE = 0.1, 0.25
@@ -55,13 +55,22 @@ class Drift:
     verdict: Verdict
 
 
-def drift(reference: pa.Table, current: pa.Table, features: Sequence[ModelFeature], moments: str, span: timedelta) -> list[Drift]:
+def drift(
+    reference: pa.Table,
+    current: pa.Table,
+    features: Sequence[ModelFeature],
+    moments: str,
+    span: timedelta,
+) -> list[Drift]:
     """Each feature's drift, the worst verdicts first, then the greatest PSI.
 
     `moments` names the reference's column of prediction moments, `span` is the length of the current window.
     """
     windows = _windows(reference[moments], span)
-    found = [_drift(feature, reference[feature.name], current[feature.name], windows) for feature in features]
+    found = [
+        _drift(feature, reference[feature.name], current[feature.name], windows)
+        for feature in features
+    ]
     return sorted(found, key=lambda each: (-_SEVERITY[each.verdict], -each.psi, each.name))
 
 
@@ -82,17 +91,28 @@ def ks(reference: np.ndarray, current: np.ndarray) -> float | None:
         return None
     reference, current = np.sort(reference), np.sort(current)
     both = np.concatenate([reference, current])
-    below = [np.searchsorted(values, both, side="right") / len(values) for values in (reference, current)]
+    below = [
+        np.searchsorted(values, both, side="right") / len(values) for values in (reference, current)
+    ]
     return float(np.abs(below[0] - below[1]).max())
 
 
 def in_words(found: Drift) -> str:
     """The PSI, and what was usual in training if that is known."""
-    usual = "what is usual of so short a time is not known" if found.usual is None else f"up to {found.usual:.2f} was usual in training"
+    usual = (
+        "what is usual of so short a time is not known"
+        if found.usual is None
+        else f"up to {found.usual:.2f} was usual in training"
+    )
     return f"PSI {found.psi:.2f}; {usual}"
 
 
-def _drift(feature: ModelFeature, reference: pa.ChunkedArray, current: pa.ChunkedArray, windows: np.ndarray | None) -> Drift:
+def _drift(
+    feature: ModelFeature,
+    reference: pa.ChunkedArray,
+    current: pa.ChunkedArray,
+    windows: np.ndarray | None,
+) -> Drift:
     sides = [_values(column, feature.kind) for column in (reference, current)]
     codes = _number_codes(*sides) if feature.kind == "number" else _category_codes(*sides)
     bins = int(max(side.max(initial=0) for side in codes)) + 1
@@ -100,34 +120,67 @@ def _drift(feature: ModelFeature, reference: pa.ChunkedArray, current: pa.Chunke
     usual: float | None = None
     if windows is not None:
         size = int(windows.max()) + 1
-        table = np.bincount(windows * bins + codes[0], minlength=size * bins).reshape(size, bins).astype(float)
-        usual = float(np.quantile([psi(counts[0], row) for row in table if row.sum() >= _LEAST_WINDOW_ROWS], _USUAL))
+        table = (
+            np.bincount(windows * bins + codes[0], minlength=size * bins)
+            .reshape(size, bins)
+            .astype(float)
+        )
+        usual = float(
+            np.quantile(
+                [psi(counts[0], row) for row in table if row.sum() >= _LEAST_WINDOW_ROWS], _USUAL
+            )
+        )
     found = psi(counts[0], counts[1])
     missing = [float(np.mean(side == 0)) for side in codes]
     distance = ks(*(side[~np.isnan(side)] for side in sides)) if feature.kind == "number" else None
-    return Drift(feature.name, feature.kind, found, usual, distance, missing[0], missing[1], verdict_of(found - (usual or 0.0)))
+    return Drift(
+        feature.name,
+        feature.kind,
+        found,
+        usual,
+        distance,
+        missing[0],
+        missing[1],
+        verdict_of(found - (usual or 0.0)),
+    )
 
 
 def _values(column: pa.ChunkedArray, kind: str) -> np.ndarray:
     if kind == "number":
-        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+        return np.asarray(
+            column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64
+        )
     return np.array(column.to_pylist(), dtype=object)
 
 
 def _number_codes(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bin 0 for missing values, then the reference's tenths; equal limits are one."""
     present = reference[~np.isnan(reference)]
-    limits = np.unique(np.quantile(present, np.linspace(0.1, 0.9, 9))) if len(present) else np.array([])
-    codes = [np.where(np.isnan(side), 0, np.searchsorted(limits, side, side="left") + 1) for side in (reference, current)]
+    limits = (
+        np.unique(np.quantile(present, np.linspace(0.1, 0.9, 9))) if len(present) else np.array([])
+    )
+    codes = [
+        np.where(np.isnan(side), 0, np.searchsorted(limits, side, side="left") + 1)
+        for side in (reference, current)
+    ]
     return codes[0], codes[1]
 
 
 def _category_codes(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bin 0 for missing values, 1 for what is rare or unknown in the reference, then each value."""
-    values, counts = np.unique([value for value in reference if value is not None], return_counts=True)
-    often = [value for value, count in zip(values, counts, strict=True) if count >= _RARE * len(reference)]
+    values, counts = np.unique(
+        [value for value in reference if value is not None], return_counts=True
+    )
+    often = [
+        value
+        for value, count in zip(values, counts, strict=True)
+        if count >= _RARE * len(reference)
+    ]
     number: dict[Any, int] = {None: 0, **{value: place + 2 for place, value in enumerate(often)}}
-    codes = [np.array([number.get(value, 1) for value in side], dtype=np.int64) for side in (reference, current)]
+    codes = [
+        np.array([number.get(value, 1) for value in side], dtype=np.int64)
+        for side in (reference, current)
+    ]
     return codes[0], codes[1]
 
 

@@ -10,12 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.contract import LOWER_IS_BETTER, UseCase
-from feature_repo.domains import LoadedDomain
-from feature_repo.model_card import ModelCard
-from feature_repo.times import aware, micros
-from inference.events import known_events
-from stores.table import CREATED, EVENT, connect, quoted
+from punctual.loaded_domain import LoadedDomain
+from punctual.model_card import ModelCard
+from punctual.times import aware, micros
+from punctual.use_case import LOWER_IS_BETTER, UseCase
+from stores.tables import CREATED, EVENT, connect, known_events, quoted
 
 # Fewer labels than this, and the score's interval is wider than any change worth knowing.
 LEAST_LABELLED = 200
@@ -52,7 +51,9 @@ class LiveScore:
     note: str
 
 
-def outcomes(domain: LoadedDomain, use_case: UseCase, predicted: pa.Table, as_of: datetime) -> Outcomes:
+def outcomes(
+    domain: LoadedDomain, use_case: UseCase, predicted: pa.Table, as_of: datetime
+) -> Outcomes:
     """Join predictions (`at`, `prediction` and what was sent) to the labels known at `as_of` (aware UTC).
 
     A prediction that carries the request's ids is joined by them, another one to the request with equal keys and
@@ -64,14 +65,24 @@ def outcomes(domain: LoadedDomain, use_case: UseCase, predicted: pa.Table, as_of
     if predicted.num_rows == 0:
         return Outcomes(np.array([]), np.array([]), {})
     ends = pc.min_max(predicted["at"]).as_py()
-    requests = known_events(domain, use_case.requests, as_of=as_of, since=ends["min"] - horizon, until=ends["max"] + horizon)
+    requests = known_events(
+        domain,
+        use_case.requests,
+        as_of=as_of,
+        since=ends["min"] - horizon,
+        until=ends["max"] + horizon,
+    )
     with connect() as connection:
         sent = predicted.rename_columns(_renamed(predicted))
-        connection.register("sent", sent.append_column("number", pa.array(range(predicted.num_rows), pa.int64())))
+        connection.register(
+            "sent", sent.append_column("number", pa.array(range(predicted.num_rows), pa.int64()))
+        )
         connection.register("requests", requests)
         connection.register("labels", known_events(domain, use_case.label.of, as_of=as_of))
         _match(connection, domain, use_case)
-        same_id = " AND ".join(f"m.{quoted(name)} = l.{quoted(name)}" for name in use_case.requests.id)
+        same_id = " AND ".join(
+            f"m.{quoted(name)} = l.{quoted(name)}" for name in use_case.requests.id
+        )
         connection.execute(
             f"CREATE TABLE judged AS SELECT m.number, m.prediction, l.{quoted(use_case.label.column)}::DOUBLE AS label, CASE"
             " WHEN NOT m.is_last THEN 'repeated'"
@@ -80,12 +91,22 @@ def outcomes(domain: LoadedDomain, use_case: UseCase, predicted: pa.Table, as_of
             f" WHEN l.{quoted(use_case.label.column)} IS NULL THEN 'without a label' END AS reason"
             f" FROM matched AS m LEFT JOIN labels AS l ON {same_id}"
         )
-        left_out = dict(connection.execute("SELECT reason, count(*) FROM judged WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 1").fetchall())
+        left_out = dict(
+            connection.execute(
+                "SELECT reason, count(*) FROM judged WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 1"
+            ).fetchall()
+        )
         (matched,) = connection.execute("SELECT count(*) FROM judged").fetchone() or (0,)
-        kept = connection.execute("SELECT prediction, label FROM judged WHERE reason IS NULL ORDER BY number").fetchnumpy()
+        kept = connection.execute(
+            "SELECT prediction, label FROM judged WHERE reason IS NULL ORDER BY number"
+        ).fetchnumpy()
     if matched < predicted.num_rows:
         left_out["of no known request"] = predicted.num_rows - matched
-    return Outcomes(np.asarray(kept["prediction"], dtype=np.float64), np.asarray(kept["label"], dtype=np.float64), left_out)
+    return Outcomes(
+        np.asarray(kept["prediction"], dtype=np.float64),
+        np.asarray(kept["label"], dtype=np.float64),
+        left_out,
+    )
 
 
 def _renamed(predicted: pa.Table) -> list[str]:
@@ -106,8 +127,14 @@ def _match(connection: duckdb.DuckDBPyConnection, domain: LoadedDomain, use_case
     has_ids = set(ids) <= columns
     by_id = " AND ".join(same(name) for name in ids) if has_ids else "false"
     without_id = " OR ".join(f"s.{quoted(name)} IS NULL" for name in ids) if has_ids else "true"
-    asked = [name for name in dict.fromkeys([*domain.join_keys(service), *domain.request_columns(service)]) if name in columns]
-    either = {name: f"(s.{quoted(name)} IS NULL OR {same(name)})" for name in use_case.optional_keys}
+    asked = [
+        name
+        for name in dict.fromkeys([*domain.join_keys(service), *domain.request_columns(service)])
+        if name in columns
+    ]
+    either = {
+        name: f"(s.{quoted(name)} IS NULL OR {same(name)})" for name in use_case.optional_keys
+    }
     alike = " AND ".join(either.get(name) or same(name) for name in asked) or "true"
     distance = f"abs(epoch_us(s.asked_at) - epoch_us(r.{EVENT}))"
     named = ", ".join(f"r.{quoted(name)} AS {quoted(name)}" for name in ids)
@@ -132,14 +159,40 @@ def live_score(use_case: UseCase, card: ModelCard, found: Outcomes) -> LiveScore
     elif use_case.task == "binary" and len(np.unique(found.labels)) < 2:
         note = f"all {rows} labels are the same"
     test = card.metrics.get("test", {}).get(use_case.metric)
-    label_mean, prediction_mean = (float(found.labels.mean()), float(found.predictions.mean())) if rows else (None, None)
+    label_mean, prediction_mean = (
+        (float(found.labels.mean()), float(found.predictions.mean())) if rows else (None, None)
+    )
     if note:
-        return LiveScore(use_case.metric, rows, found.left_out, None, None, None, test, label_mean, prediction_mean, False, note)
+        return LiveScore(
+            use_case.metric,
+            rows,
+            found.left_out,
+            None,
+            None,
+            None,
+            test,
+            label_mean,
+            prediction_mean,
+            False,
+            note,
+        )
     value = score(use_case.metric, found.labels, found.predictions)
     low, high = _interval(use_case, found)
     better_end = low if use_case.metric in LOWER_IS_BETTER else high
     is_worse = test is not None and use_case.better_by(better_end, test) < 0
-    return LiveScore(use_case.metric, rows, found.left_out, value, low, high, test, label_mean, prediction_mean, is_worse, "")
+    return LiveScore(
+        use_case.metric,
+        rows,
+        found.left_out,
+        value,
+        low,
+        high,
+        test,
+        label_mean,
+        prediction_mean,
+        is_worse,
+        "",
+    )
 
 
 def _interval(use_case: UseCase, found: Outcomes) -> tuple[float, float]:

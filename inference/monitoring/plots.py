@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from feature_repo.contract import data_path
-from feature_repo.model_card import PREDICTION_COLUMN, ModelCard
 from inference.monitoring.drift import PSI_LARGE, PSI_MODERATE, Drift, in_words
 from inference.monitoring.live import LEAST_LABELLED, Outcomes
+from punctual.home import data_path
+from punctual.model_card import PREDICTION_COLUMN, ModelCard
 
 REFERENCE_COLOUR, CURRENT_COLOUR, USUAL_COLOUR = "#8a8f98", "#1f4e8c", "#c9ccd1"
 VERDICT_COLOURS = {"stable": "#7d9cc4", "moderate": "#d99a2b", "large": "#b5352b"}
@@ -66,30 +66,62 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _histograms(axis: Any, sides: Sequence[np.ndarray], limits: tuple[float, float], bins: int) -> None:
+def _histograms(
+    axis: Any, sides: Sequence[np.ndarray], limits: tuple[float, float], bins: int
+) -> None:
     """Both sides as shares of their rows, so that they compare whatever their size; what lies outside is in the last bin."""
     edges = np.linspace(*limits, bins + 1)
-    for values, colour, label in zip(sides, (REFERENCE_COLOUR, CURRENT_COLOUR), ("training", "now"), strict=True):
+    for values, colour, label in zip(
+        sides, (REFERENCE_COLOUR, CURRENT_COLOUR), ("training", "now"), strict=True
+    ):
         if not len(values):
             continue
         shares = np.histogram(np.clip(values, *limits), edges)[0] / len(values)
         filled = colour == REFERENCE_COLOUR
         said = f"{label} ({len(values):,})"
-        axis.stairs(shares, edges, color=colour, fill=filled, alpha=0.45 if filled else 1.0, linewidth=1.6, label=said)
+        axis.stairs(
+            shares,
+            edges,
+            color=colour,
+            fill=filled,
+            alpha=0.45 if filled else 1.0,
+            linewidth=1.6,
+            label=said,
+        )
 
 
-def _predictions(path: Path, card: ModelCard, reference: pa.Table, current: pa.Table, found: Drift) -> Path:
+def _predictions(
+    path: Path, card: ModelCard, reference: pa.Table, current: pa.Table, found: Drift
+) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2))
     title = f"Predictions of version {card.version}: {in_words(found)}"
-    axis = _axes(figure, (1, 1, 1), title, "Predicted probability" if card.task == "binary" else "Prediction", "Share of rows")
+    axis = _axes(
+        figure,
+        (1, 1, 1),
+        title,
+        "Predicted probability" if card.task == "binary" else "Prediction",
+        "Share of rows",
+    )
     sides = [_numbers(table[PREDICTION_COLUMN]) for table in (reference, current)]
     together = np.concatenate(sides)
-    limits = (0.0, 1.0) if card.task == "binary" else (float(np.quantile(together, 0.005)), float(np.quantile(together, 0.995)))
-    _histograms(axis, sides, limits if limits[1] > limits[0] else (limits[0] - 0.5, limits[0] + 0.5), 40)
+    limits = (
+        (0.0, 1.0)
+        if card.task == "binary"
+        else (float(np.quantile(together, 0.005)), float(np.quantile(together, 0.995)))
+    )
+    _histograms(
+        axis, sides, limits if limits[1] > limits[0] else (limits[0] - 0.5, limits[0] + 0.5), 40
+    )
     if card.task == "binary":
-        axis.axvline(card.threshold, color="#333333", linewidth=1, linestyle="--", label=f"threshold {card.threshold:g}")
+        axis.axvline(
+            card.threshold,
+            color="#333333",
+            linewidth=1,
+            linestyle="--",
+            label=f"threshold {card.threshold:g}",
+        )
     axis.legend(frameon=False)
     return _save(figure, path)
 
@@ -103,21 +135,42 @@ def _data_drift(path: Path, data: Sequence[Drift]) -> Path:
     title = f"Data drift: the first {len(shown)} of {len(data)} features"
     axis = _axes(figure, (1, 1, 1), title, "Population stability index, on a square-root scale", "")
     places = np.arange(len(shown))
-    axis.barh(places, [each.psi for each in shown], color=[VERDICT_COLOURS[each.verdict] for each in shown], height=0.62)
+    axis.barh(
+        places,
+        [each.psi for each in shown],
+        color=[VERDICT_COLOURS[each.verdict] for each in shown],
+        height=0.62,
+    )
     mark: dict[str, Any] = {"color": "black", "marker": "|", "s": 110, "linewidths": 1.6}
-    known = [(each.usual, place) for each, place in zip(shown, places, strict=True) if each.usual is not None]
+    known = [
+        (each.usual, place)
+        for each, place in zip(shown, places, strict=True)
+        if each.usual is not None
+    ]
     axis.scatter([usual for usual, _ in known], [place for _, place in known], zorder=3, **mark)
     axis.set_xscale("function", functions=(_root, np.square))
     longest = max(max(each.psi, each.usual or 0.0) for each in shown)
     axis.set_xlim(0, 1.05 * max(longest, PSI_LARGE))
-    axis.set_xticks([tick for tick in (0, 0.02, PSI_MODERATE, PSI_LARGE, 0.5, 1, 2, 4, 8) if tick <= 1.05 * max(longest, PSI_LARGE)])
+    axis.set_xticks(
+        [
+            tick
+            for tick in (0, 0.02, PSI_MODERATE, PSI_LARGE, 0.5, 1, 2, 4, 8)
+            if tick <= 1.05 * max(longest, PSI_LARGE)
+        ]
+    )
     axis.set_yticks(places, [each.name for each in shown], fontsize=8)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.set_ylim(-0.7, len(shown) - 0.3)
-    keys: list[Any] = [Patch(color=colour, label=_MEANING[name]) for name, colour in VERDICT_COLOURS.items()]
+    keys: list[Any] = [
+        Patch(color=colour, label=_MEANING[name]) for name, colour in VERDICT_COLOURS.items()
+    ]
     if known:
-        keys.append(axis.scatter([], [], label="usual: 95 % of windows as long in training were below", **mark))
+        keys.append(
+            axis.scatter(
+                [], [], label="usual: 95 % of windows as long in training were below", **mark
+            )
+        )
     axis.legend(handles=keys, frameon=False, loc="lower right", fontsize=8)
     return _save(figure, path)
 
@@ -144,13 +197,33 @@ def _features(path: Path, reference: pa.Table, current: pa.Table, data: Sequence
         view, _, feature = each.name.partition("__")
         axis.set_title(f"{feature}\n", loc="left", fontsize=9, fontweight="bold")
         some = max(each.missing_reference, each.missing_current) >= 0.005
-        missing = f", missing {each.missing_reference:.0%} then, {each.missing_current:.0%} now" if some else ""
-        axis.text(0, 1.03, f"{view}: PSI {each.psi:.2f}{missing}", transform=axis.transAxes, fontsize=8, color="#555555")
+        missing = (
+            f", missing {each.missing_reference:.0%} then, {each.missing_current:.0%} now"
+            if some
+            else ""
+        )
+        axis.text(
+            0,
+            1.03,
+            f"{view}: PSI {each.psi:.2f}{missing}",
+            transform=axis.transAxes,
+            fontsize=8,
+            color="#555555",
+        )
         if each.kind == "number":
             sides = [_numbers(table[each.name]) for table in (reference, current)]
             together = np.concatenate(sides)
-            limits = (float(np.quantile(together, 0.005)), float(np.quantile(together, 0.995))) if len(together) else (0.0, 1.0)
-            _histograms(axis, sides, limits if limits[1] > limits[0] else (limits[0] - 0.5, limits[0] + 0.5), 30)
+            limits = (
+                (float(np.quantile(together, 0.005)), float(np.quantile(together, 0.995)))
+                if len(together)
+                else (0.0, 1.0)
+            )
+            _histograms(
+                axis,
+                sides,
+                limits if limits[1] > limits[0] else (limits[0] - 0.5, limits[0] + 0.5),
+                30,
+            )
         else:
             _categories(axis, [table[each.name].to_pylist() for table in (reference, current)])
         if number == 1:
@@ -160,14 +233,34 @@ def _features(path: Path, reference: pa.Table, current: pa.Table, data: Sequence
 
 def _categories(axis: Any, sides: Sequence[list[Any]]) -> None:
     """The shares of the most frequent values on either side, what is missing being one of them."""
-    counts = [Counter("missing" if value is None else str(value) for value in side) for side in sides]
-    shares = [{name: count / len(side) for name, count in counted.items()} for counted, side in zip(counts, sides, strict=True)]
-    names = sorted({*shares[0], *shares[1]}, key=lambda name: (-max(share.get(name, 0.0) for share in shares), name))[:_VALUES]
+    counts = [
+        Counter("missing" if value is None else str(value) for value in side) for side in sides
+    ]
+    shares = [
+        {name: count / len(side) for name, count in counted.items()}
+        for counted, side in zip(counts, sides, strict=True)
+    ]
+    names = sorted(
+        {*shares[0], *shares[1]},
+        key=lambda name: (-max(share.get(name, 0.0) for share in shares), name),
+    )[:_VALUES]
     places = np.arange(len(names))
     looks = ((-0.2, REFERENCE_COLOUR, "training"), (0.2, CURRENT_COLOUR, "now"))
     for (offset, colour, label), share, side in zip(looks, shares, sides, strict=True):
-        axis.bar(places + offset, [share.get(name, 0.0) for name in names], 0.38, color=colour, label=f"{label} ({len(side):,})")
-    axis.set_xticks(places, [name if len(name) <= 10 else f"{name[:9]}…" for name in names], rotation=35, ha="right", fontsize=7)
+        axis.bar(
+            places + offset,
+            [share.get(name, 0.0) for name in names],
+            0.38,
+            color=colour,
+            label=f"{label} ({len(side):,})",
+        )
+    axis.set_xticks(
+        places,
+        [name if len(name) <= 10 else f"{name[:9]}…" for name in names],
+        rotation=35,
+        ha="right",
+        fontsize=7,
+    )
 
 
 def _live(path: Path, card: ModelCard, found: Outcomes) -> Path:
@@ -175,15 +268,31 @@ def _live(path: Path, card: ModelCard, found: Outcomes) -> Path:
 
     figure = Figure(figsize=(5.6, 5.2))
     binary = card.task == "binary"
-    x, y = ("Mean predicted probability", "Share that was true") if binary else ("Mean prediction", "Mean of what came")
-    axis = _axes(figure, (1, 1, 1), f"Predicted and come true: {len(found.labels):,} predictions in ten groups", x, y)
+    x, y = (
+        ("Mean predicted probability", "Share that was true")
+        if binary
+        else ("Mean prediction", "Mean of what came")
+    )
+    axis = _axes(
+        figure,
+        (1, 1, 1),
+        f"Predicted and come true: {len(found.labels):,} predictions in ten groups",
+        x,
+        y,
+    )
     groups = np.array_split(np.argsort(found.predictions, kind="stable"), 10)
     means = np.array([found.predictions[group].mean() for group in groups])
     came = np.array([found.labels[group].mean() for group in groups])
     errors = np.array([1.96 * found.labels[group].std() / np.sqrt(len(group)) for group in groups])
     ends = [min(0.0, *means, *(came - errors)), 1.05 * max(*means, *(came + errors))]
     axis.plot(ends, ends, color=REFERENCE_COLOUR, linewidth=1, linestyle="--", label="perfect")
-    look: dict[str, Any] = {"color": CURRENT_COLOUR, "linewidth": 1.6, "marker": "o", "markersize": 4.5, "capsize": 2}
+    look: dict[str, Any] = {
+        "color": CURRENT_COLOUR,
+        "linewidth": 1.6,
+        "marker": "o",
+        "markersize": 4.5,
+        "capsize": 2,
+    }
     axis.errorbar(means, came, yerr=errors, label="live, with 95 % intervals", **look)
     axis.set_xlim(*ends)
     axis.set_ylim(*ends)

@@ -11,21 +11,22 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.commands import plain
-from feature_repo.contract import UseCase, data_path
-from feature_repo.domains import LoadedDomain
-from feature_repo.errors import DataFolderError, InvalidRequest
-from feature_repo.model_card import PREDICTION_COLUMN, ModelCard, ModelFeature
-from feature_repo.times import aware, duration_text, iso
 from inference.batch import newest_batch
 from inference.champion import champion_card, reference
 from inference.features import OnlineFeatures
-from inference.log import logged_predictions
 from inference.monitoring import plots
 from inference.monitoring.drift import LEAST_ROWS, Drift, drift, in_words, span_of
-from inference.monitoring.freshness import Freshness, freshness
 from inference.monitoring.live import LiveScore, Outcomes, live_score, outcomes
-from stores.table import EVENT
+from punctual.errors import DataFolderError, InvalidRequest
+from punctual.home import data_path
+from punctual.loaded_domain import LoadedDomain
+from punctual.model_card import PREDICTION_COLUMN, ModelCard, ModelFeature
+from punctual.plain import plain
+from punctual.times import aware, duration_text, iso
+from punctual.use_case import UseCase
+from stores.online import Freshness, view_freshness
+from stores.predictions import logged_predictions
+from stores.tables import EVENT
 
 SINCE = timedelta(days=7)
 
@@ -61,7 +62,9 @@ class Report:
     files: list[Path]
 
 
-def monitor(domain: LoadedDomain, use_case: UseCase, *, as_of: datetime, since: datetime | None = None) -> Report:
+def monitor(
+    domain: LoadedDomain, use_case: UseCase, *, as_of: datetime, since: datetime | None = None
+) -> Report:
     """Judge the champion's predictions made in `(since, as_of]` (by default seven days), and the features it reads.
 
     Writes the report as JSON and its plots into the data folder. Raises `NoChampion`, `NotBuilt`.
@@ -69,7 +72,9 @@ def monitor(domain: LoadedDomain, use_case: UseCase, *, as_of: datetime, since: 
     as_of = aware(as_of)
     since = as_of - SINCE if since is None else aware(since)
     if since >= as_of:
-        raise InvalidRequest(f"the report is on ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since.")
+        raise InvalidRequest(
+            f"the report is on ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since."
+        )
     card = champion_card(domain, use_case)
     current = _current(use_case, card, since, as_of)
     trained = reference(card)
@@ -77,7 +82,13 @@ def monitor(domain: LoadedDomain, use_case: UseCase, *, as_of: datetime, since: 
     found = outcomes(domain, use_case, current.rows, as_of)
     live = live_score(use_case, card, found)
     online = OnlineFeatures(domain, use_case, card.feature_service)
-    fresh = list(freshness(domain, online.database, {view.online.name: view.online for view in online.views}.values()).values())
+    fresh = list(
+        view_freshness(
+            domain,
+            online.database,
+            {view.online.name: view.online for view in online.views}.values(),
+        ).values()
+    )
     notes = [note for note in (current.note, live.note) if note]
     report = Report(
         use_case.name, card.version, as_of, since, current.source, current.rows.num_rows, prediction_drift, data_drift, live, fresh,
@@ -90,18 +101,34 @@ def _current(use_case: UseCase, card: ModelCard, since: datetime, as_of: datetim
     """The logged predictions of the champion, or its last batch where too few were logged."""
     logged = logged_predictions(use_case.name, since, as_of)
     mine = logged.filter(pa.compute.equal(logged["model_version"], card.version))
-    others = f" ({logged.num_rows - mine.num_rows} by other versions)" if logged.num_rows > mine.num_rows else ""
+    others = (
+        f" ({logged.num_rows - mine.num_rows} by other versions)"
+        if logged.num_rows > mine.num_rows
+        else ""
+    )
     said = f"version {card.version} has {mine.num_rows} logged predictions{others} in ({iso(since)}, {iso(as_of)}]"
     if mine.num_rows >= LEAST_ROWS:
         return Current("log", mine, "")
     path = newest_batch(use_case.name, card.version, as_of)
     batch = _batch(path) if path else None
     if batch is not None and batch.num_rows > mine.num_rows:
-        few = f", which are fewer than {LEAST_ROWS}: too few to tell drift from chance" if batch.num_rows < LEAST_ROWS else ""
-        return Current("batch", batch, f"{said}; judged is its last batch instead, {batch.num_rows} rows{few}")
+        few = (
+            f", which are fewer than {LEAST_ROWS}: too few to tell drift from chance"
+            if batch.num_rows < LEAST_ROWS
+            else ""
+        )
+        return Current(
+            "batch", batch, f"{said}; judged is its last batch instead, {batch.num_rows} rows{few}"
+        )
     if mine.num_rows:
-        return Current("log", mine, f"{said}; drift needs {LEAST_ROWS}, with fewer it cannot be told from chance")
-    return Current("nothing", mine, f"{said} and no batch; run: punctual batch {use_case.name}, or predict")
+        return Current(
+            "log",
+            mine,
+            f"{said}; drift needs {LEAST_ROWS}, with fewer it cannot be told from chance",
+        )
+    return Current(
+        "nothing", mine, f"{said} and no batch; run: punctual batch {use_case.name}, or predict"
+    )
 
 
 def _batch(path: Path) -> pa.Table:
@@ -109,15 +136,25 @@ def _batch(path: Path) -> pa.Table:
     return rows.append_column("at", rows[EVENT])
 
 
-def _drifts(card: ModelCard, trained: pa.Table, current: Current) -> tuple[Drift | None, list[Drift]]:
+def _drifts(
+    card: ModelCard, trained: pa.Table, current: Current
+) -> tuple[Drift | None, list[Drift]]:
     if current.rows.num_rows < LEAST_ROWS:
         return None, []
     span = span_of(current.rows["at"])
-    (prediction,) = drift(trained, current.rows, [ModelFeature(PREDICTION_COLUMN, "number")], EVENT, span)
+    (prediction,) = drift(
+        trained, current.rows, [ModelFeature(PREDICTION_COLUMN, "number")], EVENT, span
+    )
     return prediction, drift(trained, current.rows, card.features, EVENT, span)
 
 
-def _reasons(as_of: datetime, prediction: Drift | None, data: list[Drift], live: LiveScore, fresh: list[Freshness]) -> list[str]:
+def _reasons(
+    as_of: datetime,
+    prediction: Drift | None,
+    data: list[Drift],
+    live: LiveScore,
+    fresh: list[Freshness],
+) -> list[str]:
     reasons = []
     if prediction and prediction.verdict == "large":
         reasons.append(f"predictions have drifted: {in_words(prediction)}")
@@ -135,11 +172,15 @@ def _reasons(as_of: datetime, prediction: Drift | None, data: list[Drift], live:
     late = [each for each in fresh if each.materialized_until is not None and each.is_stale(as_of)]
     if late:
         longest = max(late, key=lambda each: each.behind(as_of))
-        reasons.append(f"{len(late)} of {len(fresh)} views are stale, {longest.view} by {duration_text(longest.behind(as_of))}")
+        reasons.append(
+            f"{len(late)} of {len(fresh)} views are stale, {longest.view} by {duration_text(longest.behind(as_of))}"
+        )
     return reasons
 
 
-def _written(report: Report, card: ModelCard, trained: pa.Table, current: Current, found: Outcomes) -> Report:
+def _written(
+    report: Report, card: ModelCard, trained: pa.Table, current: Current, found: Outcomes
+) -> Report:
     """The report with its files, which stand in a folder named by its moment."""
     folder = Path(data_path("reports", report.use_case, f"{report.as_of:%Y%m%dT%H%M%SZ}"))
     try:
@@ -147,10 +188,27 @@ def _written(report: Report, card: ModelCard, trained: pa.Table, current: Curren
         for old in folder.glob("*.png"):
             old.unlink()
         path = folder / "report.json"
-        files = [path, *plots.draw(folder, card, trained, current.rows, report.prediction_drift, report.data_drift, found)]
+        files = [
+            path,
+            *plots.draw(
+                folder,
+                card,
+                trained,
+                current.rows,
+                report.prediction_drift,
+                report.data_drift,
+                found,
+            ),
+        ]
         report = Report(**{**vars(report), "files": files})
         aside = path.with_suffix(".aside")
-        aside.write_text(json.dumps(plain({**vars(report), "files": [each.name for each in files]}), indent=2, default=str))
+        aside.write_text(
+            json.dumps(
+                plain({**vars(report), "files": [each.name for each in files]}),
+                indent=2,
+                default=str,
+            )
+        )
         aside.replace(path)
     except OSError as error:
         problem = f"cannot write the report in {folder}: {error.strerror or error}"

@@ -65,7 +65,12 @@ def test_the_median_the_peak_and_the_hash_are_of_the_contenders_own_process(cont
 
 
 def test_no_repetition_begins_when_patience_is_over(contender):
-    assert contender("of_its_own", arguments={"hash": "a", "seconds": 0.3}, repetitions=5, patience=0.2).repetitions == 1
+    assert (
+        contender(
+            "of_its_own", arguments={"hash": "a", "seconds": 0.3}, repetitions=5, patience=0.2
+        ).repetitions
+        == 1
+    )
 
 
 def test_a_contender_that_takes_too_long_is_ended(contender):
@@ -81,7 +86,9 @@ def test_a_contender_is_ended_before_the_machine_has_no_memory_left(contender):
 def test_a_failure_is_named_and_does_not_stop_the_others(contender):
     one = contender("failing")
     assert one.failed == "ValueError: no such file"
-    assert "ValueError: no such file" in table("case", [one, Measurement("other", seconds=1.0, rows=5, hash="a", repetitions=1)])
+    assert "ValueError: no such file" in table(
+        "case", [one, Measurement("other", seconds=1.0, rows=5, hash="a", repetitions=1)]
+    )
 
 
 def test_repetitions_that_differ_are_refused():
@@ -91,10 +98,15 @@ def test_repetitions_that_differ_are_refused():
 
 
 def test_contenders_that_differ_are_refused_and_named():
-    one, other = Measurement("one", seconds=1.0, hash="a"), Measurement("other", seconds=1.0, hash="b")
+    one, other = (
+        Measurement("one", seconds=1.0, hash="a"),
+        Measurement("other", seconds=1.0, hash="b"),
+    )
     failed = Measurement("third", failed="no memory")
     refuse_unequal("deep", [[one, failed], [other]])
-    with pytest.raises(UnequalResults, match="case 'deep': results that must be equal are not: one a, other b"):
+    with pytest.raises(
+        UnequalResults, match="case 'deep': results that must be equal are not: one a, other b"
+    ):
         refuse_unequal("deep", [[one, other, failed]])
 
 
@@ -105,10 +117,16 @@ def test_contenders_are_compared_in_order_and_within_their_groups(capsys):
     def by_letter(measurements):
         return [[one for one in measurements if one.contender[0] == letter] for letter in "ab"]
 
-    assert [one.contender for one in compared("deep", ["a1", "b1", "a2"], measured, "a note", by_letter)] == ["a1", "b1", "a2"]
+    assert [
+        one.contender for one in compared("deep", ["a1", "b1", "a2"], measured, "a note", by_letter)
+    ] == ["a1", "b1", "a2"]
     said = capsys.readouterr()
     assert said.err.splitlines() == ["deep: a1 …", "deep: b1 …", "deep: a2 …"]
-    assert [line[:4] for line in said.out.splitlines() if line.startswith("| ")][2:] == ["| a1", "| b1", "| a2"]
+    assert [line[:4] for line in said.out.splitlines() if line.startswith("| ")][2:] == [
+        "| a1",
+        "| b1",
+        "| a2",
+    ]
     with pytest.raises(UnequalResults, match="a1 a, b1 b"):
         compared("deep", ["a1", "b1"], measured, "a note")
     assert "| b1" in capsys.readouterr().out
@@ -138,7 +156,10 @@ def test_a_benchmark_ends_with_its_cases_as_json(capsys):
 
 
 def test_latencies_are_told_in_milliseconds():
-    assert latencies([0.001] * 99 + [0.1]) == {"p50_ms": pytest.approx(1.0), "p99_ms": pytest.approx(1.99)}
+    assert latencies([0.001] * 99 + [0.1]) == {
+        "p50_ms": pytest.approx(1.0),
+        "p99_ms": pytest.approx(1.99),
+    }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -152,7 +173,9 @@ print("done", flush=True)
 input()
 """
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    process = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert process.stdout.readline() == b"done\n"
         assert peak_mb_of(process.pid) > 200
@@ -165,9 +188,19 @@ input()
 
 def test_the_last_line_has_one_form():
     one = Measurement(
-        "ours", seconds=2.0, fastest=1.5, cpu_seconds=3.0, repetitions=5, peak_mb=100.04, rows=1000, hash="a", more={"p50 us": 12.0}
+        "ours",
+        seconds=2.0,
+        fastest=1.5,
+        cpu_seconds=3.0,
+        repetitions=5,
+        peak_mb=100.04,
+        rows=1000,
+        hash="a",
+        more={"p50 us": 12.0},
     )
-    said = json.loads(as_json({"deep": [one, Measurement("other", peak_mb=9.0, failed="no memory")]}))
+    said = json.loads(
+        as_json({"deep": [one, Measurement("other", peak_mb=9.0, failed="no memory")]})
+    )
     ours = {
         "seconds": 2.0,
         "fastest": 1.5,
@@ -178,5 +211,11 @@ def test_the_last_line_has_one_form():
         "repetitions": 5,
         "p50 us": 12.0,
     }
-    other = {"seconds": None, "peak_mb": 9.0, "rows_per_s": None, "hash": None, "failed": "no memory"}
+    other = {
+        "seconds": None,
+        "peak_mb": 9.0,
+        "rows_per_s": None,
+        "hash": None,
+        "failed": "no memory",
+    }
     assert said == {"cases": {"deep": {"ours": ours, "other": other}}}

@@ -47,7 +47,9 @@ def test_all_readers_give_the_same_values(place):
 def test_all_materializers_show_the_same_values_and_say_what_they_take(place):
     found = {}
     for contender in MATERIALIZERS:
-        work = online_stores.materialize(store=store_of(contender), defaults=contender.endswith("_defaults"), **place)
+        work = online_stores.materialize(
+            store=store_of(contender), defaults=contender.endswith("_defaults"), **place
+        )
         # A second one starts from nothing again.
         repetitions = 2 if contender in ("ours_sqlite", "ours_redis") else 1
         one = Measurement("", **repeat(work, repetitions, 60.0))
@@ -73,7 +75,9 @@ def test_readers_go_on_while_everything_is_rebuilt(place, monkeypatch, store):
     monkeypatch.setattr(online_rebuild.online_ours, "rebuild", slowly)
     one = outcome(online_rebuild.readers_meanwhile(store=store, quiet_seconds=0.2, **place))
     assert (one.rows, one.more["failed_reads"], one.more["readers"]) == (80, 0, 1)
-    assert priorities == [min(ordinary + 10, 19)] and os.nice(0) == ordinary  # in which the next readers are started
+    assert (
+        priorities == [min(ordinary + 10, 19)] and os.nice(0) == ordinary
+    )  # in which the next readers are started
     assert one.more["reads_meanwhile"] > 20
     assert {"quiet_p50_ms", "quiet_p99_ms", "meanwhile_p50_ms", "meanwhile_p99_ms"} <= set(one.more)
 
@@ -97,7 +101,7 @@ def test_data_have_a_row_for_each_entity_both_types_and_a_few_nulls(tmp_path):
 
 
 def online_stores_rows(data, folder):
-    from stores.table import Table
+    from stores.tables import Table
 
     table = Table.current(data.tables(folder), "view_01")
     assert table.built_until is not None
@@ -114,19 +118,39 @@ def test_the_hash_takes_every_nan_for_the_same_and_knows_shapes():
 
 def test_every_case_has_contenders_that_there_are():
     assert {name for case in CASES.values() for name in case.contenders} == set(EVERYONE)
-    assert {store_of(name) for name in EVERYONE} == {"feast_sqlite", "feast_redis", "ours_sqlite", "ours_redis"}
+    assert {store_of(name) for name in EVERYONE} == {
+        "feast_sqlite",
+        "feast_redis",
+        "ours_sqlite",
+        "ours_redis",
+    }
     assert len(SETS["reads"]) == 12 and len(SETS["redis"]) == 4
     assert CASES["materialize"].quick().data.entities == 100_000
     assert CASES["reads_5x1_found"].quick().reads.requests == 200
 
 
-def test_the_command_prints_a_table_and_ends_with_json_and_refuses_results_that_differ(monkeypatch, capsys, tmp_path, redis_server):
+def test_the_command_prints_a_table_and_ends_with_json_and_refuses_results_that_differ(
+    monkeypatch, capsys, tmp_path, redis_server
+):
     hashes = iter("aaab")
     monkeypatch.setitem(CASES, "reads_5x1_found", replace(CASES["reads_5x1_found"], data=TINY))
     monkeypatch.setattr(
-        Run, "_measured", lambda run, case, name, place: Measurement(name, 1.0, rows=9, hash=next(hashes), more={"p50_ms": 0.5})
+        Run,
+        "_measured",
+        lambda run, case, name, place: Measurement(
+            name, 1.0, rows=9, hash=next(hashes), more={"p50_ms": 0.5}
+        ),
     )
-    command = ["--case", "reads_5x1_found", "--contender", "ours", "--contender", "feast_redis", "--folder", str(tmp_path)]
+    command = [
+        "--case",
+        "reads_5x1_found",
+        "--contender",
+        "ours",
+        "--contender",
+        "feast_redis",
+        "--folder",
+        str(tmp_path),
+    ]
     assert online.main(command) == 0
     said = capsys.readouterr().out.splitlines()
     assert any(line.startswith("| ours ") for line in said)
@@ -136,8 +160,13 @@ def test_the_command_prints_a_table_and_ends_with_json_and_refuses_results_that_
     assert "UnequalResults: case 'reads_5x1_found'" in capsys.readouterr().err
 
 
-def test_cases_without_the_contender_that_is_asked_for_are_left_out_and_a_missing_server_is_named(monkeypatch, capsys, tmp_path):
-    assert online.main(["--case", "redis", "--contender", "ours_sqlite", "--folder", str(tmp_path)]) == 0
+def test_cases_without_the_contender_that_is_asked_for_are_left_out_and_a_missing_server_is_named(
+    monkeypatch, capsys, tmp_path
+):
+    assert (
+        online.main(["--case", "redis", "--contender", "ours_sqlite", "--folder", str(tmp_path)])
+        == 0
+    )
     assert capsys.readouterr().out == '{"cases": {}}\n' and list(tmp_path.iterdir()) == []
     monkeypatch.setattr(online.RedisServer, "missing", lambda: "redis-server not found")
     assert online.main(["--folder", str(tmp_path)]) == 2

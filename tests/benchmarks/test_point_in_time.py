@@ -79,7 +79,10 @@ def test_late_rows_are_published_when_they_become_known(tmp_path):
     data.make(tmp_path, Progress())
     rows = pa.concat_tables([pq.read_table(path) for path in files(tmp_path, data.views[0])])
     created = rows["created_timestamp"].to_pylist()
-    late = sum(known > event for known, event in zip(created, rows["event_timestamp"].to_pylist(), strict=True))
+    late = sum(
+        known > event
+        for known, event in zip(created, rows["event_timestamp"].to_pylist(), strict=True)
+    )
     assert created == sorted(created)
     assert 0 < late < rows.num_rows / 5
 
@@ -96,7 +99,18 @@ def test_the_hash_knows_rows_by_number_and_values_by_meaning():
     assert rows_hash(repeated, types) != one
 
 
-COMMAND = ["--case", "deep", "--scale", "0.0001", "--contender", "duckdb_asof", "--contender", "polars", "--repetitions", "2"]
+COMMAND = [
+    "--case",
+    "deep",
+    "--scale",
+    "0.0001",
+    "--contender",
+    "duckdb_asof",
+    "--contender",
+    "polars",
+    "--repetitions",
+    "2",
+]
 
 
 def test_the_command_prints_a_table_and_ends_with_json(monkeypatch, capsys):
@@ -116,7 +130,11 @@ def test_the_command_prints_a_table_and_ends_with_json(monkeypatch, capsys):
 def test_the_command_refuses_results_that_differ(monkeypatch, capsys):
     monkeypatch.setitem(CASES, "deep", replace(CASES["deep"], data=tiny(CASES["deep"].data)))
     hashes = iter("ab")
-    monkeypatch.setattr(point_in_time, "measure", lambda name, *_, **__: Measurement(name, seconds=1.0, rows=60, hash=next(hashes)))
+    monkeypatch.setattr(
+        point_in_time,
+        "measure",
+        lambda name, *_, **__: Measurement(name, seconds=1.0, rows=60, hash=next(hashes)),
+    )
     assert point_in_time.main(COMMAND) == 1
     said = capsys.readouterr()
     assert "UnequalResults: case 'deep'" in said.err
@@ -128,5 +146,8 @@ def test_the_slope_is_shown_when_its_cases_were_run():
         return [Measurement("ours", seconds=seconds, cpu_seconds=2 * seconds**2)]
 
     cases = {"slope_half": of(1.0), "slope_one": of(2.0), "slope_double": of(3.0)}
-    assert point_in_time._slope(cases) == "ours: history doubled twice, seconds 2.00 and 1.50 times, cpu s 4.00 and 2.25 times"
+    assert (
+        point_in_time._slope(cases)
+        == "ours: history doubled twice, seconds 2.00 and 1.50 times, cpu s 4.00 and 2.25 times"
+    )
     assert point_in_time._slope({"deep": of(1.0)}) == ""

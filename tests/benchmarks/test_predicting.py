@@ -20,7 +20,12 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("rows", CALLS)
 def test_all_contenders_give_the_same_bits(folder, rows):
     calls = 3
-    measured = [Measurement(name, **repeat(getattr(predictors, name)(str(folder), rows=rows, calls=calls), 2, 60.0)) for name in CONTENDERS]
+    measured = [
+        Measurement(
+            name, **repeat(getattr(predictors, name)(str(folder), rows=rows, calls=calls), 2, 60.0)
+        )
+        for name in CONTENDERS
+    ]
 
     assert len({one.hash for one in measured}) == 1
     assert {one.rows for one in measured} == {rows * calls}
@@ -31,11 +36,27 @@ def test_other_rows_are_asked_for_in_each_call():
     parts = predictors._parts(1, 50)
 
     assert len({part.start for part in parts}) == 50
-    assert all(part.stop <= predictors.ASKED_ROWS for rows, calls in CALLS.items() for part in predictors._parts(rows, calls))
+    assert all(
+        part.stop <= predictors.ASKED_ROWS
+        for rows, calls in CALLS.items()
+        for part in predictors._parts(rows, calls)
+    )
 
 
 def test_the_command_prints_a_table_and_ends_with_json(capsys):
-    command = ["--case", "rows_10", "--contender", "inplace_predict", "--contender", "ours", "--quick", "--rows", "4500", "--rounds", "20"]
+    command = [
+        "--case",
+        "rows_10",
+        "--contender",
+        "inplace_predict",
+        "--contender",
+        "ours",
+        "--quick",
+        "--rows",
+        "4500",
+        "--rounds",
+        "20",
+    ]
 
     assert predicting.main([*command, "--repetitions", "2"]) == 0
 
@@ -51,7 +72,11 @@ def test_the_command_prints_a_table_and_ends_with_json(capsys):
 def test_the_command_refuses_predictions_that_differ(monkeypatch, capsys):
     hashes = iter("abc")
     monkeypatch.setattr(predicting, "make", lambda *_, **__: (1, 3))
-    monkeypatch.setattr(predicting, "measure", lambda name, *_, **__: Measurement(name, seconds=1.0, rows=60, hash=next(hashes)))
+    monkeypatch.setattr(
+        predicting,
+        "measure",
+        lambda name, *_, **__: Measurement(name, seconds=1.0, rows=60, hash=next(hashes)),
+    )
 
     assert predicting.main(["--case", "rows_1"]) == 1
     said = capsys.readouterr()

@@ -37,7 +37,13 @@ class Answers(BaseHTTPRequestHandler):
 def server():
     """It may take its time, fail, or close the connection after each answer."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        server.asked, server.takes, server.status, server.closes, server.daemon_threads = [], [], 200, False, True
+        server.asked, server.takes, server.status, server.closes, server.daemon_threads = (
+            [],
+            [],
+            200,
+            False,
+            True,
+        )
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -101,38 +107,85 @@ def test_without_wrk_a_process_of_ours_asks(server, target, monkeypatch):
 
 
 def test_a_measurement_has_the_figures_of_all_three_loads_or_says_what_failed():
-    alone, most, half = Load(100, 0, 1.0, 1.0, 2.0, 3.0), Load(300, 0, 2.0, 4.0, 5.0, 6.0), Load(75, 0, 1.0, 7.0, 8.0, 9.0)
+    alone, most, half = (
+        Load(100, 0, 1.0, 1.0, 2.0, 3.0),
+        Load(300, 0, 2.0, 4.0, 5.0, 6.0),
+        Load(75, 0, 1.0, 7.0, 8.0, 9.0),
+    )
     one = serving._measurement("ours", 100, alone, Crowd(16, most, 1.5), half, 50.0)
-    assert (one.seconds, one.cpu_seconds, one.rows_per_s) == (pytest.approx(1 / 150), pytest.approx(1.5 / 300), pytest.approx(15_000))
+    assert (one.seconds, one.cpu_seconds, one.rows_per_s) == (
+        pytest.approx(1 / 150),
+        pytest.approx(1.5 / 300),
+        pytest.approx(15_000),
+    )
     said = json.loads(as_json({"predict_100": [one]}))["cases"]["predict_100"]["ours"]
-    assert (said["p50_ms"], said["p99_ms"], said["requests_per_s"], said["connections"]) == (1.0, 2.0, 150, 16)
-    assert (said["open_rate"], said["open_p50_ms"], said["open_p99_ms"], said["open_p999_ms"]) == (75, 7.0, 8.0, 9.0)
-    failed = serving._measurement("ours", 100, alone, Crowd(4, Load(300, 7, 2.0, 4.0, 5.0, 6.0), 1.5), half, 50.0)
+    assert (said["p50_ms"], said["p99_ms"], said["requests_per_s"], said["connections"]) == (
+        1.0,
+        2.0,
+        150,
+        16,
+    )
+    assert (said["open_rate"], said["open_p50_ms"], said["open_p99_ms"], said["open_p999_ms"]) == (
+        75,
+        7.0,
+        8.0,
+        9.0,
+    )
+    failed = serving._measurement(
+        "ours", 100, alone, Crowd(4, Load(300, 7, 2.0, 4.0, 5.0, 6.0), 1.5), half, 50.0
+    )
     assert failed.failed == "7 requests were not answered with 200"
     nothing = Load(0, 0, 2.0, 0.0, 0.0, 0.0)
-    assert "no request was answered" in serving._measurement("ours", 100, alone, Crowd(4, nothing, 1.5), nothing, 50.0).failed
+    assert (
+        "no request was answered"
+        in serving._measurement("ours", 100, alone, Crowd(4, nothing, 1.5), nothing, 50.0).failed
+    )
 
 
-def test_the_command_prints_a_table_and_ends_with_json_and_says_what_it_could_not_make(monkeypatch, capsys, tmp_path):
+def test_the_command_prints_a_table_and_ends_with_json_and_says_what_it_could_not_make(
+    monkeypatch, capsys, tmp_path
+):
     def measured(run, contender, rows):
         return Measurement(contender, seconds=1.0 + rows, rows=rows, more={"p50_ms": 0.5})
 
     monkeypatch.setattr(serving, "made_home", lambda *_: None)
     monkeypatch.setattr(serving, "measure", lambda *_, **__: Measurement("features_alone"))
     monkeypatch.setattr(serving.Run, "measured", measured)
-    assert serving.main(["--home", str(tmp_path), "--contender", "ours", "--contender", "fastapi_empty"]) == 0
+    assert (
+        serving.main(
+            ["--home", str(tmp_path), "--contender", "ours", "--contender", "fastapi_empty"]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("POST with 100 rows, one worker, keep-alive, ours with its log; closed loop by ") for line in lines)
+    assert any(
+        line.startswith(
+            "POST with 100 rows, one worker, keep-alive, ours with its log; closed loop by "
+        )
+        for line in lines
+    )
     cases = json.loads(lines[-1])["cases"]
-    assert list(cases) == ["predict_1", "predict_100"] and list(cases["predict_1"]) == ["ours", "fastapi_empty"]
+    assert list(cases) == ["predict_1", "predict_100"] and list(cases["predict_1"]) == [
+        "ours",
+        "fastapi_empty",
+    ]
 
-    monkeypatch.setattr(serving, "measure", lambda *_, **__: Measurement("features_alone", failed="FileNotFoundError: no table"))
+    monkeypatch.setattr(
+        serving,
+        "measure",
+        lambda *_, **__: Measurement("features_alone", failed="FileNotFoundError: no table"),
+    )
     assert serving.main(["--home", str(tmp_path)]) == 2
     said = capsys.readouterr()
-    assert said.err.endswith(f"{NoData.__name__}: FileNotFoundError: no table\n") and '{"cases"' not in said.out
+    assert (
+        said.err.endswith(f"{NoData.__name__}: FileNotFoundError: no table\n")
+        and '{"cases"' not in said.out
+    )
 
 
-def test_feasts_own_store_gets_what_the_views_show_and_everybody_the_same_requests(built_shop, tmp_path):
+def test_feasts_own_store_gets_what_the_views_show_and_everybody_the_same_requests(
+    built_shop, tmp_path
+):
     from feast import FeatureStore
 
     folder = tmp_path / "stock"
@@ -140,10 +193,17 @@ def test_feasts_own_store_gets_what_the_views_show_and_everybody_the_same_reques
     at = "2020-12-01T06:00:00+00:00"
     work = prepare(str(built_shop), str(folder), "next_sales", at, [1, 3])
     assert Measurement("", **repeat(work, 1, 60.0)).rows == 24
-    ours, feast = ([json.loads(line) for line in bodies(folder, name, 3).read_text().splitlines()] for name in ("ours", "feast_serve"))
+    ours, feast = (
+        [json.loads(line) for line in bodies(folder, name, 3).read_text().splitlines()]
+        for name in ("ours", "feast_serve")
+    )
     assert len(ours) == len(feast) > 100
     assert feast[0]["entities"]["shop_id"] == [row["shop_id"] for row in ours[0]["rows"]]
-    assert set(ours[0]["rows"][0]) == {"shop_id", "opens"} and ours[0]["rows"][0]["opens"].endswith("Z")
+    assert set(ours[0]["rows"][0]) == {"shop_id", "opens"} and ours[0]["rows"][0]["opens"].endswith(
+        "Z"
+    )
     store = FeatureStore(repo_path=str(folder))
-    answer = store.get_online_features(store.get_feature_service(SERVICE), feast[0]["entities"], full_feature_names=True).to_dict()
+    answer = store.get_online_features(
+        store.get_feature_service(SERVICE), feast[0]["entities"], full_feature_names=True
+    ).to_dict()
     assert "last_day__cents" in answer and None not in answer["shop_sales__cents_mean_7d"]

@@ -23,7 +23,11 @@ DESELECTED = (
 
 def main(arguments: list[str]) -> int:
     if not arguments or not (Path(arguments[0]) / "universal" / "feature_repos").is_dir():
-        given = f"'{arguments[0]}' is not that folder" if arguments and arguments[0] else "no folder was named"
+        given = (
+            f"'{arguments[0]}' is not that folder"
+            if arguments and arguments[0]
+            else "no folder was named"
+        )
         print(
             f"Feast's universal tests are in sdk/python/tests of its git repository; {given}.\n"
             "Check out the tag of the installed version and name it: make feast-universal FEAST_TESTS=…/feast/sdk/python/tests",
@@ -31,9 +35,19 @@ def main(arguments: list[str]) -> int:
         )
         return 2
     tests = Path(arguments[0]).resolve()
-    files = [path for path in sorted((tests / "integration").rglob("test_*.py")) if _is_universal(path)]
+    files = [
+        path for path in sorted((tests / "integration").rglob("test_*.py")) if _is_universal(path)
+    ]
     deselected = [f"--deselect=tests/integration/{name}" for name in DESELECTED]
-    pytest = [sys.executable, "-m", "pytest", f"--rootdir={tests.parent}", "--integration", *map(str, files), *deselected]
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        f"--rootdir={tests.parent}",
+        "--integration",
+        *map(str, files),
+        *deselected,
+    ]
     # Feast's checkout holds its package beside its tests; the installed one must be imported before the folder is on the path.
     pytest += [
         "-p",
@@ -48,7 +62,11 @@ def main(arguments: list[str]) -> int:
         "--show-capture=no",
         "--disable-warnings",
     ]
-    pytest += ["-m", "not ray_offline_stores_only and not rbac_remote_integration_test", *arguments[1:]]
+    pytest += [
+        "-m",
+        "not ray_offline_stores_only and not rbac_remote_integration_test",
+        *arguments[1:],
+    ]
     return subprocess.run(pytest, env=_environment(), check=False).returncode
 
 
@@ -58,8 +76,15 @@ def _is_universal(path: Path) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    path = os.pathsep.join([str(HERE), str(HERE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, "FULL_REPO_CONFIGS_MODULE": "punctual_stores", "FEAST_IS_LOCAL_TEST": "True"}
+    path = os.pathsep.join(
+        [str(HERE), str(HERE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "FULL_REPO_CONFIGS_MODULE": "punctual_stores",
+        "FEAST_IS_LOCAL_TEST": "True",
+    }
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tests.universal.feature_repos.universal.data_sources.file import FileDataSo
 from tests.universal.feature_repos.universal.online_store_creator import OnlineStoreCreator
 
 from benchmarks.redis_server import RedisServer
-from stores.offline import AsofOfflineStoreConfig
+from stores.offline.store import AsofOfflineStoreConfig
 
 
 class AsofDataSourceCreator(FileDataSourceCreator):
@@ -37,7 +37,10 @@ class SqliteCreator(OnlineStoreCreator):
         self.folder = tempfile.mkdtemp(prefix=project_name)
 
     def create_online_store(self):
-        return {"type": "stores.online.PackedOnlineStore", "path": str(Path(self.folder) / "online.db")}
+        return {
+            "type": "stores.online.PackedOnlineStore",
+            "path": str(Path(self.folder) / "online.db"),
+        }
 
     def teardown(self):
         shutil.rmtree(self.folder)
@@ -67,8 +70,13 @@ class OnlineStores(dict):
 
 
 CREATORS = {"sqlite": SqliteCreator, "redis": RedisCreator}
-PACKED = ({"type": "stores.online.PackedOnlineStore"}, CREATORS[os.environ.get("PUNCTUAL_ONLINE", "sqlite")])
+PACKED = (
+    {"type": "stores.online.PackedOnlineStore"},
+    CREATORS[os.environ.get("PUNCTUAL_ONLINE", "sqlite")],
+)
 AVAILABLE_ONLINE_STORES = OnlineStores(sqlite=PACKED, redis=PACKED)
 AVAILABLE_OFFLINE_STORES = [("local", AsofDataSourceCreator)]
 # The tests "only for files" are for a store that reads files, as ours does.
-sys.modules["tests.universal.feature_repos.repo_configuration"].OFFLINE_STORE_TO_PROVIDER_CONFIG["file"] = ("local", AsofDataSourceCreator)
+sys.modules["tests.universal.feature_repos.repo_configuration"].OFFLINE_STORE_TO_PROVIDER_CONFIG[
+    "file"
+] = ("local", AsofDataSourceCreator)

@@ -26,10 +26,12 @@ from typing import Any
 from feast import Entity, FeatureService, Field, RequestSource, ValueType
 from feast.types import Int64, UnixTimestamp, Float64
 
-from feature_repo.contract import Label, TimeSplit, UseCase
-from feature_repo.raw import CsvSource, Domain, Events
-from feature_repo.request_time import RequestFeature, request_feature_view
-from feature_repo.windows import count, latest_feature_view, mean, share, windowed_feature_view
+from punctual import Label, TimeSplit, UseCase
+from punctual import CsvSource
+from punctual import Domain
+from punctual import Events
+from punctual import RequestFeature, request_feature_view
+from punctual import count, latest_feature_view, mean, share, windowed_feature_view
 
 parcels_domain = Domain("parcels", "Parcels of a small carrier", demo_at=datetime(2024, 2, 20, 12, tzinfo=UTC))
 HOURLY, SOON = timedelta(hours=1), timedelta(minutes=5)
@@ -162,17 +164,45 @@ def write_repository(folder):
     start = datetime(2024, 1, 1)
     with (domain / "parcels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["parcel", "courier", "depot", "route", "weight_grams", "booked", "promised", "delivered", "service_class"])
+        writer.writerow(
+            [
+                "parcel",
+                "courier",
+                "depot",
+                "route",
+                "weight_grams",
+                "booked",
+                "promised",
+                "delivered",
+                "service_class",
+            ]
+        )
         for parcel in range(4_100):
             booked = start + timedelta(seconds=int(parcel * 1_080 + random.integers(0, 900)))
             number = int(random.integers(0, 6))
             weight = int(random.integers(50, 9_000))
             promised = booked + timedelta(hours=20)
             delay = -90 + 35 * number + weight / 100 + random.normal(0, 60)
-            delivered = None if parcel % 97 == 0 else promised + timedelta(minutes=int(np.clip(delay, -900, 900)))
+            delivered = (
+                None
+                if parcel % 97 == 0
+                else promised + timedelta(minutes=int(np.clip(delay, -900, 900)))
+            )
             depot = "" if parcel % 5 == 0 else f"D{int(random.integers(0, 3))}"
             kind = ("fast", "plain")[number % 2]
-            writer.writerow([parcel, "ABCDEF"[number], depot, int(random.integers(1, 5)), weight, booked, promised, delivered, kind])
+            writer.writerow(
+                [
+                    parcel,
+                    "ABCDEF"[number],
+                    depot,
+                    int(random.integers(1, 5)),
+                    weight,
+                    booked,
+                    promised,
+                    delivered,
+                    kind,
+                ]
+            )
 
 
 @pytest.fixture(scope="session")
@@ -188,10 +218,10 @@ def build_parcels(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUNCTUAL_HOME", str(home))
         patch.setenv("PUNCTUAL_REPOSITORY", str(repository))
-        from feature_repo.domains import feature_store, load_domain
         from pipelines.build import build
         from pipelines.materialize import apply_definitions, materialize
-        from pipelines.progress import Progress
+        from punctual.progress import Progress
+        from punctual.repository import feature_store, load_domain
 
         domain, quiet = load_domain("parcels"), Progress(quiet=True)
         store = feature_store()
@@ -213,44 +243,76 @@ def train_and_register(store, domain, name):
     from sklearn.pipeline import Pipeline, make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    from feature_repo.commands import plain
-    from feature_repo.model_card import (
+    from inference.features import OnlineFeatures
+    from punctual.model_card import (
         PREDICTION_COLUMN,
         REFERENCE_FILE,
         ModelCard,
-        artifact_location,
         model_features,
         model_input,
-        tracking_uri,
     )
-    from inference.events import known_events
-    from inference.features import OnlineFeatures
+    from punctual.plain import plain
+    from stores.models import artifact_location
+    from stores.models.paths import tracking_uri
     from stores.offline import historical_features
+    from stores.tables import known_events
 
     use_case = domain.use_cases[name]
-    requests = known_events(domain, use_case.requests, as_of=DEMO_AT, until=DEMO_AT - timedelta(days=5))
-    labels = {row["parcel"]: row for row in known_events(domain, use_case.label.of, as_of=DEMO_AT).to_pylist()}
-    requests = requests.filter(pa.array([labels[parcel][use_case.label.column] is not None for parcel in requests["parcel"].to_pylist()]))
-    label = np.array([float(labels[parcel][use_case.label.column]) for parcel in requests["parcel"].to_pylist()])
-    entity_rows = requests.drop_columns(["created_timestamp"]).append_column("at", requests["event_timestamp"])
-    rows = historical_features(store, entity_rows, store.get_feature_service(use_case.feature_service), as_of=DEMO_AT)
+    requests = known_events(
+        domain, use_case.requests, as_of=DEMO_AT, until=DEMO_AT - timedelta(days=5)
+    )
+    labels = {
+        row["parcel"]: row
+        for row in known_events(domain, use_case.label.of, as_of=DEMO_AT).to_pylist()
+    }
+    requests = requests.filter(
+        pa.array(
+            [
+                labels[parcel][use_case.label.column] is not None
+                for parcel in requests["parcel"].to_pylist()
+            ]
+        )
+    )
+    label = np.array(
+        [float(labels[parcel][use_case.label.column]) for parcel in requests["parcel"].to_pylist()]
+    )
+    entity_rows = requests.drop_columns(["created_timestamp"]).append_column(
+        "at", requests["event_timestamp"]
+    )
+    rows = historical_features(
+        store, entity_rows, store.get_feature_service(use_case.feature_service), as_of=DEMO_AT
+    )
     features = model_features(rows, OnlineFeatures(domain, use_case, store=store).names)
     numbers = [each.name for each in features if each.kind == "number"]
     categories = [each.name for each in features if each.kind == "category"]
     prepare = ColumnTransformer(
         [
-            ("numbers", make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()), numbers),
+            (
+                "numbers",
+                make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()),
+                numbers,
+            ),
             ("categories", OneHotEncoder(handle_unknown="ignore"), categories),
         ]
     )
     model = LogisticRegression() if use_case.task == "binary" else Ridge()
-    pipeline = Pipeline([("prepare", prepare), ("model", model)]).fit(model_input(rows, features), label)
+    pipeline = Pipeline([("prepare", prepare), ("model", model)]).fit(
+        model_input(rows, features), label
+    )
     inputs = model_input(rows, features)
-    predictions = pipeline.predict_proba(inputs)[:, 1] if use_case.task == "binary" else pipeline.predict(inputs)
+    predictions = (
+        pipeline.predict_proba(inputs)[:, 1]
+        if use_case.task == "binary"
+        else pipeline.predict(inputs)
+    )
     parity = [
-        {"features": plain(row), "prediction": float(each)} for row, each in zip(inputs[:5].to_dict("records"), predictions, strict=False)
+        {"features": plain(row), "prediction": float(each)}
+        for row, each in zip(inputs[:5].to_dict("records"), predictions, strict=False)
     ]
-    fingerprints = {view.name: view.tags["fingerprint"] for view in domain.service_views(use_case.feature_service)}
+    fingerprints = {
+        view.name: view.tags["fingerprint"]
+        for view in domain.service_views(use_case.feature_service)
+    }
     card = ModelCard(
         use_case=name, description=use_case.description, task=use_case.task, version="", run_id="", as_of="", trained_until="",
         feature_service=use_case.feature_service, view_fingerprints=fingerprints, features=features, label=use_case.label.column,
@@ -262,11 +324,18 @@ def train_and_register(store, domain, name):
     registry = mlflow.MlflowClient()
     experiment = registry.create_experiment(name, artifact_location=artifact_location())
     with mlflow.start_run(experiment_id=experiment) as run:
-        logged = mlflow.sklearn.log_model(pipeline, name="model", serialization_format="cloudpickle", pip_requirements=["scikit-learn"])
+        logged = mlflow.sklearn.log_model(
+            pipeline,
+            name="model",
+            serialization_format="cloudpickle",
+            pip_requirements=["scikit-learn"],
+        )
         version = mlflow.register_model(logged.model_uri, name).version
         folder = Path(os.environ["PUNCTUAL_HOME"]) / "scratch"
         folder.mkdir(exist_ok=True)
-        reference = rows.append_column("label", pa.array(label)).append_column(PREDICTION_COLUMN, pa.array(predictions))
+        reference = rows.append_column("label", pa.array(label)).append_column(
+            PREDICTION_COLUMN, pa.array(predictions)
+        )
         pq.write_table(reference, folder / REFERENCE_FILE)
         mlflow.log_artifact(str(folder / REFERENCE_FILE))
         log_card(card, version, run.info.run_id)
@@ -276,7 +345,7 @@ def train_and_register(store, domain, name):
 def log_card(card, version, run_id):
     import mlflow
 
-    from feature_repo.model_card import CARD_FILE, encode_card
+    from punctual.model_card import CARD_FILE, encode_card
 
     card.version, card.run_id = str(version), run_id
     path = Path(os.environ["PUNCTUAL_HOME"]) / CARD_FILE
@@ -288,15 +357,20 @@ def register_again(use_case, change=lambda card: None):
     """The champion's model once more, as the next version, its card changed. Returns the version."""
     import mlflow
 
-    from feature_repo.model_card import CARD_FILE, REFERENCE_FILE, decode_card, tracking_uri
+    from punctual.model_card import CARD_FILE, REFERENCE_FILE, decode_card
+    from stores.models.paths import tracking_uri
 
     mlflow.set_tracking_uri(tracking_uri())
     registry = mlflow.MlflowClient()
     champion = registry.get_model_version_by_alias(use_case, "champion")
     run = registry.create_run(registry.get_experiment_by_name(use_case).experiment_id)
     with TemporaryDirectory() as folder:
-        card = decode_card(Path(registry.download_artifacts(champion.run_id, CARD_FILE, folder)).read_bytes())
-        registry.log_artifact(run.info.run_id, registry.download_artifacts(champion.run_id, REFERENCE_FILE, folder))
+        card = decode_card(
+            Path(registry.download_artifacts(champion.run_id, CARD_FILE, folder)).read_bytes()
+        )
+        registry.log_artifact(
+            run.info.run_id, registry.download_artifacts(champion.run_id, REFERENCE_FILE, folder)
+        )
     change(card)
     version = registry.create_model_version(use_case, champion.source, run.info.run_id).version
     log_card(card, version, run.info.run_id)
@@ -306,7 +380,7 @@ def register_again(use_case, change=lambda card: None):
 def promote(use_case, version):
     import mlflow
 
-    from feature_repo.model_card import tracking_uri
+    from stores.models.paths import tracking_uri
 
     mlflow.MlflowClient(tracking_uri()).set_registered_model_alias(use_case, "champion", version)
 
@@ -314,7 +388,7 @@ def promote(use_case, version):
 def dethrone(use_case):
     import mlflow
 
-    from feature_repo.model_card import tracking_uri
+    from stores.models.paths import tracking_uri
 
     mlflow.MlflowClient(tracking_uri()).delete_registered_model_alias(use_case, "champion")
 
@@ -332,7 +406,7 @@ def home(built, tmp_path, monkeypatch, copy_home):
 
 @pytest.fixture
 def domain(home):
-    from feature_repo.domains import load_domain
+    from punctual.repository import load_domain
 
     return load_domain("parcels")
 
@@ -360,7 +434,14 @@ def row():
     """Makes a well-formed row as JSON; a column set to `...` is left out."""
 
     def make(**changes):
-        whole = {"courier": "A", "depot": "D1", "route": 2, "weight_grams": 2_500, "promised": "2024-02-21T08:00:00Z", **changes}
+        whole = {
+            "courier": "A",
+            "depot": "D1",
+            "route": 2,
+            "weight_grams": 2_500,
+            "promised": "2024-02-21T08:00:00Z",
+            **changes,
+        }
         return {name: value for name, value in whole.items() if value is not ...}
 
     return make
@@ -372,9 +453,17 @@ def punctual(home):
     started = []
 
     def start(*arguments):
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONUNBUFFERED": "1",
+        }
         process = subprocess.Popen(
-            [sys.executable, "-m", "inference", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "inference", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
         return process

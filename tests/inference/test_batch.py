@@ -6,12 +6,12 @@ from itertools import pairwise
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.errors import InvalidRequest, NoChampion, NotBuilt
 from inference.batch import batch, newest_batch
-from inference.events import known_events
-from inference.log import PredictionLog, logged_predictions
 from inference.predict import Predictor, predict_rows
-from inference.request import checked_rows
+from inference.request_rows import checked_rows
+from punctual.errors import InvalidRequest, NoChampion, NotBuilt
+from stores.predictions import PredictionLog, logged_predictions
+from stores.tables import known_events
 
 NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
@@ -20,23 +20,35 @@ def test_a_batch_predicts_every_request_of_its_period_once(domain, use_case):
     done = batch(domain, use_case, NOW)
 
     rows = pq.read_table(done.path)
-    asked = known_events(domain, use_case.requests, as_of=NOW, since=NOW - timedelta(days=1), until=NOW)
+    asked = known_events(
+        domain, use_case.requests, as_of=NOW, since=NOW - timedelta(days=1), until=NOW
+    )
     assert done.rows == rows.num_rows == asked.num_rows > 70
     assert rows["parcel"].to_pylist() == asked["parcel"].to_pylist()
     assert rows["event_timestamp"].to_pylist() == asked["event_timestamp"].to_pylist()
     assert (done.since, done.until, done.model_version) == (NOW - timedelta(days=1), NOW, "1")
     assert done.mean == pytest.approx(sum(rows["prediction"].to_pylist()) / done.rows)
-    assert done.decided == sum(rows["decision"].to_pylist()) == sum(each >= 0.4 for each in rows["prediction"].to_pylist())
+    assert (
+        done.decided
+        == sum(rows["decision"].to_pylist())
+        == sum(each >= 0.4 for each in rows["prediction"].to_pylist())
+    )
     assert done.path.name == "20240219T120000Z-20240220T120000Z-v1.parquet"
 
 
 def test_batch_and_online_agree_at_one_entity_and_one_moment(domain, use_case):
     from pipelines.build import build
-    from pipelines.progress import Progress
+    from punctual.progress import Progress
 
     # An hour in which parcels are booked; the online store stands at its beginning, as an hourly run leaves it.
     build(domain, NOW + timedelta(hours=2), Progress(quiet=True))
-    requests = known_events(domain, use_case.requests, as_of=NOW + timedelta(hours=2), since=NOW, until=NOW + timedelta(hours=1))
+    requests = known_events(
+        domain,
+        use_case.requests,
+        as_of=NOW + timedelta(hours=2),
+        since=NOW,
+        until=NOW + timedelta(hours=1),
+    )
     assert requests.num_rows >= 3
     predictor = Predictor.load(domain, use_case)
     names = list(predictor.row_model.model_fields)
@@ -52,7 +64,9 @@ def test_batch_and_online_agree_at_one_entity_and_one_moment(domain, use_case):
     for name in predictor.features.names:
         assert online[name].to_pylist() == done[name].to_pylist(), name
     # Features are the same to the bit; a linear model's sum may round otherwise for one row than for many.
-    assert online["prediction"].to_pylist() == pytest.approx(done["prediction"].to_pylist(), abs=1e-12)
+    assert online["prediction"].to_pylist() == pytest.approx(
+        done["prediction"].to_pylist(), abs=1e-12
+    )
 
 
 def test_a_batch_that_is_run_again_changes_nothing_and_leaves_nothing_beside(domain, use_case):
@@ -71,7 +85,9 @@ def test_periods_that_meet_share_no_request(domain, use_case):
     late = batch(domain, use_case, NOW, since=middle)
 
     assert early.rows + late.rows == batch(domain, use_case, NOW).rows
-    assert newest_batch(use_case.name, "1", NOW).name == "20240219T120000Z-20240220T120000Z-v1.parquet"
+    assert (
+        newest_batch(use_case.name, "1", NOW).name == "20240219T120000Z-20240220T120000Z-v1.parquet"
+    )
     assert newest_batch(use_case.name, "1", middle) == early.path
     assert newest_batch(use_case.name, "2", NOW) is None
 
@@ -81,7 +97,8 @@ def test_a_moment_beyond_what_is_built_is_cut_to_it_and_one_far_beyond_refused(d
     assert (ahead.as_of, ahead.until) == (NOW + timedelta(hours=3), NOW)
 
     with pytest.raises(
-        NotBuilt, match=r"are built until 2024-02-20T12:00:00Z, the batch begins after 2024-02-22T12:00:00Z; run: punctual features build"
+        NotBuilt,
+        match=r"are built until 2024-02-20T12:00:00Z, the batch begins after 2024-02-22T12:00:00Z; run: punctual features build",
     ):
         batch(domain, use_case, NOW + timedelta(days=3))
 
@@ -93,13 +110,21 @@ def test_a_batch_of_a_past_moment_knows_nothing_later(domain, use_case):
 
     rows = pq.read_table(done.path)
     assert max(rows["event_timestamp"].to_pylist()) <= then
-    last = max(each for each in rows["courier_deliveries__deliveries_count_24h"].to_pylist() if each is not None)
+    last = max(
+        each
+        for each in rows["courier_deliveries__deliveries_count_24h"].to_pylist()
+        if each is not None
+    )
     assert last < 40
 
 
-def test_a_period_without_requests_gives_an_empty_file_and_one_without_moments_none(domain, use_case):
+def test_a_period_without_requests_gives_an_empty_file_and_one_without_moments_none(
+    domain, use_case
+):
     moments = known_events(domain, use_case.requests, as_of=NOW)["event_timestamp"].to_pylist()
-    gap = next(later for earlier, later in pairwise(moments) if later - earlier > timedelta(minutes=10))
+    gap = next(
+        later for earlier, later in pairwise(moments) if later - earlier > timedelta(minutes=10)
+    )
 
     done = batch(domain, use_case, gap - timedelta(minutes=1), since=gap - timedelta(minutes=9))
 
@@ -122,5 +147,8 @@ def test_what_is_missing_is_said(home, domain, use_case, models):
         batch(domain, use_case, NOW)
     models.promote(use_case.name, "1")
     (home / "registry.db").unlink()
-    with pytest.raises(NotBuilt, match="feature service 'parcels_v1' is not registered; run: punctual features apply"):
+    with pytest.raises(
+        NotBuilt,
+        match="feature service 'parcels_v1' is not registered; run: punctual features apply",
+    ):
         batch(domain, use_case, NOW)

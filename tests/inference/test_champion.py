@@ -2,27 +2,35 @@
 
 import pytest
 
-from feature_repo.domains import LoadedDomain
-from feature_repo.errors import BrokenModel, NoChampion, StoreOutdated, UnknownName
-from feature_repo.model_card import model_input
 from inference.champion import champion_card, champion_version, load_champion, reference
+from punctual.errors import BrokenModel, NoChampion, StoreOutdated, UnknownName
+from punctual.loaded_domain import LoadedDomain
+from punctual.model_card import model_input
 
 
 def test_the_champion_predicts_what_it_did_when_it_was_registered(domain, use_case):
     champion = load_champion(domain, use_case)
 
     rows = champion.card.parity_rows
-    columns = {feature.name: [row["features"][feature.name] for row in rows] for feature in champion.card.features}
+    columns = {
+        feature.name: [row["features"][feature.name] for row in rows]
+        for feature in champion.card.features
+    }
     assert champion.card.version == "1"
     assert champion.predict(model_input(columns, champion.card.features)).tolist() == pytest.approx(
         [row["prediction"] for row in rows], abs=1e-12
     )
 
 
-def test_without_a_model_registry_there_is_no_champion_and_no_registry_is_made(home, domain, use_case):
+def test_without_a_model_registry_there_is_no_champion_and_no_registry_is_made(
+    home, domain, use_case
+):
     (home / "mlflow.db").unlink()
 
-    with pytest.raises(NoChampion, match="use case 'parcel_lateness' has no champion yet; run: punctual train parcel_lateness"):
+    with pytest.raises(
+        NoChampion,
+        match="use case 'parcel_lateness' has no champion yet; run: punctual train parcel_lateness",
+    ):
         load_champion(domain, use_case)
     assert not (home / "mlflow.db").exists()
 
@@ -40,7 +48,9 @@ def test_a_given_version_is_loaded_and_an_unknown_one_named(domain, use_case, mo
 
     assert champion_version("parcel_lateness") == "1"
     assert load_champion(domain, use_case, "2").card.version == "2"
-    with pytest.raises(UnknownName, match=r"no version '9' in the model registry of 'parcel_lateness'. Known: 1, 2"):
+    with pytest.raises(
+        UnknownName, match=r"no version '9' in the model registry of 'parcel_lateness'. Known: 1, 2"
+    ):
         load_champion(domain, use_case, "9")
 
 
@@ -51,7 +61,8 @@ def test_a_model_that_predicts_otherwise_than_its_card_says_is_refused(domain, u
     version = models.register_again("parcel_lateness", raise_expectations)
 
     with pytest.raises(
-        BrokenModel, match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ where it predicted 0\.\d+ .* libraries: numpy 2\."
+        BrokenModel,
+        match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ where it predicted 0\.\d+ .* libraries: numpy 2\.",
     ):
         load_champion(domain, use_case, version)
 
@@ -63,12 +74,23 @@ def test_a_model_of_other_features_than_are_declared_now_is_refused(domain, use_
 
     version = models.register_again("parcel_lateness", other_definitions)
 
-    with pytest.raises(StoreOutdated, match=r"view 'bygone' is gone; view 'courier_deliveries' is defined otherwise\. Train again"):
+    with pytest.raises(
+        StoreOutdated,
+        match=r"view 'bygone' is gone; view 'courier_deliveries' is defined otherwise\. Train again",
+    ):
         champion_card(domain, use_case, version)
 
 
 def test_a_model_of_a_service_that_is_gone_is_refused(domain, use_case):
-    bare = LoadedDomain(domain.name, domain.domain, domain.entities, domain.views, domain.on_demand_views, {}, domain.use_cases)
+    bare = LoadedDomain(
+        domain.name,
+        domain.domain,
+        domain.entities,
+        domain.views,
+        domain.on_demand_views,
+        {},
+        domain.use_cases,
+    )
 
     with pytest.raises(StoreOutdated, match="feature service 'parcels_v1' is gone"):
         champion_card(bare, use_case)
@@ -83,7 +105,9 @@ def test_a_model_whose_files_are_gone_is_broken(built, domain, use_case, models,
     version = models.register_again("parcel_lateness", no_card)
     registry = mlflow.MlflowClient()
     elsewhere = registry.create_model_version(
-        "parcel_lateness", str(tmp_path / "nowhere"), registry.get_model_version("parcel_lateness", version).run_id
+        "parcel_lateness",
+        str(tmp_path / "nowhere"),
+        registry.get_model_version("parcel_lateness", version).run_id,
     )
 
     with pytest.raises(BrokenModel, match="version 3 of 'parcel_lateness' cannot be loaded"):
@@ -95,4 +119,9 @@ def test_the_reference_holds_the_models_features_and_its_predictions(domain, use
 
     rows = reference(card)
 
-    assert {*(feature.name for feature in card.features), "prediction", "label", "event_timestamp"} <= set(rows.column_names)
+    assert {
+        *(feature.name for feature in card.features),
+        "prediction",
+        "label",
+        "event_timestamp",
+    } <= set(rows.column_names)

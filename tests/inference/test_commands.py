@@ -30,7 +30,9 @@ def test_help_loads_nothing_heavy():
         "import sys; from inference.__main__ import main; main(['predict', '--help']);"
         "print([name for name in ('feast', 'mlflow', 'fastapi', 'xgboost', 'pandas', 'duckdb') if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
 
     assert done.stderr == "[]\n"
 
@@ -41,7 +43,9 @@ def test_a_row_is_predicted_in_process_from_keys_json_or_a_file(home, capsys, ro
     file.write_text(json.dumps([row(depot=None), row(depot=None, courier="Z")]))
 
     by_keys = run(capsys, "predict", "parcel_lateness", *keys, "--json")
-    by_row = run(capsys, "predict", "parcel_lateness", "--row", json.dumps(row(depot=None)), "--json")
+    by_row = run(
+        capsys, "predict", "parcel_lateness", "--row", json.dumps(row(depot=None)), "--json"
+    )
     by_file = run(capsys, "predict", "parcel_lateness", "--rows", str(file), "--json")
 
     assert [code for code, _, _ in (by_keys, by_row, by_file)] == [0, 0, 0]
@@ -49,11 +53,16 @@ def test_a_row_is_predicted_in_process_from_keys_json_or_a_file(home, capsys, ro
     first, *others = [answer["predictions"][0]["probability"] for answer in answers]
     assert others == pytest.approx([first] * 2, abs=1e-12)
     assert answers[0]["at"] == "2024-02-20T12:00:00Z"
-    assert answers[2]["predictions"][1]["unknown"][0] == {"keys": {"courier": "Z"}, "views": ["courier_deliveries", "last_delivery"]}
+    assert answers[2]["predictions"][1]["unknown"][0] == {
+        "keys": {"courier": "Z"},
+        "views": ["courier_deliveries", "last_delivery"],
+    }
 
 
 def test_a_prediction_is_shown_with_what_it_rests_on(home, capsys, row):
-    code, out, err = run(capsys, "predict", "parcel_lateness", "--row", json.dumps(row(courier="Z")))
+    code, out, err = run(
+        capsys, "predict", "parcel_lateness", "--row", json.dumps(row(courier="Z"))
+    )
 
     assert (code, err) == (0, "")
     assert "parcel_lateness, version 1, at 2024-02-20T12:00:00Z; decided at 0.4" in out
@@ -68,20 +77,38 @@ def test_a_prediction_is_shown_with_what_it_rests_on(home, capsys, row):
             ["predict", "parcel_latenes", "--row", "{}"],
             "UnknownUseCase: no use case 'parcel_latenes' in repository/. Did you mean 'parcel_lateness'?",
         ),
-        (["predict", "parcel_lateness", "--row", "{}"], "InvalidRequest: rows[0].courier is missing; rows[0].route is missing"),
+        (
+            ["predict", "parcel_lateness", "--row", "{}"],
+            "InvalidRequest: rows[0].courier is missing; rows[0].route is missing",
+        ),
         (["predict", "parcel_lateness", "--row", "{"], "InvalidRequest: --row is no JSON"),
         (["predict", "parcel_lateness", "--row", "5"], "InvalidRequest: --row holds no rows"),
         (["predict", "parcel_lateness", "--row", "[]"], "InvalidRequest: --row holds no rows"),
-        (["predict", "parcel_lateness", "--key", "route=two"], "rows[0].route is 'two'; expected a valid integer"),
-        (["predict", "parcel_lateness", "--key", "route"], "--key route has no value; expected NAME=VALUE."),
+        (
+            ["predict", "parcel_lateness", "--key", "route=two"],
+            "rows[0].route is 'two'; expected a valid integer",
+        ),
+        (
+            ["predict", "parcel_lateness", "--key", "route"],
+            "--key route has no value; expected NAME=VALUE.",
+        ),
         (["predict", "parcel_lateness"], "say what to predict for"),
-        (["predict", "parcel_lateness", "--row", "{}", "--as-of", "yesterday"], "InvalidTime: 'yesterday' is no moment"),
-        (["batch", "parcel_lateness", "--since", "2024-02-20T12:00"], "NaiveTimestamp: 2024-02-20T12:00:00 has no time zone"),
+        (
+            ["predict", "parcel_lateness", "--row", "{}", "--as-of", "yesterday"],
+            "InvalidTime: 'yesterday' is no moment",
+        ),
+        (
+            ["batch", "parcel_lateness", "--since", "2024-02-20T12:00"],
+            "NaiveTimestamp: 2024-02-20T12:00:00 has no time zone",
+        ),
         (
             ["batch", "parcel_lateness", "--as-of", "2024-03-01"],
             "NotBuilt: the tables of 'parcel_lateness' are built until 2024-02-20T12:00:00Z",
         ),
-        (["monitor", "parcel_lateness", "--since", "2025-01-01"], "InvalidRequest: the report is on"),
+        (
+            ["monitor", "parcel_lateness", "--since", "2025-01-01"],
+            "InvalidRequest: the report is on",
+        ),
         (["serve", "parcel_los", "--port", "0"], "UnknownUseCase: no use case 'parcel_los'"),
     ],
 )
@@ -96,11 +123,15 @@ def test_what_is_wrong_is_said_in_a_sentence_with_exit_code_2(home, capsys, argu
 def test_a_batch_reports_what_it_wrote(home, capsys):
     code, out, _ = run(capsys, "batch", "parcel_lateness", "--since", "2024-02-19")
     quiet = run(capsys, "batch", "parcel_lateness", "--since", "2024-02-19", "--quiet")
-    as_json = json.loads(run(capsys, "batch", "parcel_lateness", "--since", "2024-02-19", "--json")[1])
+    as_json = json.loads(
+        run(capsys, "batch", "parcel_lateness", "--since", "2024-02-19", "--json")[1]
+    )
 
     assert code == 0
     period = "(2024-02-19T00:00:00Z, 2024-02-20T12:00:00Z]"
-    assert out.startswith(f"{as_json['rows']} requests of parcel_lateness in {period} by version 1; the mean prediction is 0.")
+    assert out.startswith(
+        f"{as_json['rows']} requests of parcel_lateness in {period} by version 1; the mean prediction is 0."
+    )
     assert quiet == (0, out, "")
     assert as_json["path"].endswith("20240219T000000Z-20240220T120000Z-v1.parquet")
 
@@ -122,7 +153,10 @@ def test_without_a_champion_every_command_says_what_to_run(home, capsys, models,
         ["monitor", "parcel_lateness"],
     ):
         code, _, err = run(capsys, *arguments)
-        assert (code, err) == (2, "NoChampion: use case 'parcel_lateness' has no champion yet; run: punctual train parcel_lateness.\n")
+        assert (code, err) == (
+            2,
+            "NoChampion: use case 'parcel_lateness' has no champion yet; run: punctual train parcel_lateness.\n",
+        )
 
 
 def test_a_server_of_domains_in_different_times_asks_for_one(home, capsys, built, tmp_path):
@@ -133,7 +167,8 @@ def test_a_server_of_domains_in_different_times_asks_for_one(home, capsys, built
     text = (repository / "parcels" / "use_case.py").read_text()
     (repository / "letters").mkdir()
     present = text.replace(
-        'Domain("parcels", "Parcels of a small carrier", demo_at=datetime(2024, 2, 20, 12, tzinfo=UTC))', 'Domain("letters", "Letters")'
+        'Domain("parcels", "Parcels of a small carrier", demo_at=datetime(2024, 2, 20, 12, tzinfo=UTC))',
+        'Domain("letters", "Letters")',
     )
     (repository / "letters" / "use_case.py").write_text(present.replace('"parcel_', '"letter_'))
 

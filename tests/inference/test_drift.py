@@ -6,15 +6,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo.model_card import ModelFeature
 from inference.monitoring.drift import drift, ks, psi, span_of, verdict_of
+from punctual.model_card import ModelFeature
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NUMBER, CATEGORY = ModelFeature("x", "number"), ModelFeature("x", "category")
 
 
 def table(values, hours=1.0):
-    return pa.table({"x": pa.array(values), "at": pa.array([START + timedelta(hours=hours * place) for place in range(len(values))])})
+    return pa.table(
+        {
+            "x": pa.array(values),
+            "at": pa.array(
+                [START + timedelta(hours=hours * place) for place in range(len(values))]
+            ),
+        }
+    )
 
 
 def one(reference, current, feature=NUMBER, span=timedelta(0)):
@@ -39,14 +46,21 @@ def test_the_kolmogorov_smirnov_statistic_equals_a_loop_over_all_values():
     random = np.random.default_rng(1)
     left, right = random.integers(0, 20, 60).astype(float), random.integers(5, 30, 40).astype(float)
 
-    by_hand = max(abs((left <= value).mean() - (right <= value).mean()) for value in [*left, *right])
+    by_hand = max(
+        abs((left <= value).mean() - (right <= value).mean()) for value in [*left, *right]
+    )
 
     assert ks(left, right) == pytest.approx(by_hand)
     assert ks(left, np.array([])) is None
 
 
 def test_verdicts_change_at_a_tenth_and_a_quarter():
-    assert [verdict_of(value) for value in (0.0999, 0.1, 0.2499, 0.25)] == ["stable", "moderate", "moderate", "large"]
+    assert [verdict_of(value) for value in (0.0999, 0.1, 0.2499, 0.25)] == [
+        "stable",
+        "moderate",
+        "moderate",
+        "large",
+    ]
 
 
 def test_the_same_rows_are_stable_and_shifted_ones_are_not():
@@ -88,7 +102,9 @@ def test_a_category_that_training_never_saw_is_drift_and_rare_ones_are_one_bin()
     known = ["a"] * 600 + ["b"] * 395 + [f"rare {number}" for number in range(5)]
 
     assert one(known, known, CATEGORY).ks is None
-    assert one(known, [*known[:-5], *(f"as rare {number}" for number in range(5))], CATEGORY).psi == pytest.approx(0.0, abs=1e-9)
+    assert one(
+        known, [*known[:-5], *(f"as rare {number}" for number in range(5))], CATEGORY
+    ).psi == pytest.approx(0.0, abs=1e-9)
     assert one(known, ["c"] * 400 + known[:600], CATEGORY).verdict == "large"
     assert one(known, [None] * 400 + known[:600], CATEGORY).missing_current == 0.4
 
@@ -117,7 +133,13 @@ def test_the_worst_verdict_comes_first():
     reference = pa.table({"fine": values, "gone": values, "at": table(values)["at"]})
     current = pa.table({"fine": values[:600], "gone": values[:600] + 3})
 
-    found = drift(reference, current, [ModelFeature("fine", "number"), ModelFeature("gone", "number")], "at", timedelta(0))
+    found = drift(
+        reference,
+        current,
+        [ModelFeature("fine", "number"), ModelFeature("gone", "number")],
+        "at",
+        timedelta(0),
+    )
 
     assert [each.name for each in found] == ["gone", "fine"]
 

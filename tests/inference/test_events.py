@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from feature_repo.errors import NotBuilt
-from inference.events import built_until, event_table, known_events
-from stores.table import connect
+from punctual.errors import NotBuilt
+from stores.tables import built_until, connect, known_events
+from stores.tables.events import event_table
 
 NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -20,7 +20,11 @@ def moved(domain, use_case):
     table = event_table(domain, use_case.requests)
     with connect() as connection:
         moved = "event_timestamp - INTERVAL 2 DAY AS event_timestamp, TIMESTAMP '2024-02-20 12:30:00' AS created_timestamp"
-        table.publish(connection, f"SELECT {columns}, {moved} FROM ({table.scan()}) WHERE parcel = {last['parcel']}", LATER)
+        table.publish(
+            connection,
+            f"SELECT {columns}, {moved} FROM ({table.scan()}) WHERE parcel = {last['parcel']}",
+            LATER,
+        )
     return last["parcel"], last["event_timestamp"]
 
 
@@ -49,20 +53,26 @@ def test_a_period_reads_the_same_events_as_all_of_history_does(domain, use_case)
 
     whole = known_events(domain, use_case.requests, as_of=NOW).to_pylist()
 
-    assert known_events(domain, use_case.requests, as_of=NOW, since=since, until=until).to_pylist() == [
-        row for row in whole if since < row["event_timestamp"] <= until
-    ]
+    assert known_events(
+        domain, use_case.requests, as_of=NOW, since=since, until=until
+    ).to_pylist() == [row for row in whole if since < row["event_timestamp"] <= until]
 
 
 def test_what_became_known_later_is_not_known(domain, use_case):
     labels = known_events(domain, use_case.label.of, as_of=NOW - timedelta(days=2))
 
     assert max(labels["created_timestamp"].to_pylist()) <= NOW - timedelta(days=2)
-    assert known_events(domain, use_case.requests, as_of=datetime(2023, 1, 1, tzinfo=UTC)).num_rows == 0
+    assert (
+        known_events(domain, use_case.requests, as_of=datetime(2023, 1, 1, tzinfo=UTC)).num_rows
+        == 0
+    )
 
 
 def test_events_that_were_never_built_are_named(home, domain, use_case):
     (home / "tables" / "manifest.db").unlink()
 
-    with pytest.raises(NotBuilt, match="the events 'bookings' are not built as they are defined now; run: punctual features build parcels"):
+    with pytest.raises(
+        NotBuilt,
+        match="the events 'bookings' are not built as they are defined now; run: punctual features build parcels",
+    ):
         built_until(domain, use_case.requests)

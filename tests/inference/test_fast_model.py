@@ -13,13 +13,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from xgboost import XGBClassifier, XGBRegressor
 
-from feature_repo.errors import BrokenModel
-from feature_repo.model_card import ModelFeature
-from inference import fast_model
 from inference.champion import Champion, load_champion, reference
-from inference.fast_model import FEW_ROWS, FastModel
-from inference.parity import difference, parity_inputs
-from inference.trees import Trees
+from inference.fast import pipeline as fast_model
+from inference.fast.parity import difference, parity_inputs
+from inference.fast.pipeline import FEW_ROWS, FastModel
+from inference.fast.trees import Trees
+from punctual.errors import BrokenModel
+from punctual.model_card import ModelFeature
 from training.fit import fit, fit_baselines
 
 NUMBERS, CATEGORIES = ["delay", "distance", "hour", "wind"], ["maker", "engine"]
@@ -30,7 +30,12 @@ FEATURES = [
 ]
 # "tiny" and "rare" are seen too seldom for a code of their own.
 MAKERS, ENGINES = ["big", "small", "tiny", "rare", None], ["jet", "prop"]
-SMALL = {"n_estimators": 80, "min_child_weight": 2, "early_stopping_rounds": 8, "learning_rate": 0.2}
+SMALL = {
+    "n_estimators": 80,
+    "min_child_weight": 2,
+    "early_stopping_rounds": 8,
+    "learning_rate": 0.2,
+}
 
 
 def made_inputs(rows, seed):
@@ -47,7 +52,12 @@ def made_inputs(rows, seed):
 def made_labels(inputs, seed):
     random = np.random.default_rng(seed)
     delay, maker = inputs["delay"].fillna(60).to_numpy(), (inputs["maker"] == "big").to_numpy()
-    return delay / 10 + 4 * maker + (inputs["engine"] == "jet").to_numpy() + random.normal(0, 2, len(inputs))
+    return (
+        delay / 10
+        + 4 * maker
+        + (inputs["engine"] == "jet").to_numpy()
+        + random.normal(0, 2, len(inputs))
+    )
 
 
 def parts(task, rows=3_000):
@@ -55,7 +65,9 @@ def parts(task, rows=3_000):
     for seed, name in enumerate(("train", "validation")):
         inputs = made_inputs(rows, seed)
         labels = made_labels(inputs, seed)
-        found[name] = SimpleNamespace(inputs=inputs, labels=(labels > 12).astype(float) if task == "binary" else labels)
+        found[name] = SimpleNamespace(
+            inputs=inputs, labels=(labels > 12).astype(float) if task == "binary" else labels
+        )
     return found
 
 
@@ -74,7 +86,9 @@ def trained():
 
 
 def registered(task, pipeline, frame):
-    with np.errstate(over="ignore", invalid="ignore"):  # scikit-learn's, which adds up huge numbers to see whether all are finite
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # scikit-learn's, which adds up huge numbers to see whether all are finite
         return Champion(card(task), pipeline).predict_registered(frame)
 
 
@@ -84,7 +98,12 @@ def columns(frame, features=FEATURES):
 
 
 def one_by_one(fast, numbers, categories):
-    return np.concatenate([fast.predict(numbers[at : at + 1], [each[at : at + 1] for each in categories]) for at in range(len(numbers))])
+    return np.concatenate(
+        [
+            fast.predict(numbers[at : at + 1], [each[at : at + 1] for each in categories])
+            for at in range(len(numbers))
+        ]
+    )
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])
@@ -99,11 +118,16 @@ def test_every_way_of_asking_gives_the_bits_of_the_pipeline(trained, task):
     assert fast.predict(numbers, categories).tobytes() == expected.tobytes()
     assert one_by_one(fast, numbers, categories).tobytes() == expected.tobytes()
     for few in (2, FEW_ROWS, FEW_ROWS + 1):
-        assert fast.predict(numbers[:few], [each[:few] for each in categories]).tobytes() == expected[:few].tobytes()
+        assert (
+            fast.predict(numbers[:few], [each[:few] for each in categories]).tobytes()
+            == expected[:few].tobytes()
+        )
 
 
 number = st.one_of(
-    st.floats(allow_infinity=False), st.floats(0, 200), st.sampled_from([np.nan, 0.0, -0.0, 1e300, -1e300, 1.7e308, -1.7e308, 5e-324])
+    st.floats(allow_infinity=False),
+    st.floats(0, 200),
+    st.sampled_from([np.nan, 0.0, -0.0, 1e300, -1e300, 1.7e308, -1.7e308, 5e-324]),
 )
 row = st.fixed_dictionaries(
     {
@@ -119,7 +143,12 @@ row = st.fixed_dictionaries(
 @given(rows=st.lists(row, min_size=1, max_size=6))
 def test_odd_rows_are_predicted_as_the_pipeline_does(trained, task, rows):
     names = [feature.name for feature in FEATURES]
-    frame = pd.DataFrame({name: np.array([each[name] for each in rows], object if name in CATEGORIES else float) for name in names})
+    frame = pd.DataFrame(
+        {
+            name: np.array([each[name] for each in rows], object if name in CATEGORIES else float)
+            for name in names
+        }
+    )
     fast, numbers, categories = trained[task].fast, *columns(frame)
 
     expected = registered(task, trained[task].pipeline, frame)
@@ -127,7 +156,9 @@ def test_odd_rows_are_predicted_as_the_pipeline_does(trained, task, rows):
     assert fast.predict(numbers, categories).tobytes() == expected.tobytes()
     assert one_by_one(fast, numbers, categories).tobytes() == expected.tobytes()
     many = FEW_ROWS + 1
-    tiled = fast.predict(np.repeat(numbers[:1], many, axis=0), [each[:1] * many for each in categories])
+    tiled = fast.predict(
+        np.repeat(numbers[:1], many, axis=0), [each[:1] * many for each in categories]
+    )
     assert tiled.tobytes() == expected[:1].tobytes() * many
 
 
@@ -144,7 +175,12 @@ def test_an_infinite_number_is_refused_as_the_pipeline_does(trained, infinite):
 
 def test_no_rows_give_no_predictions(trained):
     assert trained["binary"].fast.predict(np.empty((0, 4)), [[], []]).tolist() == []
-    assert Champion(card("binary"), trained["binary"].pipeline).predict_matrix(np.empty((0, 4)), [[], []]).tolist() == []
+    assert (
+        Champion(card("binary"), trained["binary"].pipeline)
+        .predict_matrix(np.empty((0, 4)), [[], []])
+        .tolist()
+        == []
+    )
 
 
 def test_the_cards_order_of_features_is_kept(trained):
@@ -152,7 +188,10 @@ def test_the_cards_order_of_features_is_kept(trained):
     fast = FastModel.of(card("binary", turned), trained["binary"].pipeline)
     frame = made_inputs(50, seed=3)
 
-    assert fast.predict(*columns(frame, turned)).tobytes() == registered("binary", trained["binary"].pipeline, frame).tobytes()
+    assert (
+        fast.predict(*columns(frame, turned)).tobytes()
+        == registered("binary", trained["binary"].pipeline, frame).tobytes()
+    )
 
 
 def test_infrequent_unknown_and_missing_categories_have_the_encoders_codes(trained):
@@ -161,9 +200,13 @@ def test_infrequent_unknown_and_missing_categories_have_the_encoders_codes(train
 
     assert maker.known["tiny"] == maker.known["rare"] == 3.0
     assert (maker.unknown, engine.unknown) == (-1.0, -1.0)
-    asked = pd.DataFrame({"maker": ["big", "tiny", None, "unheard of"], "engine": ["jet", "prop", None, "jets"]}, dtype=object)
+    asked = pd.DataFrame(
+        {"maker": ["big", "tiny", None, "unheard of"], "engine": ["jet", "prop", None, "jets"]},
+        dtype=object,
+    )
     assert encode.transform(asked).tolist() == [
-        [maker.known.get(one, maker.unknown), engine.known.get(other, engine.unknown)] for one, other in asked.to_numpy().tolist()
+        [maker.known.get(one, maker.unknown), engine.known.get(other, engine.unknown)]
+        for one, other in asked.to_numpy().tolist()
     ]
 
 
@@ -176,7 +219,9 @@ def test_a_model_of_numbers_or_of_categories_alone_is_fast(kept):
     pipeline = fit(SimpleNamespace(task="regression"), features, dealt, SMALL)
     frame = dealt["validation"].inputs
 
-    predicted = FastModel.of(card("regression", features), pipeline).predict(*columns(frame, features))
+    predicted = FastModel.of(card("regression", features), pipeline).predict(
+        *columns(frame, features)
+    )
 
     assert predicted.tobytes() == registered("regression", pipeline, frame).tobytes()
 
@@ -185,7 +230,11 @@ def pipeline_of(encode=None, scale=None, model=None, remainder="drop", numbers=N
     prepare = ColumnTransformer(
         [
             ("numbers", scale or StandardScaler(), numbers),
-            ("categories", encode or OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), CATEGORIES),
+            (
+                "categories",
+                encode or OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
+                CATEGORIES,
+            ),
         ],
         remainder=remainder,
     )
@@ -199,7 +248,9 @@ UNLIKE = {
     "not scaled": lambda: pipeline_of(scale=StandardScaler(with_std=False)),
     "a feature passed through": lambda: pipeline_of(numbers=NUMBERS[1:], remainder="passthrough"),
     "a feature dropped": lambda: pipeline_of(numbers=NUMBERS[1:]),
-    "another link": lambda: pipeline_of(model=XGBRegressor(n_estimators=5, objective="reg:absoluteerror")),
+    "another link": lambda: pipeline_of(
+        model=XGBRegressor(n_estimators=5, objective="reg:absoluteerror")
+    ),
     "dart": lambda: pipeline_of(model=XGBRegressor(n_estimators=5, booster="dart")),
     "missing is a number": lambda: pipeline_of(model=XGBRegressor(n_estimators=5, missing=-2.0)),
 }
@@ -213,12 +264,17 @@ def test_a_pipeline_of_another_shape_predicts_by_itself(unlike):
 
     assert FastModel.of(card("regression"), pipeline) is None
     champion = Champion(card("regression"), pipeline)
-    assert champion.predict_matrix(*columns(inputs)).tobytes() == pipeline.predict(inputs).astype(float).tobytes()
+    assert (
+        champion.predict_matrix(*columns(inputs)).tobytes()
+        == pipeline.predict(inputs).astype(float).tobytes()
+    )
 
 
 def test_three_classes_or_another_task_or_no_pipeline_are_not_known(trained):
     part = parts("regression", 400)["train"]
-    classes = pipeline_of(model=XGBClassifier(n_estimators=3)).fit(part.inputs, np.digitize(part.labels, [8, 12]))
+    classes = pipeline_of(model=XGBClassifier(n_estimators=3)).fit(
+        part.inputs, np.digitize(part.labels, [8, 12])
+    )
 
     assert FastModel.of(card("binary"), classes) is None
     assert FastModel.of(card("regression"), trained["binary"].pipeline) is None
@@ -229,7 +285,13 @@ def test_three_classes_or_another_task_or_no_pipeline_are_not_known(trained):
 
 
 @pytest.mark.parametrize(
-    "unlike", [{"num_parallel_tree": 3}, {"base_score": 7.5}, {"max_depth": 1}, {"n_estimators": 1, "max_depth": 0, "max_leaves": 1}]
+    "unlike",
+    [
+        {"num_parallel_tree": 3},
+        {"base_score": 7.5},
+        {"max_depth": 1},
+        {"n_estimators": 1, "max_depth": 0, "max_leaves": 1},
+    ],
 )
 def test_boosters_of_other_shapes_give_the_same_bits_by_trees_or_by_xgboost(unlike):
     part = parts("regression", 400)["train"]
@@ -250,12 +312,16 @@ def test_a_booster_that_adds_otherwise_is_left_to_xgboost(trained, monkeypatch):
     booster = trained["binary"].pipeline.named_steps["model"].get_booster()
     known = Trees.predict
 
-    monkeypatch.setattr(Trees, "predict", lambda self, matrix: np.nextafter(known(self, matrix), np.float32(1)))
+    monkeypatch.setattr(
+        Trees, "predict", lambda self, matrix: np.nextafter(known(self, matrix), np.float32(1))
+    )
 
     assert Trees.of(booster, 5) is None
 
 
-def test_a_system_without_the_c_librarys_functions_leaves_probabilities_to_xgboost(trained, monkeypatch):
+def test_a_system_without_the_c_librarys_functions_leaves_probabilities_to_xgboost(
+    trained, monkeypatch
+):
     def none(name):
         raise OSError(name)
 
@@ -264,7 +330,10 @@ def test_a_system_without_the_c_librarys_functions_leaves_probabilities_to_xgboo
     fast = FastModel.of(card("binary"), trained["binary"].pipeline)
     frame = made_inputs(5, seed=4)
     assert fast._trees is None
-    assert fast.predict(*columns(frame)).tobytes() == registered("binary", trained["binary"].pipeline, frame).tobytes()
+    assert (
+        fast.predict(*columns(frame)).tobytes()
+        == registered("binary", trained["binary"].pipeline, frame).tobytes()
+    )
 
 
 @pytest.fixture
@@ -272,30 +341,42 @@ def flights_like(home, use_case):
     """The champion's rows, a model that training makes of them, registered as the next version. Returns the version."""
     import mlflow
 
-    from feature_repo.model_card import CARD_FILE, REFERENCE_FILE, encode_card, model_input, tracking_uri
+    from punctual.model_card import CARD_FILE, REFERENCE_FILE, encode_card, model_input
+    from stores.models.paths import tracking_uri
 
     mlflow.set_tracking_uri(tracking_uri())
     registry = mlflow.MlflowClient()
     champion = registry.get_model_version_by_alias(use_case.name, "champion")
     folder = home / "scratch"
     folder.mkdir(exist_ok=True)
-    from feature_repo.model_registry import read_card
+    from stores.models import read_card
 
     made = read_card(use_case.name)
     rows = reference(made)
     inputs, labels = model_input(rows, made.features), rows["label"].to_numpy()
     part = SimpleNamespace(inputs=inputs, labels=labels)
-    pipeline = fit(use_case, made.features, {"train": part, "validation": part}, {**SMALL, "n_estimators": 30})
+    pipeline = fit(
+        use_case, made.features, {"train": part, "validation": part}, {**SMALL, "n_estimators": 30}
+    )
     predicted = pipeline.predict_proba(inputs.iloc[:5])[:, 1]
     for each, prediction in zip(made.parity_rows, predicted, strict=True):
         each["prediction"] = float(prediction)
-    with mlflow.start_run(experiment_id=registry.get_experiment_by_name(use_case.name).experiment_id) as run:
-        logged = mlflow.sklearn.log_model(pipeline, name="model", serialization_format="cloudpickle", pip_requirements=["scikit-learn"])
+    with mlflow.start_run(
+        experiment_id=registry.get_experiment_by_name(use_case.name).experiment_id
+    ) as run:
+        logged = mlflow.sklearn.log_model(
+            pipeline,
+            name="model",
+            serialization_format="cloudpickle",
+            pip_requirements=["scikit-learn"],
+        )
         registry.download_artifacts(champion.run_id, REFERENCE_FILE, str(folder))
         mlflow.log_artifact(str(folder / REFERENCE_FILE))
         (folder / CARD_FILE).write_bytes(encode_card(made))
         mlflow.log_artifact(str(folder / CARD_FILE))
-    return str(registry.create_model_version(use_case.name, logged.model_uri, run.info.run_id).version)
+    return str(
+        registry.create_model_version(use_case.name, logged.model_uri, run.info.run_id).version
+    )
 
 
 def test_a_champion_that_training_made_is_fast_and_faithful(domain, use_case, flights_like):
@@ -305,10 +386,17 @@ def test_a_champion_that_training_made_is_fast_and_faithful(domain, use_case, fl
     assert champion.fast is not None
     expected = champion.predict_registered(inputs.frame)
     assert champion.predict(inputs.frame).tobytes() == expected.tobytes()
-    assert champion.predict_matrix(inputs.numbers, inputs.categories).tobytes() == expected.tobytes()
+    assert (
+        champion.predict_matrix(inputs.numbers, inputs.categories).tobytes() == expected.tobytes()
+    )
     assert len(inputs.rows) == len(inputs.frame) and inputs.rows[-1] == "parity row 4 of the card"
-    assert any(name.endswith("without last_delivery__service_class") for name in inputs.rows[: inputs.made])
-    assert any(name.endswith("with last_delivery__service_class = 'known to nobody'") for name in inputs.rows[: inputs.made])
+    assert any(
+        name.endswith("without last_delivery__service_class") for name in inputs.rows[: inputs.made]
+    )
+    assert any(
+        name.endswith("with last_delivery__service_class = 'known to nobody'")
+        for name in inputs.rows[: inputs.made]
+    )
 
 
 def test_a_frame_with_nan_for_a_category_is_judged_by_the_pipeline(domain, use_case, flights_like):
@@ -333,7 +421,9 @@ def another_mean(fast):
 
 
 @pytest.mark.parametrize("tamper", [one_bit_more, another_code, another_mean])
-def test_a_fast_model_that_differs_by_a_bit_is_refused(domain, use_case, flights_like, monkeypatch, tamper):
+def test_a_fast_model_that_differs_by_a_bit_is_refused(
+    domain, use_case, flights_like, monkeypatch, tamper
+):
     of = FastModel.of.__func__
 
     def tampered(cls, card, pipeline):
@@ -354,7 +444,12 @@ def test_a_fast_model_that_differs_by_a_bit_is_refused(domain, use_case, flights
 def test_a_difference_names_the_largest_and_the_manner(trained):
     frame = made_inputs(FEW_ROWS + 8, seed=6)
     numbers, categories = columns(frame)
-    inputs = SimpleNamespace(numbers=numbers, categories=categories, rows=[f"row {at}" for at in range(len(frame))], made=0)
+    inputs = SimpleNamespace(
+        numbers=numbers,
+        categories=categories,
+        rows=[f"row {at}" for at in range(len(frame))],
+        made=0,
+    )
     fast = trained["binary"].fast
     expected = registered("binary", trained["binary"].pipeline, frame)
 
@@ -363,9 +458,16 @@ def test_a_difference_names_the_largest_and_the_manner(trained):
 
     found = difference(inputs, expected, off_when_alone)
     worst = int(np.argmax(np.abs(numbers[:, -1])))
-    assert (found.row, found.manner, found.rows) == (f"row {worst}", "asked for it alone", len(frame))
+    assert (found.row, found.manner, found.rows) == (
+        f"row {worst}",
+        "asked for it alone",
+        len(frame),
+    )
     assert difference(inputs, expected, fast.predict) is None
-    assert difference(inputs, np.where(np.arange(len(frame)) == 2, np.nan, expected), fast.predict).row == "row 2"
+    assert (
+        difference(inputs, np.where(np.arange(len(frame)) == 2, np.nan, expected), fast.predict).row
+        == "row 2"
+    )
 
 
 def test_a_model_whose_pipeline_is_unknown_here_needs_no_reference(domain, use_case):
@@ -373,7 +475,10 @@ def test_a_model_whose_pipeline_is_unknown_here_needs_no_reference(domain, use_c
 
     assert champion.fast is None
     inputs = parity_inputs(champion.card, reference(champion.card))
-    assert champion.predict_matrix(inputs.numbers, inputs.categories).tobytes() == champion.predict(inputs.frame).tobytes()
+    assert (
+        champion.predict_matrix(inputs.numbers, inputs.categories).tobytes()
+        == champion.predict(inputs.frame).tobytes()
+    )
 
 
 def test_threads_do_not_disturb_each_other(trained):
@@ -384,15 +489,28 @@ def test_threads_do_not_disturb_each_other(trained):
     expected = one_by_one(fast, numbers, categories).tobytes()
 
     with ThreadPoolExecutor(4) as pool:
-        assert {each.result().tobytes() for each in [pool.submit(one_by_one, fast, numbers, categories) for _ in range(12)]} == {expected}
+        assert {
+            each.result().tobytes()
+            for each in [pool.submit(one_by_one, fast, numbers, categories) for _ in range(12)]
+        } == {expected}
 
 
 def test_a_trees_json_says_what_it_is_read_for(trained):
     """XGBoost's schema is kept among its versions; where a release changes it, this fails before a server does."""
-    model = json.loads(trained["binary"].pipeline.named_steps["model"].get_booster().save_raw("json"))["learner"]
+    model = json.loads(
+        trained["binary"].pipeline.named_steps["model"].get_booster().save_raw("json")
+    )["learner"]
 
     assert model["objective"]["name"] == "binary:logistic"
-    assert fast_model.Trees.of(trained["binary"].pipeline.named_steps["model"].get_booster(), 3) is not None
-    assert {"left_children", "right_children", "split_indices", "split_conditions", "default_left", "split_type"} <= set(
-        model["gradient_booster"]["model"]["trees"][0]
+    assert (
+        fast_model.Trees.of(trained["binary"].pipeline.named_steps["model"].get_booster(), 3)
+        is not None
     )
+    assert {
+        "left_children",
+        "right_children",
+        "split_indices",
+        "split_conditions",
+        "default_left",
+        "split_type",
+    } <= set(model["gradient_booster"]["model"]["trees"][0])

@@ -8,12 +8,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from feature_repo.domains import feature_store
-from feature_repo.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt
-from feature_repo.times import micros
-from inference.events import known_events
 from inference.features import OnlineFeatures, PastNotKept
+from punctual.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt
+from punctual.repository import feature_store
+from punctual.times import micros
 from stores.offline import historical_features
+from stores.tables import known_events
 
 NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
@@ -35,7 +35,11 @@ def one(**changes):
 
 
 def column_differences(left, right):
-    return [name for name in left.column_names if not left[name].combine_chunks().equals(right[name].combine_chunks())]
+    return [
+        name
+        for name in left.column_names
+        if not left[name].combine_chunks().equals(right[name].combine_chunks())
+    ]
 
 
 @pytest.mark.parametrize(
@@ -49,21 +53,32 @@ def column_differences(left, right):
 )
 def test_online_features_equal_the_point_in_time_join_bit_for_bit(domain, use_case, online, at):
     random = np.random.default_rng(3)
-    requests = known_events(domain, use_case.requests, as_of=NOW).drop_columns(["event_timestamp", "created_timestamp"])
+    requests = known_events(domain, use_case.requests, as_of=NOW).drop_columns(
+        ["event_timestamp", "created_timestamp"]
+    )
     requests = requests.take(pa.array(random.integers(0, requests.num_rows, 500)))
     # Some that nobody knows, and some whose depot is not given.
-    courier = [f"{each}?" if number % 11 == 0 else each for number, each in enumerate(requests["courier"].to_pylist())]
-    requests = requests.set_column(requests.column_names.index("courier"), "courier", pa.array(courier))
+    courier = [
+        f"{each}?" if number % 11 == 0 else each
+        for number, each in enumerate(requests["courier"].to_pylist())
+    ]
+    requests = requests.set_column(
+        requests.column_names.index("courier"), "courier", pa.array(courier)
+    )
     moments = pa.array([at] * requests.num_rows, pa.timestamp("us", "UTC"))
     store = feature_store()
     offline = historical_features(
-        store, requests.append_column("event_timestamp", moments).append_column("at", moments), store.get_feature_service("parcels_v1")
+        store,
+        requests.append_column("event_timestamp", moments).append_column("at", moments),
+        store.get_feature_service("parcels_v1"),
     )
 
     shown = online.read(requests, at)
 
     assert shown.num_rows == 500
-    assert [(field.name, field.type) for field in shown.schema] == [(name, offline.schema.field(name).type) for name in online.names]
+    assert [(field.name, field.type) for field in shown.schema] == [
+        (name, offline.schema.field(name).type) for name in online.names
+    ]
     assert column_differences(shown, offline) == []
     assert any(column.null_count for column in shown.columns)
 
@@ -83,7 +98,8 @@ def test_a_row_published_ahead_is_shown_from_its_moment_on(online):
     couriers = [one(courier=courier) for courier in "ABCDEF"]
 
     before, after = (
-        online.look_up(couriers, micros(at)).views["courier_deliveries"] for at in (shown_from - timedelta(microseconds=1), shown_from)
+        online.look_up(couriers, micros(at)).views["courier_deliveries"]
+        for at in (shown_from - timedelta(microseconds=1), shown_from)
     )
 
     assert max(before.events) == micros(NOW - timedelta(hours=1))
@@ -110,7 +126,8 @@ def test_values_past_their_ttl_are_outside_max_age(online):
 
 def test_a_past_that_the_online_store_no_longer_holds_is_refused_and_not_taken_for_unknown(online):
     with pytest.raises(
-        PastNotKept, match=r"materialized to 2024-02-20T12:00:00Z .* punctual batch parcel_lateness --as-of 2024-02-20T08:00:00Z"
+        PastNotKept,
+        match=r"materialized to 2024-02-20T12:00:00Z .* punctual batch parcel_lateness --as-of 2024-02-20T08:00:00Z",
     ):
         online.read([one()], NOW - timedelta(hours=4))
 
@@ -139,8 +156,16 @@ def test_a_frame_with_gaps_in_an_integer_key_is_read_as_integers(online):
         ({"route": "2"}, InvalidRequest, "column 'route' is string; expected int64"),
         ({"route": 2.5}, InvalidRequest, "column 'route' is double; expected int64"),
         ({"courier": 7}, InvalidRequest, "column 'courier' is int64; expected string"),
-        ({"promised": datetime(2024, 2, 21, 8, 0)}, NaiveTimestamp, "column 'promised' has no time zone"),
-        ({"promised": "2024-02-21"}, InvalidRequest, "column 'promised' is string; expected timestamp"),
+        (
+            {"promised": datetime(2024, 2, 21, 8, 0)},
+            NaiveTimestamp,
+            "column 'promised' has no time zone",
+        ),
+        (
+            {"promised": "2024-02-21"},
+            InvalidRequest,
+            "column 'promised' is string; expected timestamp",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_refused(online, changes, error, message):
@@ -149,7 +174,9 @@ def test_a_value_of_another_type_is_refused(online, changes, error, message):
 
 
 def test_a_missing_request_column_and_a_naive_moment_are_refused(online):
-    with pytest.raises(InvalidRequest, match="column 'weight_grams' is missing; the rows have courier"):
+    with pytest.raises(
+        InvalidRequest, match="column 'weight_grams' is missing; the rows have courier"
+    ):
         online.read([{name: value for name, value in one().items() if name != "weight_grams"}], NOW)
     with pytest.raises(NaiveTimestamp):
         online.read([one()], NOW.replace(tzinfo=None))
@@ -161,7 +188,8 @@ def test_a_row_from_which_a_request_time_feature_cannot_be_computed_is_named(onl
     rows = [one(), one(promised=NOW - timedelta(minutes=30))]
 
     with pytest.raises(
-        InvalidRequest, match=r"rows\[1\]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError"
+        InvalidRequest,
+        match=r"rows\[1\]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError",
     ):
         online.read(rows, NOW)
 
@@ -170,7 +198,10 @@ def test_what_was_never_materialized_is_named_with_what_to_do(online):
     view = next(view.online for view in online.views if view.name == "depot_deliveries")
     online.database.records.drop(view.schema)
 
-    with pytest.raises(NotBuilt, match=r"1 of 4 views are not in the online store .*: depot_deliveries; run: punctual features"):
+    with pytest.raises(
+        NotBuilt,
+        match=r"1 of 4 views are not in the online store .*: depot_deliveries; run: punctual features",
+    ):
         online.check_store()
     with pytest.raises(NotBuilt, match="depot_deliveries"):
         online.read([one()], NOW)
@@ -182,7 +213,9 @@ def test_a_materialization_under_way_makes_nobody_unknown(online):
     records.erase(view, [view.key(courier) for courier in "ABCDEF"])
     # A first run has not come to its end.
     with sqlite3.connect(records.path) as connection:
-        connection.execute("UPDATE places SET version = NULL, until = NULL WHERE schema = ?", (view.schema,))
+        connection.execute(
+            "UPDATE places SET version = NULL, until = NULL WHERE schema = ?", (view.schema,)
+        )
 
     with pytest.raises(NotBuilt, match="not yet whole: courier_deliveries"):
         online.read([one()], NOW)
@@ -205,5 +238,8 @@ def test_a_record_that_cannot_be_read_is_an_error_and_not_a_null(online):
     with sqlite3.connect(records.path) as connection:
         connection.execute(f'UPDATE "{records.place(view.online)}" SET record = ?', (b"\xc1",))
 
-    with pytest.raises(BrokenTable, match=r"a record of view 'courier_deliveries' in .* is damaged; run: .*materialize parcels --rebuild"):
+    with pytest.raises(
+        BrokenTable,
+        match=r"a record of view 'courier_deliveries' in .* is damaged; run: .*materialize parcels --rebuild",
+    ):
         online.read([one()], NOW)

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from inference.champion import champion_card
-from inference.events import known_events
 from inference.monitoring.live import Outcomes, live_score, outcomes
+from stores.tables import known_events
 
 NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 OLD = NOW - timedelta(hours=49)
@@ -17,9 +17,20 @@ OLD = NOW - timedelta(hours=49)
 @pytest.fixture
 def booked(domain, use_case):
     """The requests of the last days, newest last, with the label that each gets."""
-    labels = {row["parcel"]: row for row in known_events(domain, use_case.label.of, as_of=NOW).to_pylist()}
-    rows = known_events(domain, use_case.requests, as_of=NOW, since=NOW - timedelta(days=5)).to_pylist()
-    return [{**row, "label": labels.get(row["parcel"], {}).get("is_late"), "lost": row["parcel"] % 97 == 0} for row in rows]
+    labels = {
+        row["parcel"]: row for row in known_events(domain, use_case.label.of, as_of=NOW).to_pylist()
+    }
+    rows = known_events(
+        domain, use_case.requests, as_of=NOW, since=NOW - timedelta(days=5)
+    ).to_pylist()
+    return [
+        {
+            **row,
+            "label": labels.get(row["parcel"], {}).get("is_late"),
+            "lost": row["parcel"] % 97 == 0,
+        }
+        for row in rows
+    ]
 
 
 def predictions(rows, **changes):
@@ -27,7 +38,10 @@ def predictions(rows, **changes):
     columns = {
         "at": pa.array([row["event_timestamp"] for row in rows], pa.timestamp("us", "UTC")),
         "prediction": pa.array([row["parcel"] / 10_000 for row in rows], pa.float64()),
-        **{name: pa.array([row[name] for row in rows]) for name in ("parcel", "courier", "depot", "route", "weight_grams")},
+        **{
+            name: pa.array([row[name] for row in rows])
+            for name in ("parcel", "courier", "depot", "route", "weight_grams")
+        },
         "promised": pa.array([row["promised"].isoformat() for row in rows]),
     }
     return pa.table({**columns, **changes})
@@ -48,7 +62,9 @@ def test_predictions_without_ids_are_joined_by_what_was_sent(domain, use_case, b
     nameless = predictions(old, parcel=pa.nulls(len(old), pa.int64()))
     # Sent without the depot, which may be left out, and a while after the booking.
     later = predictions(
-        old, depot=pa.nulls(len(old), pa.string()), at=pa.array([row["event_timestamp"] + timedelta(hours=1) for row in old])
+        old,
+        depot=pa.nulls(len(old), pa.string()),
+        at=pa.array([row["event_timestamp"] + timedelta(hours=1) for row in old]),
     ).drop_columns(["parcel"])
 
     for table in (nameless, later):
@@ -75,10 +91,17 @@ def test_what_is_left_out_is_said(domain, use_case, booked):
     stranger = {**kept[2], "parcel": 999_999}
     assert lost
 
-    found = outcomes(domain, use_case, predictions([*lost, kept[0], kept[0], hindsight, stranger]), NOW)
+    found = outcomes(
+        domain, use_case, predictions([*lost, kept[0], kept[0], hindsight, stranger]), NOW
+    )
 
     assert len(found.labels) == 1
-    assert found.left_out == {"without a label": len(lost), "repeated": 1, "made when the label was known": 1, "of no known request": 1}
+    assert found.left_out == {
+        "without a label": len(lost),
+        "repeated": 1,
+        "made when the label was known": 1,
+        "of no known request": 1,
+    }
 
 
 def test_the_last_of_several_predictions_for_a_request_counts(domain, use_case, booked):
@@ -98,7 +121,11 @@ def test_too_few_labels_are_said_and_not_scored(domain, use_case):
     few = live_score(use_case, card, Outcomes(np.full(199, 0.5), np.arange(199) % 2.0, {}))
     alike = live_score(use_case, card, Outcomes(np.full(300, 0.5), np.ones(300), {}))
 
-    assert (few.score, few.note, few.is_worse) == (None, "199 predictions have a label; a score needs 200", False)
+    assert (few.score, few.note, few.is_worse) == (
+        None,
+        "199 predictions have a label; a score needs 200",
+        False,
+    )
     assert (alike.score, alike.note) == (None, "all 300 labels are the same")
 
 

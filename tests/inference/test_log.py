@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from feature_repo.errors import BrokenTable, DataFolderError
-from inference.log import LoggedPrediction, PredictionLog, exact, logged_predictions, read_log
+from punctual.errors import BrokenTable, DataFolderError
+from stores.predictions import LoggedPrediction, PredictionLog, exact, logged_predictions
+from stores.predictions.log import read_log
 
 AT = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
@@ -37,7 +38,15 @@ def files(home):
 
 
 def test_what_is_appended_is_read_back_exactly(own_home):
-    values = {"a": 0.1 + 0.2, "b": 2**53 + 1, "c": None, "d": "text", "e": True, "f": 5e-324, "g": AT}
+    values = {
+        "a": 0.1 + 0.2,
+        "b": 2**53 + 1,
+        "c": None,
+        "d": "text",
+        "e": True,
+        "f": 5e-324,
+        "g": AT,
+    }
     PredictionLog("late").append([prediction(1, **values)])
 
     (found,) = read_log("late")
@@ -48,7 +57,10 @@ def test_what_is_appended_is_read_back_exactly(own_home):
 
 def test_numbers_that_are_not_finite_survive(own_home):
     PredictionLog("late").append(
-        [prediction(1, a=exact(math.nan), b=exact(math.inf), c=1.5), prediction(2, a=1.0, b=exact(-math.inf), c=None)]
+        [
+            prediction(1, a=exact(math.nan), b=exact(math.inf), c=1.5),
+            prediction(2, a=1.0, b=exact(-math.inf), c=None),
+        ]
     )
 
     table = logged_predictions("late")
@@ -103,7 +115,9 @@ def test_bounds_are_after_since_and_up_to_until(own_home):
 
 def test_a_prediction_of_midnight_that_was_received_a_moment_earlier_is_found(own_home):
     midnight = datetime(2024, 2, 21, tzinfo=UTC)
-    PredictionLog("late").append([prediction(1, at=midnight, received=midnight - timedelta(seconds=30))])
+    PredictionLog("late").append(
+        [prediction(1, at=midnight, received=midnight - timedelta(seconds=30))]
+    )
 
     assert ids(since=midnight - timedelta(seconds=1)) == ["id-1"]
 
@@ -114,8 +128,8 @@ def test_where_the_disk_is_full_the_log_stays_whole_and_goes_on_when_there_is_ro
         import resource, sys
         sys.path.insert(0, {str(sys.path[0])!r})
         from datetime import UTC, datetime
-        from feature_repo.errors import DataFolderError
-        from inference.log import LoggedPrediction, PredictionLog
+        from punctual.errors import DataFolderError
+        from stores.predictions import LoggedPrediction, PredictionLog
         at = datetime(2024, 2, 20, 12, tzinfo=UTC)
         def some(number, size):
             return [LoggedPrediction(f"id-{{number}}", "late", at, at, "late", "1", "v1", {{"text": "x" * size}}, {{}}, {{}}, 0.5, None)]
@@ -129,7 +143,13 @@ def test_where_the_disk_is_full_the_log_stays_whole_and_goes_on_when_there_is_ro
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         log.append(some(3, 5_000))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "refused: True\n"

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from feature_repo.errors import InvalidRequest, NoChampion
 from inference.batch import batch
-from inference.events import known_events
-from inference.log import PredictionLog
 from inference.monitoring.drift import LEAST_ROWS
-from inference.monitoring.freshness import freshness
 from inference.monitoring.report import monitor
-from inference.request import checked_rows
+from inference.request_rows import checked_rows
+from punctual.errors import InvalidRequest, NoChampion
+from stores.online import view_freshness
+from stores.predictions import PredictionLog
+from stores.tables import known_events
 
 NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -26,12 +26,18 @@ def log_predictions(predictor, domain, use_case):
     def log(count, change=lambda row: row):
         requests = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-count:]
         names = list(predictor.row_model.model_fields)
-        rows = checked_rows(predictor.row_model, [change({name: request[name] for name in names}) for request in requests[:1_000]])
+        rows = checked_rows(
+            predictor.row_model,
+            [change({name: request[name] for name in names}) for request in requests[:1_000]],
+        )
         fresh = predictor.freshness()
         made = predictor.predict(rows, at=NOW, received=NOW, fresh=fresh)
         times = [request["event_timestamp"] for request in requests]
         PredictionLog(use_case.name).append(
-            [msgspec.structs.replace(each, at=at, received=at) for each, at in zip(made, times, strict=True)]
+            [
+                msgspec.structs.replace(each, at=at, received=at)
+                for each, at in zip(made, times, strict=True)
+            ]
         )
 
     return log
@@ -53,7 +59,13 @@ def test_too_few_predictions_are_no_drift(domain, use_case, log_predictions):
 
     report = monitor(domain, use_case, as_of=NOW)
 
-    assert (report.source, report.rows, report.prediction_drift, report.data_drift, report.reasons) == ("log", 20, None, [], [])
+    assert (
+        report.source,
+        report.rows,
+        report.prediction_drift,
+        report.data_drift,
+        report.reasons,
+    ) == ("log", 20, None, [], [])
     assert f"drift needs {LEAST_ROWS}" in report.notes[0]
 
 
@@ -76,11 +88,24 @@ def test_what_the_model_was_trained_on_needs_no_attention_and_is_drawn(domain, u
     report = monitor(domain, use_case, as_of=NOW)
 
     assert report.reasons == []
-    assert [path.name for path in report.files] == ["report.json", "predictions.png", "data_drift.png", "features.png", "live.png"]
+    assert [path.name for path in report.files] == [
+        "report.json",
+        "predictions.png",
+        "data_drift.png",
+        "features.png",
+        "live.png",
+    ]
     assert all(path.read_bytes().startswith(PNG) for path in report.files[1:])
     written = json.loads(report.files[0].read_text())
-    assert (written["as_of"], written["reasons"], written["files"][1]) == ("2024-02-20T12:00:00Z", [], "predictions.png")
-    assert len(written["data_drift"]) == 12 and written["freshness"][0]["built_until"] == "2024-02-20T12:00:00Z"
+    assert (written["as_of"], written["reasons"], written["files"][1]) == (
+        "2024-02-20T12:00:00Z",
+        [],
+        "predictions.png",
+    )
+    assert (
+        len(written["data_drift"]) == 12
+        and written["freshness"][0]["built_until"] == "2024-02-20T12:00:00Z"
+    )
 
 
 def test_drifted_inputs_and_predictions_need_attention(domain, use_case, log_predictions):
@@ -90,7 +115,10 @@ def test_drifted_inputs_and_predictions_need_attention(domain, use_case, log_pre
 
     assert (report.source, report.rows) == ("log", 900)
     assert any(reason.startswith("predictions have drifted: PSI ") for reason in report.reasons)
-    assert any("features have drifted, most of all parcel_request_features__" in reason for reason in report.reasons)
+    assert any(
+        "features have drifted, most of all parcel_request_features__" in reason
+        for reason in report.reasons
+    )
     assert report.data_drift[0].verdict == "large"
 
 
@@ -116,9 +144,12 @@ def test_freshness_knows_what_was_never_built(home, domain, predictor, tmp_path,
     views = [view.online for view in predictor.features.views]
     monkeypatch.setenv("PUNCTUAL_HOME", str(tmp_path / "nowhere"))
 
-    found = freshness(domain, predictor.features.database, views)
+    found = view_freshness(domain, predictor.features.database, views)
 
-    assert all((each.built_until, each.materialized_until, each.is_stale(NOW)) == (None, None, True) for each in found.values())
+    assert all(
+        (each.built_until, each.materialized_until, each.is_stale(NOW)) == (None, None, True)
+        for each in found.values()
+    )
     assert all(each.behind(NOW) == timedelta(0) for each in found.values())
 
 
@@ -135,4 +166,8 @@ def test_a_report_replaces_the_one_of_its_moment_with_its_plots(home, domain, us
     folder.mkdir(parents=True)
     (folder / "live.png").write_bytes(b"of an earlier report")
 
-    assert monitor(domain, use_case, as_of=NOW).files == list(folder.iterdir()) == [folder / "report.json"]
+    assert (
+        monitor(domain, use_case, as_of=NOW).files
+        == list(folder.iterdir())
+        == [folder / "report.json"]
+    )

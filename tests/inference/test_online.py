@@ -11,10 +11,10 @@ import pytest
 import requests
 import uvicorn
 
-from inference.log import read_log
-from inference.online import create_app
-from inference.refusals import MAX_BODY_BYTES
-from inference.server import address, take_port
+from inference.api.app import create_app
+from inference.api.error_responses import MAX_BODY_BYTES
+from inference.api.server import address, take_port
+from stores.predictions.log import read_log
 
 NOW = datetime(2024, 2, 20, 12, 30, tzinfo=UTC)
 
@@ -35,7 +35,9 @@ def client_of(domain, *names, now=NOW, check_every=0.2):
     """A server of its own on a free port, and somebody who asks it."""
     taken = take_port("127.0.0.1", 0)
     taken.listen()
-    app = create_app([(domain, domain.use_cases[name]) for name in names], lambda: now, check_every=check_every)
+    app = create_app(
+        [(domain, domain.use_cases[name]) for name in names], lambda: now, check_every=check_every
+    )
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
     thread.start()
@@ -84,7 +86,11 @@ def test_one_row_is_predicted_and_logged(client, row):
     assert response.status_code == 200, answer
     (predicted,) = answer["predictions"]
     assert answer["model"] == {"name": "parcel_lateness", "version": "1"}
-    assert (answer["use_case"], answer["at"], answer["threshold"]) == ("parcel_lateness", "2024-02-20T12:30:00Z", 0.4)
+    assert (answer["use_case"], answer["at"], answer["threshold"]) == (
+        "parcel_lateness",
+        "2024-02-20T12:30:00Z",
+        0.4,
+    )
     assert 0 < predicted["probability"] < 1
     assert predicted["decision"] is (predicted["probability"] >= 0.4)
     assert "prediction" not in predicted
@@ -96,7 +102,10 @@ def test_many_rows_are_answered_in_their_order(client, row):
     weights = [(number * 37) % 9_000 + 1 for number in range(1_000)]
 
     predictions = client.post(
-        "/predict", json={"rows": [row(weight_grams=weight, parcel=place) for place, weight in enumerate(weights)]}
+        "/predict",
+        json={
+            "rows": [row(weight_grams=weight, parcel=place) for place, weight in enumerate(weights)]
+        },
     ).json()
 
     found = [each["probability"] for each in predictions["predictions"]]
@@ -124,11 +133,31 @@ MALFORMED_ROWS = [
     ({"route": 2.0}, "rows[1].route", "is 2.0; expected a valid integer"),
     ({"route": True}, "rows[1].route", "is True; expected a valid integer"),
     ({"route": 2**63}, "rows[1].route", "is 9223372036854775808; expected an integer of 64 bits"),
-    ({"curier": "A"}, "rows[1].curier", "is unknown. Did you mean 'courier'? Known: courier, depot, route, promised, weight_grams, parcel"),
-    ({"promised": "2024-02-21T08:00:00"}, "rows[1].promised", "has no time zone; give one, for example 2024-02-21T08:00:00Z"),
-    ({"promised": "tomorrow"}, "rows[1].promised", "is no moment; expected ISO 8601 with a zone, such as 2013-12-05T20:00:00Z"),
-    ({"promised": 1_708_500_000}, "rows[1].promised", "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z"),
-    ({"promised": "0001-01-01T00:00:00+14:00"}, "rows[1].promised", "lies outside the years 1678 to 2261"),
+    (
+        {"curier": "A"},
+        "rows[1].curier",
+        "is unknown. Did you mean 'courier'? Known: courier, depot, route, promised, weight_grams, parcel",
+    ),
+    (
+        {"promised": "2024-02-21T08:00:00"},
+        "rows[1].promised",
+        "has no time zone; give one, for example 2024-02-21T08:00:00Z",
+    ),
+    (
+        {"promised": "tomorrow"},
+        "rows[1].promised",
+        "is no moment; expected ISO 8601 with a zone, such as 2013-12-05T20:00:00Z",
+    ),
+    (
+        {"promised": 1_708_500_000},
+        "rows[1].promised",
+        "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z",
+    ),
+    (
+        {"promised": "0001-01-01T00:00:00+14:00"},
+        "rows[1].promised",
+        "lies outside the years 1678 to 2261",
+    ),
 ]
 MALFORMED_BODIES = [
     ({}, "rows", "is missing"),
@@ -136,12 +165,31 @@ MALFORMED_BODIES = [
     ({"rows": {"courier": "A"}}, "rows", "is {'courier': 'A'}; expected a valid list"),
     ({"rows": ["A"]}, "rows[0]", "is 'A'; expected a JSON object"),
     ({"row": {}, "rows": []}, "row", "is unknown. Did you mean 'rows'? Known: use_case, at, rows"),
-    ({"use_case": "parcel_delay", "rows": []}, "use_case", "is 'parcel_delay'; expected 'parcel_lateness'"),
-    ({"at": "2024-02-20T12:00:00", "rows": []}, "at", "has no time zone; give one, for example 2024-02-20T12:00:00Z"),
-    ({"at": 5, "rows": []}, "at", "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z"),
+    (
+        {"use_case": "parcel_delay", "rows": []},
+        "use_case",
+        "is 'parcel_delay'; expected 'parcel_lateness'",
+    ),
+    (
+        {"at": "2024-02-20T12:00:00", "rows": []},
+        "at",
+        "has no time zone; give one, for example 2024-02-20T12:00:00Z",
+    ),
+    (
+        {"at": 5, "rows": []},
+        "at",
+        "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z",
+    ),
     ([], "", "is []; expected a JSON object"),
 ]
-NO_JSON = [b"", b"{", b'{"rows": [\xff]}', b"not json", b"[" * 100_000, b'{"rows": [{"courier": "\\ud800"}]}']
+NO_JSON = [
+    b"",
+    b"{",
+    b'{"rows": [\xff]}',
+    b"not json",
+    b"[" * 100_000,
+    b'{"rows": [{"courier": "\\ud800"}]}',
+]
 
 
 def test_a_malformed_row_is_refused_with_the_field_that_is_wrong(client, row, subtests):
@@ -170,7 +218,9 @@ def test_a_malformed_body_is_refused_with_the_field_that_is_wrong(client, subtes
 def test_a_body_that_is_no_json_is_the_callers_fault(client, subtests):
     for body in NO_JSON:
         with subtests.test(body=body[:20]):
-            response = client.post("/predict", data=body, headers={"content-type": "application/json"})
+            response = client.post(
+                "/predict", data=body, headers={"content-type": "application/json"}
+            )
 
             assert response.status_code in (400, 422)
             assert response.json()["message"]
@@ -186,23 +236,35 @@ def test_numbers_that_json_has_not_are_refused(client, row):
 
 
 def test_every_problem_of_a_request_is_named_at_once(client, row):
-    response = client.post("/predict", json={"at": "noon", "rows": [row(courier=..., route="2"), row(depot=1)]})
+    response = client.post(
+        "/predict", json={"at": "noon", "rows": [row(courier=..., route="2"), row(depot=1)]}
+    )
 
-    assert [each["field"] for each in response.json()["problems"]] == ["at", "rows[0].courier", "rows[0].route", "rows[1].depot"]
+    assert [each["field"] for each in response.json()["problems"]] == [
+        "at",
+        "rows[0].courier",
+        "rows[0].route",
+        "rows[1].depot",
+    ]
 
 
 def test_a_row_from_which_nothing_can_be_computed_is_named(client, row):
     response = client.post("/predict", json={"rows": [row(), row(promised="2024-02-20T12:00:00Z")]})
 
     assert response.status_code == 422
-    assert "rows[1]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError" in response.json()["message"]
+    assert (
+        "rows[1]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError"
+        in response.json()["message"]
+    )
 
 
 def test_more_rows_than_one_request_may_have_are_refused_with_the_limit(client, row):
     response = client.post("/predict", json={"rows": [row()] * 1_001})
 
     assert response.status_code == 413
-    assert response.json()["message"] == "rows has more than the 1000 rows that one request may have."
+    assert (
+        response.json()["message"] == "rows has more than the 1000 rows that one request may have."
+    )
 
 
 def test_a_body_that_is_too_long_is_refused_whether_or_not_it_says_so(client):
@@ -235,22 +297,34 @@ def test_a_server_whose_clock_stands_behind_the_store_says_so(domain, row):
 
 def test_several_use_cases_are_told_apart_by_name(clients, row):
     by_name = {
-        name: clients.post("/predict", json={"use_case": name, "rows": [row()]}).json() for name in ("parcel_lateness", "parcel_delay")
+        name: clients.post("/predict", json={"use_case": name, "rows": [row()]}).json()
+        for name in ("parcel_lateness", "parcel_delay")
     }
     nameless = clients.post("/predict", json={"rows": [row()]})
     wrong = clients.post("/predict", json={"use_case": "parcel_loss", "rows": [row()]})
-    malformed = clients.post("/predict", json={"use_case": "parcel_delay", "rows": [row(route="2")]})
+    malformed = clients.post(
+        "/predict", json={"use_case": "parcel_delay", "rows": [row(route="2")]}
+    )
 
     assert "probability" in by_name["parcel_lateness"]["predictions"][0]
     assert "decision" not in by_name["parcel_delay"]["predictions"][0]
     assert isinstance(by_name["parcel_delay"]["predictions"][0]["prediction"], float)
-    assert nameless.json()["problems"] == [{"field": "use_case", "problem": "is missing, and several are served"}]
-    assert wrong.json()["problems"][0]["problem"] == "is 'parcel_loss'; expected one of 'parcel_lateness', 'parcel_delay'"
-    assert malformed.json()["problems"] == [{"field": "rows[0].route", "problem": "is '2'; expected a valid integer"}]
+    assert nameless.json()["problems"] == [
+        {"field": "use_case", "problem": "is missing, and several are served"}
+    ]
+    assert (
+        wrong.json()["problems"][0]["problem"]
+        == "is 'parcel_loss'; expected one of 'parcel_lateness', 'parcel_delay'"
+    )
+    assert malformed.json()["problems"] == [
+        {"field": "rows[0].route", "problem": "is '2'; expected a valid integer"}
+    ]
     assert (len(logged("parcel_lateness")), len(logged("parcel_delay"))) == (1, 1)
 
 
-def test_a_server_without_a_champion_lives_says_what_is_missing_and_takes_up_the_first(domain, models, row):
+def test_a_server_without_a_champion_lives_says_what_is_missing_and_takes_up_the_first(
+    domain, models, row
+):
     models.dethrone("parcel_lateness")
     with client_of(domain, "parcel_lateness") as client:
         wait_for(lambda: "NoChampion" in str(client.get("/readyz").json()["problems"]))
@@ -300,7 +374,9 @@ def test_an_online_store_that_is_gone_or_broken_is_said_and_not_answered_past(ho
 
 def test_a_view_that_is_dropped_makes_the_server_unready(home, client, row):
     with sqlite3.connect(home / "online.db") as connection:
-        (place,) = connection.execute("DELETE FROM places WHERE name = 'depot_deliveries' RETURNING place").fetchone()
+        (place,) = connection.execute(
+            "DELETE FROM places WHERE name = 'depot_deliveries' RETURNING place"
+        ).fetchone()
         connection.execute(f'DROP TABLE "{place}"')
     wait_for(lambda: client.get("/readyz").status_code == 503)
 

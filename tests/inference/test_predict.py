@@ -5,11 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pytest
 
-from feature_repo.errors import DataFolderError, InvalidRequest
 from inference.features import PastNotKept
-from inference.log import PredictionLog, logged_predictions, read_log
 from inference.predict import ClockBehindStore, Predictor, predict_frame, predict_rows
-from inference.request import checked_rows
+from inference.request_rows import checked_rows
+from punctual.errors import DataFolderError, InvalidRequest
+from stores.predictions import PredictionLog, logged_predictions
+from stores.predictions.log import read_log
 
 NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
@@ -18,7 +19,9 @@ NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 def ask(predictor, row):
     def answer(*rows, now=NOW, at=None):
         checked = checked_rows(predictor.row_model, rows or [row()])
-        return predict_rows(predictor, checked, clock=lambda: now, at=at, log=PredictionLog("parcel_lateness"))
+        return predict_rows(
+            predictor, checked, clock=lambda: now, at=at, log=PredictionLog("parcel_lateness")
+        )
 
     return answer
 
@@ -26,7 +29,10 @@ def ask(predictor, row):
 def test_an_answer_names_its_model_and_moment_and_decides_by_the_threshold(ask, row):
     answer = ask(row(weight_grams=50), row(courier="F", weight_grams=9_000))
 
-    assert (answer.model, answer.feature_service) == ({"name": "parcel_lateness", "version": "1"}, "parcels_v1")
+    assert (answer.model, answer.feature_service) == (
+        {"name": "parcel_lateness", "version": "1"},
+        "parcels_v1",
+    )
     assert (answer.at, answer.received, answer.threshold) == (NOW, NOW, 0.4)
     light, heavy = answer.predictions
     assert light.probability < 0.4 < heavy.probability
@@ -70,12 +76,18 @@ def test_a_regression_answers_with_a_prediction_and_no_decision(domain, row):
     answer = predict_rows(predictor, rows, clock=lambda: NOW, log=PredictionLog("parcel_delay"))
 
     assert isinstance(answer.predictions[0].prediction, float)
-    assert not answer.threshold and not answer.predictions[0].probability and not answer.predictions[0].decision
+    assert (
+        not answer.threshold
+        and not answer.predictions[0].probability
+        and not answer.predictions[0].decision
+    )
 
 
 def test_the_future_is_refused_but_for_clocks_that_differ_a_little(ask):
     assert ask(at=NOW + timedelta(seconds=59)).at == NOW + timedelta(seconds=59)
-    with pytest.raises(InvalidRequest, match="at = 2024-02-20T12:02:00Z is later than now, 2024-02-20T12:00:00Z"):
+    with pytest.raises(
+        InvalidRequest, match="at = 2024-02-20T12:02:00Z is later than now, 2024-02-20T12:00:00Z"
+    ):
         ask(at=NOW + timedelta(minutes=2))
 
 
@@ -83,7 +95,9 @@ def test_a_past_that_is_gone_is_the_callers_fault_and_a_clock_behind_the_store_t
     earlier = NOW - timedelta(days=3)
     with pytest.raises(PastNotKept):
         ask(at=earlier)
-    with pytest.raises(ClockBehindStore, match="the clock stands at 2024-02-17T12:00:00Z, behind the online store"):
+    with pytest.raises(
+        ClockBehindStore, match="the clock stands at 2024-02-17T12:00:00Z, behind the online store"
+    ):
         ask(now=earlier)
 
 
@@ -91,7 +105,9 @@ def test_a_store_that_goes_on_while_it_is_read_is_read_again_at_a_later_moment(p
     moments = iter([NOW - timedelta(days=3), NOW])
     rows = checked_rows(predictor.row_model, [row()])
 
-    answer = predict_rows(predictor, rows, clock=lambda: next(moments), log=PredictionLog("parcel_lateness"))
+    answer = predict_rows(
+        predictor, rows, clock=lambda: next(moments), log=PredictionLog("parcel_lateness")
+    )
 
     assert (answer.at, answer.received) == (NOW, NOW)
 
@@ -101,37 +117,55 @@ def test_the_log_holds_all_that_a_prediction_rests_on(ask, row, predictor):
 
     (logged,) = read_log("parcel_lateness")
     assert logged.prediction_id == answer.predictions[0].prediction_id
-    assert (logged.prediction, logged.decision) == (answer.predictions[0].probability, answer.predictions[0].decision)
+    assert (logged.prediction, logged.decision) == (
+        answer.predictions[0].probability,
+        answer.predictions[0].decision,
+    )
     assert logged.row == {**row(), "parcel": 17}
     assert list(logged.features) == predictor.features.names
-    shown = predictor.features.read([{**row(), "promised": datetime(2024, 2, 21, 8, tzinfo=UTC)}], NOW)
+    shown = predictor.features.read(
+        [{**row(), "promised": datetime(2024, 2, 21, 8, tzinfo=UTC)}], NOW
+    )
     assert logged.features == shown.to_pylist()[0]
     assert logged.views["courier_deliveries"].event == NOW - timedelta(hours=1)
     assert logged.views["courier_deliveries"].created == NOW - timedelta(minutes=55)
     assert logged.views["courier_deliveries"].materialized_until == NOW
-    assert (logged.model_name, logged.model_version, logged.feature_service) == ("parcel_lateness", "1", "parcels_v1")
+    assert (logged.model_name, logged.model_version, logged.feature_service) == (
+        "parcel_lateness",
+        "1",
+        "parcels_v1",
+    )
 
 
 def test_nothing_is_answered_that_cannot_be_logged(home, ask):
     (home / "predictions").write_text("a file where a folder belongs")
 
-    with pytest.raises(DataFolderError, match="cannot write the prediction log in .*Nothing is answered unlogged"):
+    with pytest.raises(
+        DataFolderError, match="cannot write the prediction log in .*Nothing is answered unlogged"
+    ):
         ask()
 
 
 def test_a_notebook_gets_its_rows_back_with_predictions_and_they_are_logged(home, row):
-    frame = pd.DataFrame([row(courier="Z", parcel=5), row(depot=None, parcel=6)]).assign(note="a column of my own")
+    frame = pd.DataFrame([row(courier="Z", parcel=5), row(depot=None, parcel=6)]).assign(
+        note="a column of my own"
+    )
     frame["promised"] = pd.to_datetime(frame["promised"])
 
     predicted = predict_frame("parcel_lateness", frame, NOW)
 
     assert predicted["unknown"].tolist() == ["courier=Z, courier=Z, route=2", ""]
     assert predicted["parcel"].tolist() == [5, 6]
-    assert predicted["probability"].tolist() == logged_predictions("parcel_lateness").sort_by("parcel")["prediction"].to_pylist()
+    assert (
+        predicted["probability"].tolist()
+        == logged_predictions("parcel_lateness").sort_by("parcel")["prediction"].to_pylist()
+    )
 
 
 def test_a_frame_may_have_more_rows_than_a_request(home, row):
-    frame = pd.DataFrame([row(parcel=number, weight_grams=100 + number % 9) for number in range(1_203)])
+    frame = pd.DataFrame(
+        [row(parcel=number, weight_grams=100 + number % 9) for number in range(1_203)]
+    )
     frame["promised"] = pd.to_datetime(frame["promised"])
 
     predicted = predict_frame("parcel_lateness", frame, NOW)
@@ -142,11 +176,19 @@ def test_a_frame_may_have_more_rows_than_a_request(home, row):
 
 
 def test_a_champion_of_an_earlier_service_reads_that_service(domain, use_case, models):
-    from feature_repo.contract import UseCase
-    from feature_repo.domains import LoadedDomain
+    from punctual.loaded_domain import LoadedDomain
+    from punctual.use_case import UseCase
 
     newer = UseCase(**{**vars(use_case), "feature_service": "parcels_v2"})
     services = {**domain.services, "parcels_v2": domain.services["parcels_v1"]}
-    evolved = LoadedDomain(domain.name, domain.domain, domain.entities, domain.views, domain.on_demand_views, services, {newer.name: newer})
+    evolved = LoadedDomain(
+        domain.name,
+        domain.domain,
+        domain.entities,
+        domain.views,
+        domain.on_demand_views,
+        services,
+        {newer.name: newer},
+    )
 
     assert Predictor.load(evolved, newer).features.service == "parcels_v1"

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from feature_repo.domains import feature_store, find_use_case
-from feature_repo.errors import PunctualError
-from inference.log import PredictionLog
 from inference.predict import Predictor, predict_rows
-from inference.request import checked_rows
+from inference.request_rows import checked_rows
 from pipelines.materialize import materialize
-from pipelines.progress import Progress
-from stores.packed import OnlineStoreUnavailable
+from punctual.errors import PunctualError
+from punctual.progress import Progress
+from punctual.repository import feature_store, find_use_case
+from stores.online import OnlineStoreUnavailable
+from stores.predictions import PredictionLog
 
 SQLITE = "  path: ${PUNCTUAL_HOME}/online.db\n"
 
@@ -25,7 +25,9 @@ def on_redis(built, home, tmp_path, monkeypatch, redis_server):
     settings = repository / "feature_store.yaml"
     text = settings.read_text()
     assert SQLITE in text
-    settings.write_text(text.replace(SQLITE, f"  redis: {redis_server.url}\n  timeout_seconds: 1\n"))
+    settings.write_text(
+        text.replace(SQLITE, f"  redis: {redis_server.url}\n  timeout_seconds: 1\n")
+    )
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
     domain, use_case = find_use_case("parcel_lateness")
     materialize(feature_store(), domain, domain.domain.demo_at, Progress(quiet=True))
@@ -37,17 +39,28 @@ def answers(predictor, rows, at):
     checked = checked_rows(predictor.row_model, rows)
     answer = predict_rows(predictor, checked, clock=lambda: at, at=at, log=log)
     log.close()
-    return [(each.probability, each.decision, each.unknown, each.views) for each in answer.predictions]
+    return [
+        (each.probability, each.decision, each.unknown, each.views) for each in answer.predictions
+    ]
 
 
-def test_predictions_are_those_of_sqlite_and_a_server_that_is_away_is_said_at_once(predictor, on_redis, row, redis_server):
+def test_predictions_are_those_of_sqlite_and_a_server_that_is_away_is_said_at_once(
+    predictor, on_redis, row, redis_server
+):
     at = on_redis.domain.domain.demo_at
-    rows = [row(courier=courier, depot=depot, route=route) for courier in "ABZ" for depot in ("D1", None) for route in (1, 2, 9)] * 3
+    rows = [
+        row(courier=courier, depot=depot, route=route)
+        for courier in "ABZ"
+        for depot in ("D1", None)
+        for route in (1, 2, 9)
+    ] * 3
     expected = answers(predictor, rows, at)
     assert answers(on_redis, rows, at) == expected
     redis_server.stop()
     started = time.monotonic()
-    with pytest.raises(OnlineStoreUnavailable, match="Redis at 127.0.0.1:.* does not answer") as refused:
+    with pytest.raises(
+        OnlineStoreUnavailable, match="Redis at 127.0.0.1:.* does not answer"
+    ) as refused:
         answers(on_redis, rows, at)
     assert isinstance(refused.value, PunctualError)
     # No time-out of several seconds, whatever else the machine does.

@@ -11,7 +11,7 @@ import time
 import requests
 
 from inference.__main__ import main
-from inference.log import read_log
+from stores.predictions.log import read_log
 
 
 def where(process):
@@ -60,7 +60,9 @@ def test_killing_the_server_loses_no_prediction_that_was_answered(punctual, row)
     assert set(answered) <= logged
 
 
-def test_a_server_answers_the_command_line_and_ends_in_peace_when_asked_to(home, punctual, row, capsys):
+def test_a_server_answers_the_command_line_and_ends_in_peace_when_asked_to(
+    home, punctual, row, capsys
+):
     server = punctual("serve", "--port", "0", "--speed", "60")
     url = where(server)
 
@@ -75,7 +77,10 @@ def test_a_server_answers_the_command_line_and_ends_in_peace_when_asked_to(home,
     assert (code, shown.err) == (0, "")
     assert shown.out.lstrip().startswith("parcel_delay, version 1, at 2024-02-20T12:")
     assert refused == 2
-    assert "InvalidRequest: " in refusal.err and "rows[0].courier is 5; expected a valid string" in refusal.err
+    assert (
+        "InvalidRequest: " in refusal.err
+        and "rows[0].courier is 5; expected a valid string" in refusal.err
+    )
     assert (server.returncode, errors) == (0, "")
     assert len(list(read_log("parcel_delay"))) == 1
     # The data folder's clock has gone along, sixty times as fast as ours.
@@ -89,10 +94,19 @@ def test_a_port_that_is_taken_is_said_before_anything_heavy_is_loaded_and_withou
     )
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        done = subprocess.run([sys.executable, "-c", program, port], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", program, port],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     assert done.returncode == 2
-    assert done.stderr == f"PortInUse: another program listens at 127.0.0.1:{port}. Stop it or choose another --port.\n"
+    assert (
+        done.stderr
+        == f"PortInUse: another program listens at 127.0.0.1:{port}. Stop it or choose another --port.\n"
+    )
     assert done.stdout == "[]\n"
 
 
@@ -105,5 +119,7 @@ def test_nobody_at_the_url_is_said_with_what_to_do(home, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
 
-    assert main(["predict", "parcel_delay", "--url", f"http://127.0.0.1:{port}", "--row", "{}"]) == 2
+    assert (
+        main(["predict", "parcel_delay", "--url", f"http://127.0.0.1:{port}", "--row", "{}"]) == 2
+    )
     assert "Start one: punctual serve parcel_delay." in capsys.readouterr().err

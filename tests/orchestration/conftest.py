@@ -43,14 +43,23 @@ class Tiny:
         self.folder = folder
 
     def step(self, name="materialize", cron="0 * * * *", stages=None, **others):
-        return Step(name, "shop", f"{name}-target", cron, tuple(("tiny", each) for each in stages or (name,)), **others)
+        return Step(
+            name,
+            "shop",
+            f"{name}-target",
+            cron,
+            tuple(("tiny", each) for each in stages or (name,)),
+            **others,
+        )
 
     def plan(self, stage, *lines):
         (self.folder / f"{stage}.plan").write_text("\n".join(lines))
 
     def calls(self, what="begins"):
         path = self.folder / "calls"
-        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        found = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
         return [call for call in found if call["what"] == what]
 
     def ran(self):
@@ -97,7 +106,9 @@ class World:
     def at(self, now):
         """Run what is due at a moment; returns (step, moment, status) of the finished runs."""
         self.now = datetime.fromisoformat(now)
-        return [(run.step, f"{run.scheduled:%d %H:%M}", run.status) for run in self.scheduler.run_due()]
+        return [
+            (run.step, f"{run.scheduled:%d %H:%M}", run.status) for run in self.scheduler.run_due()
+        ]
 
     def wait(self, seconds):
         self.wall += timedelta(seconds=seconds)
@@ -113,7 +124,9 @@ def small_shop(shop):
     """The throw-away shop with the sales of November 2020 alone; a year's tables take seconds to write."""
     sales = shop / "raw" / "sales.csv"
     header, *rows = sales.read_text().splitlines()
-    sales.write_text("\n".join([header, *(row for row in rows if row.split(",")[1] >= "2020-11")]) + "\n")
+    sales.write_text(
+        "\n".join([header, *(row for row in rows if row.split(",")[1] >= "2020-11")]) + "\n"
+    )
     return shop
 
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from feature_repo.errors import DataFolderError
 from orchestration.ledger import Ledger
+from punctual.errors import DataFolderError
 
 NOW = datetime(2013, 12, 5, 20, 0, 1, 250_000, tzinfo=UTC)
 WALL = datetime(2025, 1, 1, tzinfo=UTC)
@@ -14,10 +14,22 @@ MOMENT = datetime(2013, 12, 5, 20, tzinfo=UTC)
 
 def test_a_run_is_kept_with_both_its_times(tiny):
     run = Ledger().start(tiny.step(), MOMENT, now=NOW, wall=WALL, log="/tmp/log")
-    ended = Ledger().finish(run, "failed", "no luck", now=NOW, wall=datetime(2025, 1, 1, 0, 0, 7, tzinfo=UTC))
+    ended = Ledger().finish(
+        run, "failed", "no luck", now=NOW, wall=datetime(2025, 1, 1, 0, 0, 7, tzinfo=UTC)
+    )
     assert Ledger().recent(5) == [ended]
-    assert (ended.scheduled, ended.started, ended.started_wall, ended.attempt) == (MOMENT, NOW, WALL, 1)
-    assert (ended.status, ended.message, ended.seconds, ended.log) == ("failed", "no luck", 7.0, "/tmp/log")
+    assert (ended.scheduled, ended.started, ended.started_wall, ended.attempt) == (
+        MOMENT,
+        NOW,
+        WALL,
+        1,
+    )
+    assert (ended.status, ended.message, ended.seconds, ended.log) == (
+        "failed",
+        "no luck",
+        7.0,
+        "/tmp/log",
+    )
 
 
 def test_reading_a_ledger_that_is_not_there_makes_none(home):
@@ -28,5 +40,7 @@ def test_reading_a_ledger_that_is_not_there_makes_none(home):
 def test_a_damaged_ledger_is_named_with_what_to_do(home):
     home.mkdir()
     (home / "schedule.db").write_text("this is no database, " * 100)
-    with pytest.raises(DataFolderError, match=r"schedule\.db: file is not a database.*remove a damaged file"):
+    with pytest.raises(
+        DataFolderError, match=r"schedule\.db: file is not a database.*remove a damaged file"
+    ):
         Ledger().recent(5)

@@ -14,17 +14,28 @@ MONDAY = "2013-12-02"
 
 
 def test_a_run_stands_for_the_newest_moment_that_has_come_however_late_it_starts(tiny, world):
-    assert world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:40:31Z") == [("materialize", "05 20:00", "succeeded")]
+    assert world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:40:31Z") == [
+        ("materialize", "05 20:00", "succeeded")
+    ]
     assert tiny.ran() == [("materialize", "2013-12-05T20:00:00Z")]
 
 
 def test_a_step_without_history_is_due_at_once_also_exactly_at_its_moment(tiny, world):
-    assert world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "succeeded")]
+    assert world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:00:00Z") == [
+        ("materialize", "05 20:00", "succeeded")
+    ]
 
 
 def test_a_step_runs_hour_after_hour_and_once_for_each(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
-    for now in ("20:00:00", "20:00:30", "20:59:59.999999", "21:00:00", "21:30:00", "22:00:00.000001"):
+    for now in (
+        "20:00:00",
+        "20:00:30",
+        "20:59:59.999999",
+        "21:00:00",
+        "21:30:00",
+        "22:00:00.000001",
+    ):
         here.at(f"2013-12-05T{now}Z")
     assert tiny.ran() == [("materialize", f"2013-12-05T{hour}:00:00Z") for hour in (20, 21, 22)]
 
@@ -45,16 +56,33 @@ def test_a_clock_set_back_behind_the_ledger_has_nothing_due_until_it_is_past_it(
 
 
 def test_what_is_due_at_once_runs_in_order_materialize_batch_train(tiny, world):
-    steps = [tiny.step("train", "0 7 * * 1"), tiny.step("batch", "0 6 * * *"), tiny.step("materialize")]
+    steps = [
+        tiny.step("train", "0 7 * * 1"),
+        tiny.step("batch", "0 6 * * *"),
+        tiny.step("materialize"),
+    ]
     here = world(steps, f"{MONDAY}T05:00:00Z", champions={"batch-target", "train-target"})
-    assert here.at(f"{MONDAY}T05:00:00Z") == [("materialize", "02 05:00", "succeeded"), ("batch", "01 06:00", "succeeded")]
-    assert [name for name, _, _ in here.at(f"{MONDAY}T07:00:00Z")] == ["materialize", "batch", "train"]
+    assert here.at(f"{MONDAY}T05:00:00Z") == [
+        ("materialize", "02 05:00", "succeeded"),
+        ("batch", "01 06:00", "succeeded"),
+    ]
+    assert [name for name, _, _ in here.at(f"{MONDAY}T07:00:00Z")] == [
+        "materialize",
+        "batch",
+        "train",
+    ]
 
 
 def test_where_there_is_no_champion_the_first_start_trains_and_then_predicts(tiny, world):
-    steps = [tiny.step("materialize"), tiny.step("batch", "0 6 * * *"), tiny.step("train", "0 7 * * 1")]
+    steps = [
+        tiny.step("materialize"),
+        tiny.step("batch", "0 6 * * *"),
+        tiny.step("train", "0 7 * * 1"),
+    ]
     here = world(steps, "2013-12-05T20:00:00Z")
-    here.scheduler.show = lambda run: here.champions.add("batch-target") if run.step == "train" else None
+    here.scheduler.show = lambda run: (
+        here.champions.add("batch-target") if run.step == "train" else None
+    )
     assert here.at("2013-12-05T20:00:00Z") == [
         ("materialize", "05 20:00", "succeeded"),
         ("train", "02 07:00", "succeeded"),
@@ -63,7 +91,11 @@ def test_where_there_is_no_champion_the_first_start_trains_and_then_predicts(tin
 
 
 def test_what_comes_due_while_others_run_waits_until_what_it_reads_is_built(tiny, world):
-    steps = [tiny.step("materialize"), tiny.step("batch", "0 6 * * *"), tiny.step("train", "0 7 * * 1")]
+    steps = [
+        tiny.step("materialize"),
+        tiny.step("batch", "0 6 * * *"),
+        tiny.step("train", "0 7 * * 1"),
+    ]
     here = world(steps, "2013-12-05T20:00:00Z")
 
     def trains_for_days(run):
@@ -75,11 +107,16 @@ def test_what_comes_due_while_others_run_waits_until_what_it_reads_is_built(tiny
     here.at("2013-12-05T20:00:00Z")
     assert tiny.ran()[1:] == [("train", "2013-12-02T07:00:00Z"), ("batch", "2013-12-05T06:00:00Z")]
     here.scheduler.run_due()
-    assert tiny.ran()[3:5] == [("materialize", "2013-12-09T20:00:00Z"), ("batch", "2013-12-09T06:00:00Z")]
+    assert tiny.ran()[3:5] == [
+        ("materialize", "2013-12-09T20:00:00Z"),
+        ("batch", "2013-12-09T06:00:00Z"),
+    ]
 
 
 def test_where_there_is_a_champion_training_waits_for_its_next_moment(tiny, world):
-    here = world([tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z", champions={"train-target"})
+    here = world(
+        [tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z", champions={"train-target"}
+    )
     assert here.at("2013-12-05T20:00:00Z") == []
     assert [(run.status, run.message) for run in here.ledger.recent(5)] == [
         ("skipped", "there is a champion; the next one is trained when its time comes")
@@ -95,7 +132,9 @@ def test_without_a_champion_there_is_no_batch(tiny, world):
     assert here.at("2013-12-05T22:00:00Z") == [("batch", "05 06:00", "succeeded")]
 
 
-def test_a_failing_run_is_tried_three_times_with_growing_waits_then_has_failed_and_the_next_moment_goes_on(tiny, world):
+def test_a_failing_run_is_tried_three_times_with_growing_waits_then_has_failed_and_the_next_moment_goes_on(
+    tiny, world
+):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     tiny.plan("materialize", "1 first", "1 second", "1 third")
     assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "retrying")]
@@ -130,7 +169,10 @@ def test_a_restart_goes_on_with_the_tries_that_are_left(tiny, world):
 def test_other_steps_go_on_while_one_waits_for_its_next_try(tiny, world):
     here = world([tiny.step(), tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z")
     tiny.plan("train", "1 no luck")
-    assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "succeeded"), ("train", "02 07:00", "retrying")]
+    assert here.at("2013-12-05T20:00:00Z") == [
+        ("materialize", "05 20:00", "succeeded"),
+        ("train", "02 07:00", "retrying"),
+    ]
     assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
     here.wait(10)
     assert here.at("2013-12-05T21:00:10Z") == [("train", "02 07:00", "succeeded")]
@@ -141,30 +183,43 @@ def test_the_next_moment_ends_the_tries_for_an_older_one(tiny, world):
     tiny.plan("materialize", "1 boom")
     here.at("2013-12-05T20:00:00Z")
     assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
-    assert [(run.status, run.message) for run in here.ledger.recent(9)[::-1]] == [("failed", "boom"), ("succeeded", "")]
+    assert [(run.status, run.message) for run in here.ledger.recent(9)[::-1]] == [
+        ("failed", "boom"),
+        ("succeeded", ""),
+    ]
 
 
 def test_a_refused_model_is_a_finished_run_that_nobody_tries_again(tiny, world):
     here = world([tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z")
-    tiny.plan("train", "2 GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415.")
+    tiny.plan(
+        "train", "2 GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415."
+    )
     assert here.at("2013-12-05T20:00:00Z") == [("train", "02 07:00", "refused")]
     here.wait(3600)
     assert here.at("2013-12-05T20:00:01Z") == []
-    assert here.shown[-1].message == "GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415."
+    assert (
+        here.shown[-1].message
+        == "GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415."
+    )
 
 
 @pytest.mark.parametrize(
     ("said", "status"),
     [
         ("2 NotEnoughData: 12 rows.", "failed"),
-        ("2 StoreOutdated: table 'x' was built from another definition; run: punctual features build.", "failed"),
+        (
+            "2 StoreOutdated: table 'x' was built from another definition; run: punctual features build.",
+            "failed",
+        ),
         ("2 Error: No such option: --as-off", "failed"),
         ("2 DataFolderError: no space left.", "retrying"),
         ("2 AlreadyRunning: 'build' runs already.", "retrying"),
         ("1 NotEnoughData: said by a process that broke", "retrying"),
     ],
 )
-def test_what_trying_again_cannot_mend_is_tried_once_and_not_before_its_next_moment(tiny, world, said, status):
+def test_what_trying_again_cannot_mend_is_tried_once_and_not_before_its_next_moment(
+    tiny, world, said, status
+):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     tiny.plan("materialize", said)
     assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", status)]
@@ -173,17 +228,28 @@ def test_what_trying_again_cannot_mend_is_tried_once_and_not_before_its_next_mom
     assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
 
 
-def test_a_run_that_hangs_is_stopped_when_its_time_is_up_and_the_schedule_goes_on(tiny, world, alive):
-    here = world([tiny.step(time_limit=timedelta(seconds=1)), tiny.step("batch")], "2013-12-05T20:00:00Z", champions={"batch-target"})
+def test_a_run_that_hangs_is_stopped_when_its_time_is_up_and_the_schedule_goes_on(
+    tiny, world, alive
+):
+    here = world(
+        [tiny.step(time_limit=timedelta(seconds=1)), tiny.step("batch")],
+        "2013-12-05T20:00:00Z",
+        champions={"batch-target"},
+    )
     tiny.plan("materialize", "sleep")
-    assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "retrying"), ("batch", "05 20:00", "succeeded")]
+    assert here.at("2013-12-05T20:00:00Z") == [
+        ("materialize", "05 20:00", "retrying"),
+        ("batch", "05 20:00", "succeeded"),
+    ]
     assert not alive(tiny.calls()[0]["pid"])
     assert here.shown[0].message == (
         "TimeLimit: python -m tiny materialize --as-of 2013-12-05T20:00:00Z was stopped: 'materialize' may take 1s."
     )
 
 
-def test_the_second_stage_of_a_step_waits_for_the_first_and_does_not_follow_a_failed_one(tiny, world):
+def test_the_second_stage_of_a_step_waits_for_the_first_and_does_not_follow_a_failed_one(
+    tiny, world
+):
     here = world([tiny.step(stages=("build", "publish"))], "2013-12-05T20:00:00Z")
     tiny.plan("build", "1 no disk")
     here.at("2013-12-05T20:00:00Z")
@@ -195,10 +261,15 @@ def test_what_comes_later_than_promised_is_said(tiny, world):
     here = world([tiny.step(done_within=timedelta(minutes=5))], "2013-12-05T20:00:00Z")
     here.at("2013-12-05T20:05:00Z")
     here.at("2013-12-05T21:05:01Z")
-    assert [run.message for run in here.shown] == ["", "late: promised by 2013-12-05T21:05:00Z, online at 2013-12-05T21:05:01Z"]
+    assert [run.message for run in here.shown] == [
+        "",
+        "late: promised by 2013-12-05T21:05:00Z, online at 2013-12-05T21:05:01Z",
+    ]
 
 
-def test_a_run_that_the_dead_left_running_is_interrupted_and_run_again_without_counting_as_a_failure(tiny, world):
+def test_a_run_that_the_dead_left_running_is_interrupted_and_run_again_without_counting_as_a_failure(
+    tiny, world
+):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     here.ledger.start(here.scheduler.steps[0], here.now, now=here.now, wall=here.wall)
     assert [run.status for run in here.scheduler.recover()] == ["interrupted"]
@@ -218,7 +289,9 @@ def test_stopping_ends_the_running_step_and_the_next_start_repeats_it(tiny, worl
         here.scheduler.run_due()
     assert not alive(tiny.calls()[0]["pid"])
     assert here.ledger.recent(1)[0].status == "interrupted"
-    assert world([tiny.step()], "2013-12-05T20:10:00Z").at("2013-12-05T20:10:00Z") == [("materialize", "05 20:00", "succeeded")]
+    assert world([tiny.step()], "2013-12-05T20:10:00Z").at("2013-12-05T20:10:00Z") == [
+        ("materialize", "05 20:00", "succeeded")
+    ]
 
 
 def test_a_step_that_is_killed_says_so(tiny, world, monkeypatch):
@@ -253,7 +326,9 @@ def test_a_run_is_told_in_a_line(tiny, world):
 
 
 @given(
-    st.sampled_from(["0 * * * *", "*/15 * * * *", "0 6 * * *", "0 7 * * 1", "30 2 29 2 *", "59 23 31 12 *"]),
+    st.sampled_from(
+        ["0 * * * *", "*/15 * * * *", "0 6 * * *", "0 7 * * 1", "30 2 29 2 *", "59 23 31 12 *"]
+    ),
     st.datetimes(datetime(2011, 1, 1), datetime(2016, 12, 31), timezones=st.just(UTC)),
 )
 def test_moments_are_without_a_gap(cron, now):

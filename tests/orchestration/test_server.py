@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from feature_repo.errors import PortInUse
 from orchestration.server import HOST, Server, refuse_taken
+from punctual.errors import PortInUse
 
 LISTENS = """
 import os, pathlib, socket, sys, time
@@ -33,7 +33,13 @@ def started(tiny, home, port):
     def start(source, **options):
         (tiny.folder / "serves.py").write_text(source)
         shown = []
-        server = Server(lambda: ["serves", str(port)], port, home / "logs" / "server.log", shown.append, **options)
+        server = Server(
+            lambda: ["serves", str(port)],
+            port,
+            home / "logs" / "server.log",
+            shown.append,
+            **options,
+        )
         servers.append(server)
         server.wanted = True
         return server, shown
@@ -55,7 +61,9 @@ def test_it_tells_where_it_serves_once_it_answers(started, port, home):
     server, shown = started(LISTENS)
     look_after(server, lambda: shown)
     server.look_after()
-    assert shown == [f"Serving at http://127.0.0.1:{port}, described at http://127.0.0.1:{port}/docs; its log is {home}/logs/server.log."]
+    assert shown == [
+        f"Serving at http://127.0.0.1:{port}, described at http://127.0.0.1:{port}/docs; its log is {home}/logs/server.log."
+    ]
 
 
 def test_a_server_that_dies_is_started_again(started, tiny, alive):
@@ -83,5 +91,8 @@ def test_a_server_that_cannot_start_is_tried_again_with_growing_waits_and_says_w
 
 def test_a_taken_port_is_refused(port):
     refuse_taken(port)
-    with socket.create_server((HOST, port)), pytest.raises(PortInUse, match=f"another program listens at 127.0.0.1:{port}"):
+    with (
+        socket.create_server((HOST, port)),
+        pytest.raises(PortInUse, match=f"another program listens at 127.0.0.1:{port}"),
+    ):
         refuse_taken(port)

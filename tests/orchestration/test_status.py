@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from feature_repo.domains import feature_store, load_domain
 from orchestration.cli import main
 from orchestration.ledger import Ledger
 from orchestration.status import status
 from orchestration.steps import steps_of
+from punctual.repository import feature_store, load_domain
 
 BUILT = datetime(2020, 12, 1, tzinfo=UTC)
 WALL = datetime(2025, 1, 1, tzinfo=UTC)
@@ -20,7 +20,7 @@ def built(small_shop):
     """The shop, built and online as of midnight; its views are of every day and may be used an hour after it."""
     from pipelines.build import build
     from pipelines.materialize import materialize
-    from pipelines.progress import Progress
+    from punctual.progress import Progress
 
     domain = load_domain("shop")
     build(domain, BUILT, Progress(quiet=True))
@@ -52,7 +52,12 @@ def test_an_empty_data_folder_is_left_empty_and_what_is_missing_is_said(shop, ca
 
 def test_a_view_is_fresh_until_its_next_rows_should_be_there(built):
     on_time = status("2020-12-02T00:59:59Z")["views"]["shop_sales"]
-    assert (on_time["fresh"], on_time["age_seconds"], on_time["every"], on_time["available_after"]) == (True, 25 * 3600 - 1, "24h", "1h")
+    assert (
+        on_time["fresh"],
+        on_time["age_seconds"],
+        on_time["every"],
+        on_time["available_after"],
+    ) == (True, 25 * 3600 - 1, "24h", "1h")
     assert on_time["built_until"] == on_time["materialized_until"] == BUILT
     assert on_time["online_rows"] == 12
     assert status("2020-12-02T01:00:00Z")["views"]["shop_sales"]["fresh"] is False
@@ -61,21 +66,36 @@ def test_a_view_is_fresh_until_its_next_rows_should_be_there(built):
 def test_a_view_that_is_built_and_not_online_is_not_fresh(built):
     (built / "online.db").unlink()
     found = status("2020-12-01T02:00:00Z")
-    assert (found["views"]["last_day"]["fresh"], found["views"]["last_day"]["online_rows"]) == (False, 0)
-    assert "Not online: shop_sales, last_day; run: punctual features materialize." in found["missing"]
+    assert (found["views"]["last_day"]["fresh"], found["views"]["last_day"]["online_rows"]) == (
+        False,
+        0,
+    )
+    assert (
+        "Not online: shop_sales, last_day; run: punctual features materialize." in found["missing"]
+    )
 
 
 def test_events_say_how_far_they_are_known(built):
-    assert status("2020-12-01T02:00:00Z")["events"]["closed_days"] == {"domain": "shop", "rows": 30 * 12, "built_until": BUILT}
+    assert status("2020-12-01T02:00:00Z")["events"]["closed_days"] == {
+        "domain": "shop",
+        "rows": 30 * 12,
+        "built_until": BUILT,
+    }
 
 
 def test_a_failed_run_is_shown_with_its_reason(built, capsys):
     ledger, step = Ledger(), steps_of(load_domain("shop"))[0]
-    for status_, message in (("retrying", "trying"), ("failed", "Traceback\nBrokenSource: source 'sales': there is no file.\n")):
+    for status_, message in (
+        ("retrying", "trying"),
+        ("failed", "Traceback\nBrokenSource: source 'sales': there is no file.\n"),
+    ):
         run = ledger.start(step, BUILT, now=BUILT, wall=WALL)
         ledger.finish(run, status_, message, now=BUILT, wall=WALL)
     runs = json.loads(shown(capsys, "--json"))["runs"]
-    assert [(run["step"], run["target"], run["scheduled"], run["attempt"], run["status"]) for run in runs] == [
+    assert [
+        (run["step"], run["target"], run["scheduled"], run["attempt"], run["status"])
+        for run in runs
+    ] == [
         ("materialize", "shop", "2020-12-01T00:00:00Z", 2, "failed"),
         ("materialize", "shop", "2020-12-01T00:00:00Z", 1, "retrying"),
     ]

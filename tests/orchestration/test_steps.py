@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from feature_repo.domains import LoadedDomain, load_domain
-from feature_repo.errors import InvalidDeclaration
-from feature_repo.raw import Domain
 from orchestration.steps import run_step, steps_of
+from punctual.domain import Domain
+from punctual.errors import InvalidDeclaration
+from punctual.loaded_domain import LoadedDomain
+from punctual.repository import load_domain
 
 MOMENT = datetime(2013, 12, 5, 21, tzinfo=UTC)
 
@@ -33,19 +34,40 @@ def test_the_default_schedule_is_hourly_daily_and_weekly_for_the_domain_and_its_
 
 def test_a_step_that_the_schedule_leaves_out_does_not_run():
     domain = LoadedDomain("shop", Domain("shop", "", schedule={"materialize": "*/15 * * * *"}))
-    assert [(step.name, step.cron) for step in steps_of(domain)] == [("materialize", "*/15 * * * *")]
+    assert [(step.name, step.cron) for step in steps_of(domain)] == [
+        ("materialize", "*/15 * * * *")
+    ]
 
 
 def test_a_run_has_a_time_limit_which_a_domain_may_set():
-    domain = LoadedDomain("shop", Domain("shop", "", time_limits={"materialize": timedelta(minutes=20)}))
+    domain = LoadedDomain(
+        "shop", Domain("shop", "", time_limits={"materialize": timedelta(minutes=20)})
+    )
     assert [step.time_limit for step in steps_of(domain)] == [timedelta(minutes=20)]
-    assert [step.time_limit for step in steps_of(load_domain("flights"))] == [timedelta(hours=hours) for hours in (2, 2, 12)]
+    assert [step.time_limit for step in steps_of(load_domain("flights"))] == [
+        timedelta(hours=hours) for hours in (2, 2, 12)
+    ]
 
 
 def test_all_problems_of_a_schedule_are_said_at_once():
-    schedule = {"materialise": "0 * * * *", "batch": "0 25 * * *", "train": "0 0 30 2 *", "materialize": "0 0 * * * *"}
+    schedule = {
+        "materialise": "0 * * * *",
+        "batch": "0 25 * * *",
+        "train": "0 0 30 2 *",
+        "materialize": "0 0 * * * *",
+    }
     with pytest.raises(InvalidDeclaration) as error:
-        steps_of(LoadedDomain("shop", Domain("shop", "", schedule=schedule, time_limits={"bath": timedelta(1), "train": timedelta(0)})))
+        steps_of(
+            LoadedDomain(
+                "shop",
+                Domain(
+                    "shop",
+                    "",
+                    schedule=schedule,
+                    time_limits={"bath": timedelta(1), "train": timedelta(0)},
+                ),
+            )
+        )
     expected = "expected five fields in UTC, such as '0 * * * *'."
     assert str(error.value) == (
         "InvalidDeclaration: the schedule of domain 'shop' has 6 problems:\n"
@@ -62,5 +84,8 @@ def test_what_is_promised_is_told_the_time_when_it_starts_and_nothing_else_is(ti
     step = tiny.step(stages=("build", "publish"), done_within=timedelta(minutes=5))
     clock = lambda: ["--clock", f"after {len(tiny.calls('ends'))}"]  # noqa: E731
     for each in (step, tiny.step()):
-        assert run_step(each, MOMENT, tmp_path / "log", sleep=time.sleep, clock=clock).status == "succeeded"
+        assert (
+            run_step(each, MOMENT, tmp_path / "log", sleep=time.sleep, clock=clock).status
+            == "succeeded"
+        )
     assert [call["argv"][3:] for call in tiny.calls()] == [[], ["--clock", "after 1"], []]

@@ -21,7 +21,7 @@ from functools import partial
 from orchestration.ledger import SCHEDULE, Ledger
 from orchestration.schedule import Scheduler
 from orchestration.steps import Step, run_step
-from stores.locks import only_one
+from punctual.locks import only_one
 step = Step("materialize", "shop", "shop", "0 * * * *", (("tiny", "materialize"),))
 now = datetime.datetime(2013, 12, 5, 20, tzinfo=datetime.UTC)
 wall = lambda: datetime.datetime.now(datetime.UTC)
@@ -50,14 +50,19 @@ def test_a_killed_scheduler_takes_its_step_along_and_the_next_one_repeats_the_ru
     first.wait()
     wait_for(lambda: not alive(step), 2)
 
-    second = subprocess.run([sys.executable, "-c", SCHEDULER], capture_output=True, text=True, timeout=30, check=True)
+    second = subprocess.run(
+        [sys.executable, "-c", SCHEDULER], capture_output=True, text=True, timeout=30, check=True
+    )
     assert second.stdout == "succeeded\n"
     assert [(call["what"], call["argv"][2]) for call in [*tiny.calls(), *tiny.calls("ends")]] == [
         ("begins", "2013-12-05T20:00:00Z"),
         ("begins", "2013-12-05T20:00:00Z"),
         ("ends", "2013-12-05T20:00:00Z"),
     ]
-    assert [(run.attempt, run.status) for run in Ledger().recent(5)] == [(2, "succeeded"), (1, "interrupted")]
+    assert [(run.attempt, run.status) for run in Ledger().recent(5)] == [
+        (2, "succeeded"),
+        (1, "interrupted"),
+    ]
 
 
 def test_two_schedulers_at_once_run_nothing_twice(tiny):
@@ -65,7 +70,13 @@ def test_two_schedulers_at_once_run_nothing_twice(tiny):
     first = subprocess.Popen([sys.executable, "-c", SCHEDULER])
     try:
         wait_for(tiny.calls)
-        second = subprocess.run([sys.executable, "-c", SCHEDULER], capture_output=True, text=True, timeout=30, check=False)
+        second = subprocess.run(
+            [sys.executable, "-c", SCHEDULER],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
         assert "AlreadyRunning" in second.stderr
         assert len(tiny.calls()) == 1
     finally:
@@ -88,7 +99,9 @@ class Up:
     def wait_for(self, pattern, seconds=100.0):
         end = time.monotonic() + seconds
         while not self.said(pattern):
-            assert self.process.poll() is None and time.monotonic() < end, f"no {pattern!r} in:\n{self.out.read_text()}"
+            assert self.process.poll() is None and time.monotonic() < end, (
+                f"no {pattern!r} in:\n{self.out.read_text()}"
+            )
             time.sleep(0.1)
 
 
@@ -138,14 +151,19 @@ def scheduled_shop(small_shop, tmp_path):
     schedule = '{"materialize": "0 0 * * *", "batch": "0 6 * * *", "train": "0 7 * * 1"}'
     assert '{"materialize": "0 0 * * *"}' in declared
     (repository / "shop.py").write_text(declared.replace('{"materialize": "0 0 * * *"}', schedule))
-    split, gate = 'TimeSplit(train="10d", validation="6d", test="9d")', "Gate(minimum_rows=100, beats_baseline_by=-1e9)"
+    split, gate = (
+        'TimeSplit(train="10d", validation="6d", test="9d")',
+        "Gate(minimum_rows=100, beats_baseline_by=-1e9)",
+    )
     use_case = re.sub(r"TimeSplit\(.*\)", split, (repository / "use_case.py").read_text())
     use_case = re.sub(r"Gate\(.*\)", gate, use_case)
     (repository / "use_case.py").write_text(use_case)
     return small_shop
 
 
-def test_up_builds_trains_predicts_and_serves_a_new_domain_and_goes_on_day_after_day(scheduled_shop, up, port, punctual):
+def test_up_builds_trains_predicts_and_serves_a_new_domain_and_goes_on_day_after_day(
+    scheduled_shop, up, port, punctual
+):
     running = up("--port", str(port), "--as-of", "2020-12-01T00:00:00Z", "--speed", "3600")
     running.wait_for("materialize shop as of 2020-12-01 00:00: done")
     running.wait_for("train next_sales as of 2020-11-30 07:00: done")
@@ -174,7 +192,10 @@ def test_up_builds_trains_predicts_and_serves_a_new_domain_and_goes_on_day_after
 def test_a_taken_port_is_said_before_anything_runs(scheduled_shop, port, punctual):
     with socket.create_server((HOST, port)):
         code, _, refusal = punctual("up", "--port", str(port))
-    assert (code, refusal) == (2, f"PortInUse: another program listens at {HOST}:{port}. Stop it or choose another --port.\n")
+    assert (code, refusal) == (
+        2,
+        f"PortInUse: another program listens at {HOST}:{port}. Stop it or choose another --port.\n",
+    )
     assert not (scheduled_shop / "schedule.db").exists()
 
 
@@ -183,10 +204,15 @@ def test_domains_of_different_times_need_a_word_from_the_caller(scheduled_shop, 
     copy.mkdir()
     for name in ("__init__.py", "use_case.py"):
         (copy / name).write_text("")
-    (copy / "domain.py").write_text("from feature_repo.raw import Domain\nmarket = Domain(name='market', description='Live')\n")
+    (copy / "domain.py").write_text(
+        "from punctual import Domain\nmarket = Domain(name='market', description='Live')\n"
+    )
     code, _, refusal = punctual("up")
     assert code == 2
-    assert "the domains live in different times: market in the present, shop 2020-12-01T06:00:00Z." in refusal
+    assert (
+        "the domains live in different times: market in the present, shop 2020-12-01T06:00:00Z."
+        in refusal
+    )
 
 
 def test_the_present_has_its_own_speed(scheduled_shop, punctual):

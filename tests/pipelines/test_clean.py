@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.errors import BrokenSource, InvalidDeclaration
-from feature_repo.raw import CsvSource, Rule
-from pipelines.clean import clean_path, clean_source, quarantined_rows, read_report
-from stores.table import connect
+from pipelines.clean.cleaning import clean_path, clean_source, quarantined_rows, read_report
+from punctual.errors import BrokenSource, InvalidDeclaration
+from punctual.sources import CsvSource, Rule
+from stores.tables import connect
 
 HEADER = b"id,minutes,name\n"
 
@@ -23,7 +23,12 @@ def file(home, tmp_path):
 
 
 def source(path, **changes):
-    said = {"name": "trips", "location": path, "columns": {"id": "BIGINT", "minutes": "INTEGER", "name": "VARCHAR"}, "key": ("id",)}
+    said = {
+        "name": "trips",
+        "location": path,
+        "columns": {"id": "BIGINT", "minutes": "INTEGER", "name": "VARCHAR"},
+        "key": ("id",),
+    }
     return CsvSource(**{**said, **changes})
 
 
@@ -38,7 +43,9 @@ def clean(path, content=None, **changes):
 
 def rows(columns="id, minutes, name"):
     with connect() as connection:
-        return connection.execute(f"SELECT {columns} FROM read_parquet('{clean_path('travel', 'trips')}') ORDER BY id").fetchall()
+        return connection.execute(
+            f"SELECT {columns} FROM read_parquet('{clean_path('travel', 'trips')}') ORDER BY id"
+        ).fetchall()
 
 
 def quarantine():
@@ -84,7 +91,9 @@ def test_a_quote_that_nothing_closes_takes_no_line_out_of_the_count(file):
     assert quarantine()[0] == ("not a row", "line 62: Value with unterminated quote found.")
     lines[10] = b'10,10,"a'
     lines[60] = b"60,60,a"
-    with pytest.raises(BrokenSource, match=r"90 of 100 lines of .*trips.csv are no rows, such as line 12"):
+    with pytest.raises(
+        BrokenSource, match=r"90 of 100 lines of .*trips.csv are no rows, such as line 12"
+    ):
         clean(file, HEADER + b"\n".join(lines) + b"\n")
 
 
@@ -94,11 +103,32 @@ def test_rows_without_a_key_are_quarantined_each_and_are_no_duplicates(file):
 
 
 def test_a_number_is_never_rounded_to_fit_its_type(file):
-    types = {"id": "BIGINT", "small": "TINYINT", "positive": "UINTEGER", "price": "DECIMAL(6, 2)", "ratio": "DOUBLE"}
-    lines = ["1,1,1.50,1e-3", "128,1,1,1", "1,-1,1,1", "1,1.5,1,1", "1,1,1.555,1", "1,1,12345,1", "1,1,.5,1", "1,1,1.5000,1"]
-    text = "id,small,positive,price,ratio\n" + "".join(f"{number},{line}\n" for number, line in enumerate(lines, start=1))
+    types = {
+        "id": "BIGINT",
+        "small": "TINYINT",
+        "positive": "UINTEGER",
+        "price": "DECIMAL(6, 2)",
+        "ratio": "DOUBLE",
+    }
+    lines = [
+        "1,1,1.50,1e-3",
+        "128,1,1,1",
+        "1,-1,1,1",
+        "1,1.5,1,1",
+        "1,1,1.555,1",
+        "1,1,12345,1",
+        "1,1,.5,1",
+        "1,1,1.5000,1",
+    ]
+    text = "id,small,positive,price,ratio\n" + "".join(
+        f"{number},{line}\n" for number, line in enumerate(lines, start=1)
+    )
     report = clean(file, text.encode(), columns=types)
-    assert rows("id, price, ratio") == [(1, Decimal("1.50"), 0.001), (7, Decimal("0.50"), 1.0), (8, Decimal("1.50"), 1.0)]
+    assert rows("id, price, ratio") == [
+        (1, Decimal("1.50"), 0.001),
+        (7, Decimal("0.50"), 1.0),
+        (8, Decimal("1.50"), 1.0),
+    ]
     assert report.rules == {"type": 5}
     assert {reason for _, reason in quarantine()} == {
         "small is not TINYINT: 128", "positive is not UINTEGER: -1", "positive is not UINTEGER: 1.5",
@@ -112,7 +142,9 @@ def test_all_that_is_wrong_with_a_row_is_said(file):
 
 
 def test_a_null_passes_a_rule(file):
-    assert clean(file, HEADER + b"1,NA,a\n2,-1,b\n", rules=(Rule("not_negative", "minutes >= 0"),)).rules == {"not_negative": 1}
+    assert clean(
+        file, HEADER + b"1,NA,a\n2,-1,b\n", rules=(Rule("not_negative", "minutes >= 0"),)
+    ).rules == {"not_negative": 1}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +157,10 @@ def test_a_null_passes_a_rule(file):
         (b"ID,minutes,name\n1,5,a\n", "lacks column id; it has ID, minutes, name"),
         (b"id,minutes,name,id\n1,5,a,2\n", "has column id more than once"),
         (b"id,minutes,name,\n1,5,a,\n", "has a column without a name"),
-        (b"id,minutes,name\none,5,a\ntwo,6,b\n3,7,c\n", "column 'id' is not BIGINT: 2 of 3 values cannot be read as that, such as 'one'"),
+        (
+            b"id,minutes,name\none,5,a\ntwo,6,b\n3,7,c\n",
+            "column 'id' is not BIGINT: 2 of 3 values cannot be read as that, such as 'one'",
+        ),
         (bytes(range(256)) * 2000, "it has no readable text"),
         (b"x" * 200_000, "it has no readable text"),
         (HEADER + bytes(range(256)) * 2000, "trips.csv"),
@@ -133,7 +168,9 @@ def test_a_null_passes_a_rule(file):
     ],
     ids=range(12),
 )
-def test_a_file_that_is_not_what_was_agreed_says_what_was_expected_and_changes_nothing(file, content, what):
+def test_a_file_that_is_not_what_was_agreed_says_what_was_expected_and_changes_nothing(
+    file, content, what
+):
     clean(file, HEADER + b"1,5,a\n")
     with pytest.raises(BrokenSource, match="source 'trips'.*[Ee]xpected.* BIGINT") as error:
         clean(file, content)
@@ -163,7 +200,9 @@ def test_an_archive_with_other_than_one_csv_is_refused(tmp_path, home):
 @pytest.mark.parametrize("kind", ["gz", "zip"])
 def test_damage_anywhere_in_a_compressed_file_is_found(tmp_path, home, kind):
     path = tmp_path / f"trips.csv.{kind}"
-    content = HEADER + b"".join(b"%d,%d,%d\n" % (number, number % 7, number * 7919 % 1000) for number in range(3000))
+    content = HEADER + b"".join(
+        b"%d,%d,%d\n" % (number, number % 7, number * 7919 % 1000) for number in range(3000)
+    )
     if kind == "gz":
         path.write_bytes(gzip.compress(content, mtime=0))
     else:
@@ -184,7 +223,9 @@ def test_a_place_that_depends_on_the_environment_is_asked_when_it_is_read(file, 
 
 
 def test_a_source_is_cleaned_again_when_what_it_reads_changes(file, tmp_path):
-    names = CsvSource(name="names", location=tmp_path / "names.csv", columns={"name": "VARCHAR"}, key=("name",))
+    names = CsvSource(
+        name="names", location=tmp_path / "names.csv", columns={"name": "VARCHAR"}, key=("name",)
+    )
     (tmp_path / "names.csv").write_text("name\na\n")
     known = (Rule("name_known", "name IN (SELECT name FROM names)"),)
 

@@ -14,18 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.contract import data_path
-from feature_repo.domains import feature_store, load_domain
-from feature_repo.errors import AlreadyRunning, BrokenSource, InvalidDeclaration, NaiveTimestamp, NotBuilt, StoreOutdated
-from feature_repo.times import micros
 from pipelines.build import build, event_table, view_table
 from pipelines.materialize import apply_definitions, materialize, online_database
-from pipelines.progress import Progress
-from stores.canonical import canonical_hash
-from stores.locks import only_one
+from punctual.errors import (
+    AlreadyRunning,
+    BrokenSource,
+    InvalidDeclaration,
+    NaiveTimestamp,
+    NotBuilt,
+    StoreOutdated,
+)
+from punctual.home import data_path
+from punctual.locks import only_one
+from punctual.progress import Progress
+from punctual.repository import feature_store, load_domain
+from punctual.times import micros
 from stores.offline import historical_features
-from stores.packed import OnlineView
-from stores.table import Table
+from stores.online import OnlineView
+from stores.tables import Table, canonical_hash
 
 QUIET = Progress(quiet=True)
 DAY = timedelta(days=1)
@@ -36,9 +42,12 @@ from datetime import timedelta
 
 from feast import Entity, FeatureService, ValueType
 
-from feature_repo.contract import Gate, Label, TimeSplit, UseCase, data_path
-from feature_repo.raw import CsvSource, Domain, Events
-from feature_repo.windows import count, latest_feature_view, mean, sum_of, windowed_feature_view
+from punctual.use_case import Gate, Label, TimeSplit, UseCase
+from punctual.home import data_path
+from punctual.sources import CsvSource
+from punctual.domain import Domain
+from punctual.events import Events
+from punctual.windows import count, latest_feature_view, mean, sum_of, windowed_feature_view
 
 taxis_domain = Domain(name="taxis", description="Trips of taxis")
 trips = CsvSource(
@@ -96,7 +105,7 @@ tips_v1 = FeatureService(name="tips_v1", features=[driver_fares, driver_last_far
 USE_CASE = """
 from datetime import timedelta
 
-from feature_repo.contract import Label, TimeSplit, UseCase
+from punctual.use_case import Label, TimeSplit, UseCase
 
 from .taxis import calls, tips
 
@@ -124,7 +133,14 @@ def utc(day, hour=0, minute=0):
 
 
 def a_trip(trip, begun, *, minutes=30, driver=1, cents=1000, tip=True):
-    return (trip, driver, begun.replace(tzinfo=None), (begun + timedelta(minutes=minutes)).replace(tzinfo=None), cents, tip)
+    return (
+        trip,
+        driver,
+        begun.replace(tzinfo=None),
+        (begun + timedelta(minutes=minutes)).replace(tzinfo=None),
+        cents,
+        tip,
+    )
 
 
 def many_trips(count=120, seed=5):
@@ -153,13 +169,18 @@ class Taxis:
         (self.repository / "taxis" / "__init__.py").write_text("")
         (self.repository / "taxis" / "taxis.py").write_text(DOMAIN)
         (self.repository / "taxis" / "use_case.py").write_text(USE_CASE)
-        (self.repository / "feature_store.yaml").write_text((Path(__file__).parents[2] / "feature_repo" / "feature_store.yaml").read_text())
+        (self.repository / "feature_store.yaml").write_text(
+            (Path(__file__).parents[2] / "feature_repo" / "feature_store.yaml").read_text()
+        )
         self.domain = load_domain("taxis", self.repository)
 
     def write(self, trips):
         place = Path(data_path("raw", "trips.csv"))
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text("trip,driver,begun,ended,cents,tip\n" + "".join(",".join(map(str, trip)) + "\n" for trip in trips))
+        place.write_text(
+            "trip,driver,begun,ended,cents,tip\n"
+            + "".join(",".join(map(str, trip)) + "\n" for trip in trips)
+        )
 
     def build(self, moment):
         return build(self.domain, moment, QUIET)
@@ -167,7 +188,10 @@ class Taxis:
     def redefined(self, old, new):
         """The domain as another repository defines it."""
         other = Taxis.__new__(Taxis)
-        other.home, other.repository = self.home, self.repository.with_name(f"repository{random.random()}")
+        other.home, other.repository = (
+            self.home,
+            self.repository.with_name(f"repository{random.random()}"),
+        )
         self.repository.rename(other.repository)
         path = other.repository / "taxis" / "taxis.py"
         assert old in path.read_text()
@@ -178,12 +202,20 @@ class Taxis:
     def events(self, name, *columns):
         stream = next(stream for stream in self.domain.events if stream.name == name)
         rows = event_table("taxis", stream).read()
-        return sorted(zip(*(rows[column].to_pylist() for column in columns), strict=True), key=repr) if rows.num_columns else []
+        return (
+            sorted(zip(*(rows[column].to_pylist() for column in columns), strict=True), key=repr)
+            if rows.num_columns
+            else []
+        )
 
     def hashes(self):
         """The canonical hash of every table of the data folder."""
         root = Path(data_path("tables"))
-        return {path.name: canonical_hash(Table.current(root, path.name).read()) for path in sorted(root.iterdir()) if path.is_dir()}
+        return {
+            path.name: canonical_hash(Table.current(root, path.name).read())
+            for path in sorted(root.iterdir())
+            if path.is_dir()
+        }
 
 
 @pytest.fixture
@@ -216,9 +248,15 @@ def test_a_first_load_uses_the_rule_alone_and_says_so(taxis):
     assert [(events.events, events.new, events.first_load) for events in built.events] == [
         ("fares", 1, True), ("calls", 1, True), ("tips", 0, True),
     ]  # fmt: skip
-    assert taxis.events("fares", "trip", "event_timestamp", "created_timestamp") == [(1, utc(1, 10, 30), utc(1, 10, 30))]
+    assert taxis.events("fares", "trip", "event_timestamp", "created_timestamp") == [
+        (1, utc(1, 10, 30), utc(1, 10, 30))
+    ]
     # What is in the file and not yet known comes when it is.
-    assert [(events.new, events.first_load) for events in taxis.build(at(1, 13)).events] == [(1, False), (1, False), (1, False)]
+    assert [(events.new, events.first_load) for events in taxis.build(at(1, 13)).events] == [
+        (1, False),
+        (1, False),
+        (1, False),
+    ]
     assert taxis.events("tips", "trip", "created_timestamp") == [(1, utc(1, 11, 30))]
 
 
@@ -245,7 +283,11 @@ def test_a_correction_is_a_newer_version_known_from_the_run_that_found_it(taxis)
     taxis.build(at(1, 12))
     taxis.write([a_trip(1, at(1, 10), cents=1200), a_trip(2, at(1, 10), cents=500)])
     (fares, calls, tips) = taxis.build(at(1, 13)).events
-    assert [(each.new, each.late, each.corrected) for each in (fares, calls, tips)] == [(0, 0, 1), (0, 0, 0), (0, 0, 0)]
+    assert [(each.new, each.late, each.corrected) for each in (fares, calls, tips)] == [
+        (0, 0, 1),
+        (0, 0, 0),
+        (0, 0, 0),
+    ]
     assert taxis.events("fares", "trip", "cents", "created_timestamp") == [
         (1, 1000, utc(1, 10, 30)), (1, 1200, utc(1, 13)), (2, 500, utc(1, 10, 30)),
     ]  # fmt: skip
@@ -271,9 +313,13 @@ def test_a_correction_reaches_the_features_from_its_grid_time_on_and_not_before(
     store = feature_store(taxis.repository)
     apply_definitions(store, [taxis.domain])
     asked = [at(1, 11, 4), at(1, 11, 5), at(1, 13, 4), at(1, 13, 5)]
-    frame = pa.table({"driver": [1] * 4, "event_timestamp": pa.array(asked, pa.timestamp("us", "UTC"))})
+    frame = pa.table(
+        {"driver": [1] * 4, "event_timestamp": pa.array(asked, pa.timestamp("us", "UTC"))}
+    )
     taxis.build(at(1, 13))
-    result = historical_features(store, frame, ["driver_fares:cents_sum_3h", "driver_last_fare:cents"])
+    result = historical_features(
+        store, frame, ["driver_fares:cents_sum_3h", "driver_last_fare:cents"]
+    )
     assert result["driver_fares__cents_sum_3h"].to_pylist() == [None, 1000, 1000, 1200]
     assert result["driver_last_fare__cents"].to_pylist() == [None, 1000, 1000, 1200]
 
@@ -284,7 +330,9 @@ def test_building_again_changes_nothing(taxis):
     before = taxis.hashes()
     for moment in (at(5), at(4)):
         again = taxis.build(moment)
-        assert [view.new_rows for view in again.views] + [events.new for events in again.events] == [0] * 5
+        assert [view.new_rows for view in again.views] + [
+            events.new for events in again.events
+        ] == [0] * 5
     assert taxis.hashes() == before
 
 
@@ -324,7 +372,9 @@ def test_files_of_past_days_are_few_and_their_rows_the_same(taxis, elsewhere):
         "tables/driver_fares/v1/.aside-*/*/*.parquet",
     ],
 )
-def test_a_build_that_is_killed_when_a_file_appears_is_repaired_by_building_again(taxis, elsewhere, place):
+def test_a_build_that_is_killed_when_a_file_appears_is_repaired_by_building_again(
+    taxis, elsewhere, place
+):
     trips = many_trips()
     taxis.write(trips)
     command = [
@@ -366,7 +416,10 @@ def test_a_run_that_died_before_it_noted_what_it_took_in_compares_again(taxis):
     ("trip", "problem"),
     [
         ("trip // 2 AS trip", r"id trip = \(1,\) stands for 2 events; expected one"),
-        ("nullif(trip, 2) AS trip", "1 events have no trip, so that a correction would not find them"),
+        (
+            "nullif(trip, 2) AS trip",
+            "1 events have no trip, so that a correction would not find them",
+        ),
         ("tripp AS trip", "their SQL does not give the declared columns"),
     ],
 )
@@ -378,8 +431,12 @@ def test_events_that_cannot_be_told_apart_are_refused(taxis, trip, problem):
 
 def test_events_without_a_time_are_counted_and_refused(taxis):
     taxis.write([a_trip(1, at(1, 10))])
-    other = taxis.redefined("ended AS created_timestamp", "nullif(ended, ended) AS created_timestamp")
-    with pytest.raises(InvalidDeclaration, match="1 events have no event_timestamp or no created_timestamp"):
+    other = taxis.redefined(
+        "ended AS created_timestamp", "nullif(ended, ended) AS created_timestamp"
+    )
+    with pytest.raises(
+        InvalidDeclaration, match="1 events have no event_timestamp or no created_timestamp"
+    ):
         other.build(at(2))
 
 
@@ -391,7 +448,10 @@ def test_a_changed_definition_is_a_new_table_and_the_old_one_is_not_materialized
     done = materialize(store, taxis.domain, at(5), QUIET)
     before = taxis.hashes()
     changed = taxis.redefined('over=("1h", "3h")', 'over=("1h", "2h")')
-    with pytest.raises(StoreOutdated, match="table 'driver_fares' was built from another definition; run: punctual features build"):
+    with pytest.raises(
+        StoreOutdated,
+        match="table 'driver_fares' was built from another definition; run: punctual features build",
+    ):
         materialize(store, changed.domain, at(5), QUIET)
     changed.build(at(5))
     after = changed.hashes()
@@ -411,14 +471,29 @@ def test_online_at_the_moment_of_a_run_is_what_the_tables_show_then(taxis):
         taxis.build(moment)
         materialize(store, taxis.domain, moment, QUIET)
         assert [view.records for view in materialize(store, taxis.domain, moment, QUIET)] == [0, 0]
-        for asked in (moment, moment + timedelta(minutes=4, seconds=59), moment + timedelta(minutes=5)):
-            frame = pa.table({"driver": [1, 2, 3, 9], "event_timestamp": pa.array([asked] * 4, pa.timestamp("us", "UTC"))})
+        for asked in (
+            moment,
+            moment + timedelta(minutes=4, seconds=59),
+            moment + timedelta(minutes=5),
+        ):
+            frame = pa.table(
+                {
+                    "driver": [1, 2, 3, 9],
+                    "event_timestamp": pa.array([asked] * 4, pa.timestamp("us", "UTC")),
+                }
+            )
             for name, view in taxis.domain.views.items():
-                offline = historical_features(store, frame, [f"{name}:{field.name}" for field in view.features])
+                offline = historical_features(
+                    store, frame, [f"{name}:{field.name}" for field in view.features]
+                )
                 online = OnlineView.of(store.project, view)
-                shown = database.read(online, [online.key(driver) for driver in (1, 2, 3, 9)], micros(asked))
+                shown = database.read(
+                    online, [online.key(driver) for driver in (1, 2, 3, 9)], micros(asked)
+                )
                 for number, feature in enumerate(online.features):
-                    assert [row.values[number] for row in shown] == offline[f"{name}__{feature}"].to_pylist()
+                    assert [row.values[number] for row in shown] == offline[
+                        f"{name}__{feature}"
+                    ].to_pylist()
     database.close()
 
 
@@ -430,7 +505,9 @@ def test_what_was_never_built_is_not_materialized(taxis):
 
 
 def test_a_horizon_that_is_too_short_is_refused_with_the_one_that_is_not(taxis):
-    taxis.write([a_trip(number, at(1, 10), minutes=60 if number else 24 * 60 + 30) for number in range(100)])
+    taxis.write(
+        [a_trip(number, at(1, 10), minutes=60 if number else 24 * 60 + 30) for number in range(100)]
+    )
     with pytest.raises(InvalidDeclaration) as error:
         taxis.build(at(5))
     assert str(error.value) == (

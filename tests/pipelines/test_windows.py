@@ -11,12 +11,20 @@ from feast import Entity, ValueType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.raw import Events
-from feature_repo.times import from_micros, micros
-from feature_repo.windows import count, declaration_of, latest_feature_view, mean, share, std, sum_of, windowed_feature_view
-from pipelines.windows import feature_rows
-from stores.canonical import canonical_hash
-from stores.table import Table, connect
+from pipelines.windows.feature_rows import feature_rows
+from punctual.events import Events
+from punctual.times import from_micros, micros
+from punctual.windows import (
+    count,
+    declaration_of,
+    latest_feature_view,
+    mean,
+    share,
+    std,
+    sum_of,
+    windowed_feature_view,
+)
+from stores.tables import Table, canonical_hash, connect
 
 START = micros(datetime(2013, 6, 1, tzinfo=UTC))
 MINUTE = 60_000_000
@@ -29,7 +37,14 @@ TRIPS = Events(
     name="trips",
     sources=(),
     id=("trip",),
-    columns={"trip": "BIGINT", "driver": "BIGINT", "city": "VARCHAR", "cents": "BIGINT", "fee": "DECIMAL(9, 2)", "is_late": "BOOLEAN"},
+    columns={
+        "trip": "BIGINT",
+        "driver": "BIGINT",
+        "city": "VARCHAR",
+        "cents": "BIGINT",
+        "fee": "DECIMAL(9, 2)",
+        "is_late": "BOOLEAN",
+    },
     sql="",
 )
 COLUMNS = {
@@ -58,7 +73,11 @@ class Version:
 
 
 # Half minutes and a microsecond beside them, on a grid of minutes: entries, exits and knowledge meet its edges.
-moments = st.builds(lambda half, beside: half * MINUTE // 2 + beside, st.integers(1, 14), st.sampled_from([-1, 0, 0, 1]))
+moments = st.builds(
+    lambda half, beside: half * MINUTE // 2 + beside,
+    st.integers(1, 14),
+    st.sampled_from([-1, 0, 0, 1]),
+)
 versions = st.builds(
     Version,
     trip=st.integers(1, 4),
@@ -125,14 +144,25 @@ def build(tmp_path_factory, connection):
     def build(declared, history, runs):
         folder = tmp_path_factory.mktemp("tables")
         events = Table.for_definition(folder, "trips", TRIPS.fingerprint, TRIPS.id)
-        table = Table.for_definition(folder, declared.name, declared.fingerprint, declared.join_keys)
+        table = Table.for_definition(
+            folder, declared.name, declared.fingerprint, declared.join_keys
+        )
         since = None
         for run in runs:
             until = from_micros(START + run)
-            new = [version for version in history if (since is None or START + version.known > micros(since)) and version.known <= run]
+            new = [
+                version
+                for version in history
+                if (since is None or START + version.known > micros(since)) and version.known <= run
+            ]
             columns = [[getattr(version, name) for version in new] for name in COLUMNS]
-            columns += [[START + version.event for version in new], [START + version.known for version in new]]
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+            columns += [
+                [START + version.event for version in new],
+                [START + version.known for version in new],
+            ]
+            arrays = [
+                pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)
+            ]
             connection.register("__events", pa.table(arrays, schema=SCHEMA))
             events.publish(connection, "FROM __events", until)
             rows = feature_rows(declared, events, since, until)
@@ -164,16 +194,21 @@ def in_window(history, declared, key, grid_time, minutes):
     return [
         version
         for version in known_at(history, grid_time)
-        if key_of(version, declared) == key and grid_time - minutes * MINUTE < version.event <= grid_time
+        if key_of(version, declared) == key
+        and grid_time - minutes * MINUTE < version.event <= grid_time
     ]
 
 
 def by_hand(history, declared, key, grid_time):
     """The features of a key at a grid time, each by its plainest formula."""
-    trips = {minutes: in_window(history, declared, key, grid_time, minutes) for minutes in (1, 2, 3)}
+    trips = {
+        minutes: in_window(history, declared, key, grid_time, minutes) for minutes in (1, 2, 3)
+    }
 
     def values(measure, minutes):
-        return [value for version in trips[minutes] if (value := getattr(version, measure)) is not None]
+        return [
+            value for version in trips[minutes] if (value := getattr(version, measure)) is not None
+        ]
 
     def of(function, measure, minutes):
         return function(values(measure, minutes)) if values(measure, minutes) else None
@@ -182,7 +217,9 @@ def by_hand(history, declared, key, grid_time):
         return float(sum(numbers)) / float(len(numbers))
 
     def deviation(numbers):
-        return pytest.approx(float(statistics.pstdev(numbers)), rel=1e-12)  # all else is equal to the last bit
+        return pytest.approx(
+            float(statistics.pstdev(numbers)), rel=1e-12
+        )  # all else is equal to the last bit
 
     return {
         "trips_count_1m": len(trips[1]),
@@ -204,9 +241,14 @@ def test_a_window_holds_the_newest_versions_known_at_each_grid_time(build, histo
     declared = windowed(name)
     rows = build(declared, history, [10 * MINUTE])
     expected = {}
-    for key in {key_of(version, declared) for version in history if None not in key_of(version, declared)}:
+    for key in {
+        key_of(version, declared) for version in history if None not in key_of(version, declared)
+    }:
         for number in range(11):
-            now, before = ([in_window(history, declared, key, (number - back) * MINUTE, m) for m in (1, 2, 3)] for back in (0, 1))
+            now, before = (
+                [in_window(history, declared, key, (number - back) * MINUTE, m) for m in (1, 2, 3)]
+                for back in (0, 1)
+            )
             if now != before:
                 expected[(*key, number)] = by_hand(history, declared, key, number * MINUTE)
     found = {}
@@ -223,27 +265,49 @@ def test_the_latest_event_is_the_newest_of_what_was_known(build, history, runs, 
     declared = latest(name)
     rows = build(declared, history, [10 * MINUTE])
     told = [
-        (tuple(row[key] for key in declared.join_keys), *(micros(row[time].replace(tzinfo=UTC)) - START for time in TIMES), row)
+        (
+            tuple(row[key] for key in declared.join_keys),
+            *(micros(row[time].replace(tzinfo=UTC)) - START for time in TIMES),
+            row,
+        )
         for row in rows.to_pylist()
     ]
-    for key in {key_of(version, declared) for version in history if None not in key_of(version, declared)}:
+    for key in {
+        key_of(version, declared) for version in history if None not in key_of(version, declared)
+    }:
         for number in range(11):
-            for at in (number * MINUTE + READY, number * MINUTE + READY + MINUTE // 2, (number + 1) * MINUTE + READY - 1):
+            for at in (
+                number * MINUTE + READY,
+                number * MINUTE + READY + MINUTE // 2,
+                (number + 1) * MINUTE + READY - 1,
+            ):
                 alive = [
-                    version for version in known_at(history, number * MINUTE) if key_of(version, declared) == key and version.event <= at
+                    version
+                    for version in known_at(history, number * MINUTE)
+                    if key_of(version, declared) == key and version.event <= at
                 ]
-                newest = max(alive, key=lambda version: (version.event, version.known, -version.trip), default=None)
+                newest = max(
+                    alive,
+                    key=lambda version: (version.event, version.known, -version.trip),
+                    default=None,
+                )
                 shown = max(
-                    (row for row in told if row[0] == key and row[1] <= at and row[2] <= at), key=lambda row: row[1:3], default=None
+                    (row for row in told if row[0] == key and row[1] <= at and row[2] <= at),
+                    key=lambda row: row[1:3],
+                    default=None,
                 )
                 values = None if shown is None else (shown[3]["trip"], shown[3]["cents"])
-                assert values == (newest and (newest.trip, newest.cents)) or (newest is None and values == (None, None))
+                assert values == (newest and (newest.trip, newest.cents)) or (
+                    newest is None and values == (None, None)
+                )
     assert canonical_hash(build(declared, history, runs)) == canonical_hash(rows)
 
 
 def a_trip(trip, known, event, cents, driver=1):
     """A version of a trip; times in minutes."""
-    return Version(trip, round(known * MINUTE), round(event * MINUTE), driver, None, cents, None, None)
+    return Version(
+        trip, round(known * MINUTE), round(event * MINUTE), driver, None, cents, None, None
+    )
 
 
 def column(rows, name, driver=1):
@@ -278,7 +342,9 @@ def test_a_correction_counts_instead_of_what_it_corrects(build):
 
 
 def test_a_correction_may_give_an_event_to_another_driver(build):
-    rows = build(windowed("driver"), [a_trip(1, 2, 2, 70), a_trip(1, 3, 2, 70, driver=2)], [10 * MINUTE])
+    rows = build(
+        windowed("driver"), [a_trip(1, 2, 2, 70), a_trip(1, 3, 2, 70, driver=2)], [10 * MINUTE]
+    )
     assert column(rows, "trips_count_3m", driver=1) == {2: 1, 3: 0}
     assert column(rows, "trips_count_3m", driver=2) == {3: 1, 4: 1, 5: 0}
 
@@ -287,35 +353,57 @@ def test_runs_between_grid_times_lose_nothing(build):
     history = [a_trip(1, 2.2, 2.1, 70), a_trip(2, 4.4, 4.4, 80)]
     for declared in (windowed("driver"), latest("driver")):
         at_once = build(declared, history, [10 * MINUTE])
-        in_steps = build(declared, history, [round(minute * MINUTE) for minute in (2.3, 2.5, 3.5, 4.5, 5.5, 10)])
+        in_steps = build(
+            declared, history, [round(minute * MINUTE) for minute in (2.3, 2.5, 3.5, 4.5, 5.5, 10)]
+        )
         assert canonical_hash(in_steps) == canonical_hash(at_once)
 
 
 def test_the_deviation_of_decimals_is_that_of_their_values(build):
     fees = [Decimal("0.10"), Decimal("0.20"), Decimal("0.60")]
-    history = [Version(number, 2 * MINUTE, 2 * MINUTE, 1, None, None, fee, None) for number, fee in enumerate(fees)]
-    assert column(build(windowed("driver"), history, [10 * MINUTE]), "fee_std_2m")[2] == pytest.approx(statistics.pstdev(map(float, fees)))
+    history = [
+        Version(number, 2 * MINUTE, 2 * MINUTE, 1, None, None, fee, None)
+        for number, fee in enumerate(fees)
+    ]
+    assert column(build(windowed("driver"), history, [10 * MINUTE]), "fee_std_2m")[
+        2
+    ] == pytest.approx(statistics.pstdev(map(float, fees)))
 
 
 def test_a_correction_that_puts_the_last_trip_earlier_brings_back_the_one_before_it(build):
     history = [a_trip(1, 2, 2, 70), a_trip(2, 4, 4, 80), a_trip(2, 6, 1, 80)]
     rows = build(latest("driver"), history, [10 * MINUTE])
     told = [
-        (row["trip"], micros(row["event_timestamp"].replace(tzinfo=UTC)) - START, row["created_timestamp"].minute)
+        (
+            row["trip"],
+            micros(row["event_timestamp"].replace(tzinfo=UTC)) - START,
+            row["created_timestamp"].minute,
+        )
         for row in rows.to_pylist()
     ]
     # The fourth minute was published and stays the newest; from the sixth on it tells of the trip of the second.
-    assert sorted(told, key=lambda row: row[2:]) == [(1, 2 * MINUTE, 2), (2, 4 * MINUTE, 4), (2, 1 * MINUTE, 6), (1, 4 * MINUTE, 6)]
+    assert sorted(told, key=lambda row: row[2:]) == [
+        (1, 2 * MINUTE, 2),
+        (2, 4 * MINUTE, 4),
+        (2, 1 * MINUTE, 6),
+        (1, 4 * MINUTE, 6),
+    ]
 
 
 def test_a_correction_that_takes_the_only_trip_from_a_driver_leaves_nulls(build):
-    rows = build(latest("driver"), [a_trip(1, 2, 2, 70), a_trip(1, 3, 2, 70, driver=2)], [10 * MINUTE])
-    told = sorted((row["driver"], row["created_timestamp"].minute, row["trip"]) for row in rows.to_pylist())
+    rows = build(
+        latest("driver"), [a_trip(1, 2, 2, 70), a_trip(1, 3, 2, 70, driver=2)], [10 * MINUTE]
+    )
+    told = sorted(
+        (row["driver"], row["created_timestamp"].minute, row["trip"]) for row in rows.to_pylist()
+    )
     assert told == [(1, 2, 1), (1, 3, None), (2, 3, 1)]
 
 
 def test_two_corrections_between_two_grid_times_are_one(build):
     history = [a_trip(1, 1, 1, 70), a_trip(1, 1.5, 1, 71), a_trip(1, 1.6, 1, 72, driver=2)]
     rows = build(latest("driver"), history, [10 * MINUTE])
-    told = sorted((row["driver"], row["created_timestamp"].minute, row["cents"]) for row in rows.to_pylist())
+    told = sorted(
+        (row["driver"], row["created_timestamp"].minute, row["cents"]) for row in rows.to_pylist()
+    )
     assert told == [(1, 1, 70), (1, 2, None), (2, 2, 72)]

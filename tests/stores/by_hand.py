@@ -8,7 +8,7 @@ from feast import FeatureStore, FileSource
 from feast.data_format import ParquetFormat
 from feast.repo_config import RepoConfig
 
-from stores.table import CREATED, EVENT
+from stores.tables import CREATED, EVENT
 
 
 def utc(hour, minute=0, microsecond=0):
@@ -18,13 +18,22 @@ def utc(hour, minute=0, microsecond=0):
 
 def at(*moments, driver=7):
     """Entity rows of one driver."""
-    return pa.table({"driver": [driver] * len(moments), "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC"))})
+    return pa.table(
+        {
+            "driver": [driver] * len(moments),
+            "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC")),
+        }
+    )
 
 
 def open_store(folder, *, registry="sql", online=None, coerce_tz_aware=True, **offline):
     """A Feast store of project `test` on our stores: registry and online store are in the folder, where `online` says nothing else."""
     places = {
-        "sql": {"registry_type": "sql", "path": f"sqlite:///{folder}/registry.db", "serve_features_while_materializing": True},
+        "sql": {
+            "registry_type": "sql",
+            "path": f"sqlite:///{folder}/registry.db",
+            "serve_features_while_materializing": True,
+        },
         "file": {"path": str(folder / "registry.pb")},
     }
     return FeatureStore(
@@ -33,8 +42,13 @@ def open_store(folder, *, registry="sql", online=None, coerce_tz_aware=True, **o
             provider="local",
             registry={**places[registry], "cache_ttl_seconds": 3600},
             offline_store={"type": "stores.offline.AsofOfflineStore", **offline},
-            online_store={"type": "stores.online.PackedOnlineStore", "path": str(folder / "online.db")} if online is None else online,
-            batch_engine={"type": "stores.engine.AsofEngine"},
+            online_store={
+                "type": "stores.online.PackedOnlineStore",
+                "path": str(folder / "online.db"),
+            }
+            if online is None
+            else online,
+            batch_engine={"type": "stores.online.AsofEngine"},
             entity_key_serialization_version=3,
             coerce_tz_aware=coerce_tz_aware,
         )
@@ -44,7 +58,9 @@ def open_store(folder, *, registry="sql", online=None, coerce_tz_aware=True, **o
 def table_source(path, **more):
     """The table at a path as the source of a view; `more` is said to Feast besides or instead."""
     names = {"timestamp_field": EVENT, "created_timestamp_column": CREATED}
-    return FileSource(name=f"{path.name}_table", path=str(path), file_format=ParquetFormat(), **{**names, **more})
+    return FileSource(
+        name=f"{path.name}_table", path=str(path), file_format=ParquetFormat(), **{**names, **more}
+    )
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,7 @@ class Row:
 
 
 def shown(history, keys, at, ttl, *, two_time=True):
-    """The values that the definition in `stores/offline.py` gives, found by looking at every row; None for nothing."""
+    """The values that the definition in `stores/offline/store.py` gives, found by looking at every row; None for nothing."""
     newest = None
     for row in history:
         if row.keys != keys or None in keys or row.event > at or (two_time and row.created > at):

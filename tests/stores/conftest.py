@@ -16,10 +16,10 @@ from feast.types import Int64
 from hypothesis import HealthCheck, settings
 
 from benchmarks.redis_server import RedisServer
-from stores.history import declared_schema
 from stores.offline import point_in_time_join
+from stores.offline.view_columns import declared_schema
 from stores.online import packed_database
-from stores.table import CREATED, EVENT, Table, connect
+from stores.tables import CREATED, EVENT, Table, connect
 from tests.stores.by_hand import open_store, table_source
 
 settings.register_profile(
@@ -41,7 +41,9 @@ def publish():
         def publish(table: Table, columns: dict[str, pa.DataType], rows, built_until=None):
             schema = pa.schema([*columns.items(), *TIMES])
             values = list(zip(*rows, strict=True)) if rows else [[] for _ in schema]
-            arrays = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
+            arrays = [
+                pa.array(column, field.type) for column, field in zip(values, schema, strict=True)
+            ]
             connection.register("__rows", pa.table(arrays, schema=schema))
             return table.publish(connection, "FROM __rows", built_until)
 
@@ -63,19 +65,34 @@ class Views:
         """A feature store over the same registry, with other settings of the offline store."""
         return open_store(self.folder, registry="file", coerce_tz_aware=coerce_tz_aware, **offline)
 
-    def add(self, name="driver_trips", keys=None, features=None, rows=(), *, ttl=timedelta(0), columns=None, **source):
+    def add(
+        self,
+        name="driver_trips",
+        keys=None,
+        features=None,
+        rows=(),
+        *,
+        ttl=timedelta(0),
+        columns=None,
+        **source,
+    ):
         """Declare a view and publish its rows, if there are any: keys, values, event, created; returns its table.
 
         Columns have the types that the view declares, or those given in `columns`, and columns besides those.
         """
         keys, features = {"driver": Int64} if keys is None else keys, features or {"trips": Int64}
-        entities = [Entity(name=key, join_keys=[key], value_type=type_.to_value_type()) for key, type_ in keys.items()]
+        entities = [
+            Entity(name=key, join_keys=[key], value_type=type_.to_value_type())
+            for key, type_ in keys.items()
+        ]
         schema = [Field(name=column, dtype=type_) for column, type_ in {**keys, **features}.items()]
         table = table_source(self.tables / name, **source)
         view = FeatureView(name=name, entities=entities, schema=schema, source=table, ttl=ttl)
         self.store.apply([*entities, view])
         declared = declared_schema(view)
-        self._types[name] = {column: declared.field(column).type for column in [*keys, *features]} | (columns or {})
+        self._types[name] = {
+            column: declared.field(column).type for column in [*keys, *features]
+        } | (columns or {})
         return self.publish(name, rows, tuple(keys)) if rows else None
 
     def publish(self, name, rows, keys=("driver",)):
@@ -94,7 +111,11 @@ class Views:
 
     def shown(self, frame, feature="driver_trips:trips", store=None, **pins):
         """The values of one feature."""
-        return self.job(frame, feature, store=store, **pins).to_arrow()[feature.replace(":", "__")].to_pylist()
+        return (
+            self.job(frame, feature, store=store, **pins)
+            .to_arrow()[feature.replace(":", "__")]
+            .to_pylist()
+        )
 
 
 @pytest.fixture
@@ -139,7 +160,11 @@ def open_online(online_store):
     def open_for(project):
         online = {"type": "stores.online.PackedOnlineStore", **online_store}
         config = RepoConfig(
-            project=project, provider="local", registry="unused.db", online_store=online, entity_key_serialization_version=3
+            project=project,
+            provider="local",
+            registry="unused.db",
+            online_store=online,
+            entity_key_serialization_version=3,
         )
         opened.append(packed_database(config))
         return opened[-1]

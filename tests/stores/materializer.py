@@ -18,8 +18,8 @@ from feast.data_format import ParquetFormat
 from feast.repo_config import RepoConfig
 from feast.types import Float64, Int64, String
 
-import stores.engine
-import stores.online_redis
+import stores.online.backends.redis_lease
+import stores.online.materialization
 from stores.online import packed_database
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
@@ -28,7 +28,13 @@ FEATURES = {"number": Int64, "half": Float64, "text": String}
 
 def config_of(online):
     online = {"type": "stores.online.PackedOnlineStore", **online}
-    return RepoConfig(project="test", provider="local", registry="unused.db", online_store=online, entity_key_serialization_version=3)
+    return RepoConfig(
+        project="test",
+        provider="local",
+        registry="unused.db",
+        online_store=online,
+        entity_key_serialization_version=3,
+    )
 
 
 def view_of(tables):
@@ -40,18 +46,23 @@ def view_of(tables):
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
     )
-    schema = [Field(name="driver", dtype=Int64), *(Field(name=name, dtype=type_) for name, type_ in FEATURES.items())]
+    schema = [
+        Field(name="driver", dtype=Int64),
+        *(Field(name=name, dtype=type_) for name, type_ in FEATURES.items()),
+    ]
     return FeatureView(name="driver_trips", entities=[DRIVER], schema=schema, source=table)
 
 
 def materialize(online, tables, now, rebuild):
     # Many batches, so that most of a run is between two of them.
-    stores.engine.BATCH_ROWS = 80
+    stores.online.materialization.BATCH_ROWS = 80
     # Nobody waits half a minute for a lock whose owner was killed.
-    stores.online_redis._LEASE_SECONDS = 1.0
+    stores.online.backends.redis_lease.SECONDS = 1.0
     config = config_of(online)
     moment = datetime.fromtimestamp(now, UTC)
-    stores.engine.materialize_view(config, packed_database(config), view_of(Path(tables)), now=moment, rebuild=rebuild)
+    stores.online.materialization.materialize_view(
+        config, packed_database(config), view_of(Path(tables)), now=moment, rebuild=rebuild
+    )
 
 
 def run(online, tables, now, rebuild=False, kill_after=None):
@@ -75,11 +86,17 @@ def run(online, tables, now, rebuild=False, kill_after=None):
         _, status = os.waitpid(child, 0)
         os.close(writer)
         with os.fdopen(reader) as said:
-            return {"killed": os.WIFSIGNALED(status), "seconds": time.monotonic() - started, "failure": said.read()}
+            return {
+                "killed": os.WIFSIGNALED(status),
+                "seconds": time.monotonic() - started,
+                "failure": said.read(),
+            }
 
     return wait
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps([wait() for wait in [run(**each) for each in json.loads(line)]]), flush=True)
+        print(
+            json.dumps([wait() for wait in [run(**each) for each in json.loads(line)]]), flush=True
+        )

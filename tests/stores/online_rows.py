@@ -4,9 +4,13 @@ from contextlib import contextmanager
 
 from feast.types import Array, Int64, String
 
-from stores.packed import Mark, OnlineView, Rows
+from stores.online import OnlineView
+from stores.online.backend import Mark
+from stores.online.records import Rows
 
-TRIPS = OnlineView("test", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String)))
+TRIPS = OnlineView(
+    "test", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String))
+)
 CHANGED = OnlineView("test", "driver_trips", (("driver", Int64),), (("trips", Array(Int64)),))
 KEYS = [TRIPS.key(driver) for driver in range(10)]
 OLD, NEW, LATER = 20, 30, 40
@@ -19,7 +23,10 @@ def rows(moment, keys=KEYS, note="x", view=TRIPS):
 
 
 def shown(database, keys=KEYS, view=TRIPS):
-    return [row.values[0] if row.status == "PRESENT" else row.status for row in database.read(view, keys, 50)]
+    return [
+        row.values[0] if row.status == "PRESENT" else row.status
+        for row in database.read(view, keys, 50)
+    ]
 
 
 def rebuild(database, moment, keys=KEYS, view=TRIPS, before_swap=lambda: None):

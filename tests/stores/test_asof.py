@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stores.history import FeatureColumn, History
-from stores.manifest import Stretch
-from stores.retrieval import Join, JoinedView
-from stores.table import connect, write_parquet
+from stores.offline.join import Join, JoinedView
+from stores.offline.view_files import FeatureColumn, History
+from stores.tables import Stretch, connect
+from stores.tables.parquet import write_parquet
 from tests.stores.by_hand import Row, shown
 
 pytestmark = pytest.mark.filterwarnings("ignore:view '.*' gives nothing but nulls")
@@ -25,7 +25,9 @@ drivers = st.sampled_from([1, 2, 2**53 + 1, None])
 # Few moments, so that they meet; some far from the others, so that buckets between them are empty.
 moments = st.one_of(st.integers(0, 12), st.sampled_from([40, 41, 100, 1_000]))
 values = st.tuples(st.sampled_from([None, 0, 2**53 + 1, 2**63 - 1]))
-rows_of_history = st.builds(Row, st.tuples(cities, drivers), moments, moments, values, st.just(False) | st.booleans())
+rows_of_history = st.builds(
+    Row, st.tuples(cities, drivers), moments, moments, values, st.just(False) | st.booleans()
+)
 
 
 @st.composite
@@ -35,7 +37,10 @@ def histories(draw):
     kind = draw(st.sampled_from(["any", "in order", "regular"]))
     if kind == "in order":
         events, created = sorted(row.event for row in rows), sorted(row.created for row in rows)
-        rows = [replace(row, event=event, created=known) for row, event, known in zip(rows, events, created, strict=True)]
+        rows = [
+            replace(row, event=event, created=known)
+            for row, event, known in zip(rows, events, created, strict=True)
+        ]
     if kind == "regular":
         lag = draw(st.sampled_from([0, 3]))
         rows = [replace(row, created=row.event + lag) for row in rows]
@@ -66,10 +71,20 @@ def published(folder, history, cuts):
             "created_timestamp": pa.array([row.created for row in part], pa.timestamp("us")),
         }
         write_parquet(pa.table(columns), path)
-        events, created = np.array([row.event for row in part]), np.array([row.created for row in part])
+        events, created = (
+            np.array([row.event for row in part]),
+            np.array([row.created for row in part]),
+        )
         in_order = bool(np.all(np.diff(events) >= 0)) and events[0] >= newest
         newest = max(newest, events.max())
-        ends = (events.min(), events.max(), created.min(), created.max(), (created - events).min(), (created - events).max())
+        ends = (
+            events.min(),
+            events.max(),
+            created.min(),
+            created.max(),
+            (created - events).min(),
+            (created - events).max(),
+        )
         stretches.append(Stretch(len(part), *map(int, ends), in_order))
         paths.append(str(path))
     return History(
@@ -95,7 +110,9 @@ def published(folder, history, cuts):
     st.none() | st.sampled_from([0.1, 1.0, 3.0]),
     st.booleans(),
 )
-def test_the_join_equals_looking_at_every_row(tmp_path, connection, history, cuts, entities, ttl, two_time, as_of, width, is_held):
+def test_the_join_equals_looking_at_every_row(
+    tmp_path, connection, history, cuts, entities, ttl, two_time, as_of, width, is_held
+):
     described = published(tmp_path, history, cuts)
     if as_of is not None:
         described = replace(described, as_of=as_of)
@@ -106,16 +123,22 @@ def test_the_join_equals_looking_at_every_row(tmp_path, connection, history, cut
             "event_timestamp": pa.array([at for _, _, at in entities], pa.timestamp("us", "UTC")),
         }
     )
-    join = Join(frame, [JoinedView(lambda *_: described, "", ttl)], connection.cursor, two_time=two_time)
+    join = Join(
+        frame, [JoinedView(lambda *_: described, "", ttl)], connection.cursor, two_time=two_time
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stores.retrieval.worth_holding", lambda held, _: is_held and bool(held.paths))
+        patch.setattr(
+            "stores.offline.join.worth_holding", lambda held, _: is_held and bool(held.paths)
+        )
         if width is not None:
             # A history of few rows would be joined whole.
-            patch.setattr("stores.asof.worth_looking", lambda *_: True)
-            patch.setattr("stores.asof.ROWS_A_BUCKET", width)
+            patch.setattr("stores.offline.asof.worth_looking", lambda *_: True)
+            patch.setattr("stores.offline.asof.ROWS_A_BUCKET", width)
         found = join.table()["value"].to_pylist()
     for path in described.paths:
         Path(path).unlink()
     known = [row for row in history if as_of is None or row.created <= as_of]
-    by_hand = [shown(known, (city, driver), at, ttl, two_time=two_time) for city, driver, at in entities]
+    by_hand = [
+        shown(known, (city, driver), at, ttl, two_time=two_time) for city, driver, at in entities
+    ]
     assert found == [values and values[0] for values in by_hand]

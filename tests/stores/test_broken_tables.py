@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from feast.types import Float64, Int64, String, UnixTimestamp
 
-from feature_repo.errors import BrokenTable, DataFolderError, InvalidRequest, NotBuilt
-from stores.manifest import MANIFEST_FILE
+from punctual.errors import BrokenTable, DataFolderError, InvalidRequest, NotBuilt
+from stores.tables import MANIFEST_FILE
 from tests.stores.by_hand import at, utc
 
 TIMES = ("event_timestamp", "created_timestamp")
@@ -37,14 +37,19 @@ def ways_of_reading(views, tmp_path, rows):
     for frame in (rows, entities):
         yield lambda frame=frame: views.job(frame, "driver_trips:trips").to_arrow()
         yield lambda frame=frame: views.job(frame, "driver_trips:trips").to_reader().read_all()
-        yield lambda frame=frame: views.job(frame, "driver_trips:trips").to_parquet(tmp_path / "out.parquet")
+        yield lambda frame=frame: views.job(frame, "driver_trips:trips").to_parquet(
+            tmp_path / "out.parquet"
+        )
 
 
 def refused_in_all_ways(views, tmp_path, error, match, rows=None):
     for is_held in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             # A history of one file and few entity rows would be read by need.
-            patch.setattr("stores.retrieval.worth_holding", lambda history, _, is_held=is_held: is_held and bool(history.parts))
+            patch.setattr(
+                "stores.offline.join.worth_holding",
+                lambda history, _, is_held=is_held: is_held and bool(history.parts),
+            )
             for read in ways_of_reading(views, tmp_path, at(utc(13)) if rows is None else rows):
                 with pytest.raises(error, match=match):
                     read()
@@ -54,21 +59,34 @@ def refused_in_all_ways(views, tmp_path, error, match, rows=None):
 
 def test_a_truncated_file_is_named(views, published, tmp_path):
     published.write_bytes(published.read_bytes()[:100])
-    refused_in_all_ways(views, tmp_path, BrokenTable, f"view 'driver_trips': .*{published.name} has 100 bytes, [0-9,]+ were published")
+    refused_in_all_ways(
+        views,
+        tmp_path,
+        BrokenTable,
+        f"view 'driver_trips': .*{published.name} has 100 bytes, [0-9,]+ were published",
+    )
 
 
 def test_garbage_of_the_same_size_is_named(views, published, tmp_path):
     published.write_bytes(random.Random(7).randbytes(published.stat().st_size))
-    refused_in_all_ways(views, tmp_path, BrokenTable, f"view 'driver_trips': .*{published.name} cannot be read")
+    refused_in_all_ways(
+        views, tmp_path, BrokenTable, f"view 'driver_trips': .*{published.name} cannot be read"
+    )
 
 
 def spoil(file, column):
     """Put garbage in the place of a column's values."""
     group = pq.read_metadata(file).row_group(0)
-    chunk = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == column)
+    chunk = next(
+        chunk
+        for chunk in map(group.column, range(group.num_columns))
+        if chunk.path_in_schema == column
+    )
     start = chunk.dictionary_page_offset or chunk.data_page_offset
     whole = bytearray(file.read_bytes())
-    whole[start : start + chunk.total_compressed_size] = random.Random(7).randbytes(chunk.total_compressed_size)
+    whole[start : start + chunk.total_compressed_size] = random.Random(7).randbytes(
+        chunk.total_compressed_size
+    )
     file.write_bytes(whole)
 
 
@@ -77,12 +95,14 @@ def test_garbage_in_the_midst_of_a_column_is_no_value(views, published, tmp_path
     # Of rows that are all known equally long after their event, the manifest says when, and the column is not read.
     views.publish("driver_trips", [(7, 4, utc(10), utc(12))])
     spoil(published, column)
-    refused_in_all_ways(views, tmp_path, BrokenTable, f"view 'driver_trips': .*{published.name} cannot be read")
+    refused_in_all_ways(
+        views, tmp_path, BrokenTable, f"view 'driver_trips': .*{published.name} cannot be read"
+    )
 
 
 @pytest.mark.parametrize("is_held", [False, True])
 def test_only_the_columns_that_are_asked_for_are_read(views, monkeypatch, is_held):
-    monkeypatch.setattr("stores.retrieval.worth_holding", lambda *_: is_held)
+    monkeypatch.setattr("stores.offline.join.worth_holding", lambda *_: is_held)
     table = views.add(features={"trips": Int64, "stops": Int64}, rows=[(7, 3, 4, utc(11), utc(12))])
     spoil(views.tables / table.files()[0].path, "stops")
     assert views.shown(at(utc(13))) == [3]
@@ -91,7 +111,9 @@ def test_only_the_columns_that_are_asked_for_are_read(views, monkeypatch, is_hel
 
 
 def test_files_of_later_events_and_of_later_knowledge_are_not_read(views, published):
-    later = views.tables / views.publish("driver_trips", [(7, 4, utc(14), utc(15))]).files()[-1].path
+    later = (
+        views.tables / views.publish("driver_trips", [(7, 4, utc(14), utc(15))]).files()[-1].path
+    )
     later.unlink()
     assert views.shown(at(utc(13))) == [3]
     assert views.shown(at(utc(16)), as_of=utc(14).replace(tzinfo=UTC)) == [3]
@@ -101,21 +123,36 @@ def test_files_of_later_events_and_of_later_knowledge_are_not_read(views, publis
 
 def test_a_file_that_is_gone_is_named(views, published, tmp_path):
     published.unlink()
-    refused_in_all_ways(views, tmp_path, BrokenTable, f"view 'driver_trips': .*{published.name} is in the manifest and cannot be read")
+    refused_in_all_ways(
+        views,
+        tmp_path,
+        BrokenTable,
+        f"view 'driver_trips': .*{published.name} is in the manifest and cannot be read",
+    )
 
 
-def test_without_its_manifest_a_table_is_not_taken_for_files_of_somebody(views, published, tmp_path):
+def test_without_its_manifest_a_table_is_not_taken_for_files_of_somebody(
+    views, published, tmp_path
+):
     views.publish("driver_trips", [(7, 4, utc(11), utc(13))])
     (views.tables / MANIFEST_FILE).unlink()
     refused_in_all_ways(
-        views, tmp_path, BrokenTable, f"view 'driver_trips' has files at .*driver_trips, and .*{MANIFEST_FILE}, .*, is gone"
+        views,
+        tmp_path,
+        BrokenTable,
+        f"view 'driver_trips' has files at .*driver_trips, and .*{MANIFEST_FILE}, .*, is gone",
     )
 
 
 def test_a_manifest_that_is_no_database_is_named(views, published, tmp_path):
     for file in views.tables.glob(f"{MANIFEST_FILE}*"):
         file.write_bytes(b"no database" * 1000)
-    refused_in_all_ways(views, tmp_path, BrokenTable, f"{MANIFEST_FILE}, which says what is in table 'driver_trips', cannot be read")
+    refused_in_all_ways(
+        views,
+        tmp_path,
+        BrokenTable,
+        f"{MANIFEST_FILE}, which says what is in table 'driver_trips', cannot be read",
+    )
 
 
 def test_files_of_a_build_that_was_never_committed_are_not_shown(views, published, tmp_path):
@@ -130,36 +167,58 @@ def test_files_of_a_build_that_was_never_committed_are_not_shown(views, publishe
 
 def test_a_column_that_a_published_table_lacks_is_named(views, published, tmp_path):
     views.add(features={"trips": Int64, "stops": Int64})
-    with pytest.raises(BrokenTable, match=f"view 'driver_trips' declares stops, which .*{published.name} does not have"):
+    with pytest.raises(
+        BrokenTable,
+        match=f"view 'driver_trips' declares stops, which .*{published.name} does not have",
+    ):
         views.shown(at(utc(13)), "driver_trips:stops")
 
 
 @pytest.mark.parametrize("declared", [String, Float64])
-def test_a_published_column_of_another_type_than_declared_is_named(views, published, tmp_path, declared):
+def test_a_published_column_of_another_type_than_declared_is_named(
+    views, published, tmp_path, declared
+):
     views.add(features={"trips": declared})
     refused_in_all_ways(
-        views, tmp_path, BrokenTable, f"view 'driver_trips' declares column 'trips' as (string|double); in .*{published.name} it is int64"
+        views,
+        tmp_path,
+        BrokenTable,
+        f"view 'driver_trips' declares column 'trips' as (string|double); in .*{published.name} it is int64",
     )
 
 
 def test_a_published_key_of_another_type_than_declared_is_named(views, published):
     views.add("driver_trips", {"driver": String})
-    with pytest.raises(BrokenTable, match="view 'driver_trips' declares column 'driver' as string; in .* it is int64"):
+    with pytest.raises(
+        BrokenTable,
+        match="view 'driver_trips' declares column 'driver' as string; in .* it is int64",
+    ):
         views.shown(at(utc(13), driver="7"))
 
 
 def test_a_file_that_was_replaced_by_one_of_another_type_is_named(views, published, tmp_path):
     views.publish("driver_trips", [(7, 4, utc(12), utc(13))])
-    later = views.tables / views.publish("driver_trips", [(7, 5, utc(12), utc(14))]).files()[-1].path
+    later = (
+        views.tables / views.publish("driver_trips", [(7, 5, utc(12), utc(14))]).files()[-1].path
+    )
     size = later.stat().st_size
-    pq.write_table(pq.read_table(later).set_column(1, "trips", pa.array(["5"])), later, write_statistics=False, store_schema=False)
+    pq.write_table(
+        pq.read_table(later).set_column(1, "trips", pa.array(["5"])),
+        later,
+        write_statistics=False,
+        store_schema=False,
+    )
     whole = later.read_bytes()
     # Of the same size, so that only the type tells; what stands between pages and footer is not read.
     footer = int.from_bytes(whole[-8:-4], "little") + 8
     assert len(whole) <= size
     later.write_bytes(whole[:-footer] + b"\0" * (size - len(whole)) + whole[-footer:])
     refused_in_all_ways(
-        views, tmp_path, BrokenTable, f"view 'driver_trips' declares column 'trips' as int64; in .*{later.name} it is string", at(utc(15))
+        views,
+        tmp_path,
+        BrokenTable,
+        f"view 'driver_trips' declares column 'trips' as int64; in .*{later.name} it is string",
+        at(utc(15)),
     )
 
 
@@ -173,45 +232,69 @@ def test_files_of_others_that_disagree_among_themselves_are_refused(views, tmp_p
     views.add()
     views.write("driver_trips", rows_of_others(), "a.parquet")
     views.write("driver_trips", rows_of_others(driver=[9, 7], trips=["three", "four"]), "b.parquet")
-    refused_in_all_ways(views, tmp_path, BrokenTable, "view 'driver_trips' declares column 'trips' as int64; in .*b.parquet it is string")
+    refused_in_all_ways(
+        views,
+        tmp_path,
+        BrokenTable,
+        "view 'driver_trips' declares column 'trips' as int64; in .*b.parquet it is string",
+    )
 
 
 def test_keys_of_others_that_disagree_among_themselves_are_refused(views, tmp_path):
     views.add()
     views.write("driver_trips", rows_of_others(), "a.parquet")
     views.write("driver_trips", rows_of_others(driver=["7", "8"]), "b.parquet")
-    refused_in_all_ways(views, tmp_path, BrokenTable, "view 'driver_trips' declares column 'driver' as int64; in .*b.parquet it is string")
+    refused_in_all_ways(
+        views,
+        tmp_path,
+        BrokenTable,
+        "view 'driver_trips' declares column 'driver' as int64; in .*b.parquet it is string",
+    )
 
 
 def test_a_file_of_others_that_lacks_a_column_is_named(views, tmp_path):
     views.add()
     views.write("driver_trips", rows_of_others(), "a.parquet")
     views.write("driver_trips", rows_of_others().drop_columns(["trips"]), "b.parquet")
-    refused_in_all_ways(views, tmp_path, BrokenTable, "view 'driver_trips' declares trips, which .*b.parquet does not have")
+    refused_in_all_ways(
+        views,
+        tmp_path,
+        BrokenTable,
+        "view 'driver_trips' declares trips, which .*b.parquet does not have",
+    )
 
 
 def test_a_time_that_is_text_is_named(views, tmp_path):
     views.add()
     views.write("driver_trips", rows_of_others(created_timestamp=["2013-06-01", "2013-06-02"]))
-    refused_in_all_ways(views, tmp_path, BrokenTable, "file .*rows.parquet: column 'created_timestamp' is string; expected a timestamp")
+    refused_in_all_ways(
+        views,
+        tmp_path,
+        BrokenTable,
+        "file .*rows.parquet: column 'created_timestamp' is string; expected a timestamp",
+    )
 
 
 @pytest.mark.parametrize("zone", [None, "UTC"])
 @pytest.mark.parametrize("column", TIMES)
-def test_a_part_of_a_microsecond_is_refused_since_it_would_be_shown_too_early(views, tmp_path, column, zone):
+def test_a_part_of_a_microsecond_is_refused_since_it_would_be_shown_too_early(
+    views, tmp_path, column, zone
+):
     views.add()
-    finer = pa.array([1_370_088_000_000_000_000, 1_370_088_000_000_000_500], pa.timestamp("ns", zone))
-    views.write("driver_trips", rows_of_others(**{column: finer}))
-    match = (
-        f"view 'driver_trips', file .*rows.parquet: column '{column}' has 2013-06-01 12:00:00.000000500.*, which is no whole microsecond"
+    finer = pa.array(
+        [1_370_088_000_000_000_000, 1_370_088_000_000_000_500], pa.timestamp("ns", zone)
     )
+    views.write("driver_trips", rows_of_others(**{column: finer}))
+    match = f"view 'driver_trips', file .*rows.parquet: column '{column}' has 2013-06-01 12:00:00.000000500.*, which is no whole microsecond"
     refused_in_all_ways(views, tmp_path, BrokenTable, match)
 
 
 @pytest.mark.parametrize("zone", [None, "UTC"])
 def test_a_key_with_a_part_of_a_microsecond_is_refused_since_it_would_be_another(views, zone):
     views.add(keys={"driver": UnixTimestamp})
-    finer = pa.array([1_370_088_000_000_000_000, 1_370_088_000_000_000_500], pa.timestamp("ns", zone))
+    finer = pa.array(
+        [1_370_088_000_000_000_000, 1_370_088_000_000_000_500], pa.timestamp("ns", zone)
+    )
     views.write("driver_trips", rows_of_others(driver=finer))
     with pytest.raises(BrokenTable, match="column 'driver' has 2013-06-01 12:00:00.000000500"):
         views.shown(at(utc(13), driver=utc(12)))
@@ -219,8 +302,12 @@ def test_a_key_with_a_part_of_a_microsecond_is_refused_since_it_would_be_another
 
 def test_keys_that_differ_only_in_case_are_refused_since_sql_would_take_the_first(views, tmp_path):
     views.add()
-    views.write("driver_trips", rows_of_others(Driver=[8, 7]).select(["Driver", "driver", "trips", *TIMES]))
-    refused_in_all_ways(views, tmp_path, BrokenTable, "rows.parquet: columns Driver, driver differ only in case")
+    views.write(
+        "driver_trips", rows_of_others(Driver=[8, 7]).select(["Driver", "driver", "trips", *TIMES])
+    )
+    refused_in_all_ways(
+        views, tmp_path, BrokenTable, "rows.parquet: columns Driver, driver differ only in case"
+    )
 
 
 def test_a_folder_of_others_without_files_gives_nulls(views):
@@ -232,14 +319,19 @@ def test_a_folder_of_others_without_files_gives_nulls(views):
 @pytest.mark.parametrize("driver", ["7", b"7", 7.5, True, datetime(2013, 6, 1)])
 def test_a_key_of_another_type_than_the_views_is_refused(views, published, tmp_path, driver):
     frame = at(utc(13), driver=driver)
-    with pytest.raises(InvalidRequest, match="view 'driver_trips' is keyed by 'driver', which is int64; the entity rows have it as"):
+    with pytest.raises(
+        InvalidRequest,
+        match="view 'driver_trips' is keyed by 'driver', which is int64; the entity rows have it as",
+    ):
         views.shown(frame)
     with pytest.raises(InvalidRequest, match="view 'driver_trips' is keyed by 'driver'"):
         views.job(frame, "driver_trips:trips").to_parquet(tmp_path / "out.parquet")
 
 
 def test_whole_floats_that_pandas_made_of_keys_among_nulls_are_keys(views, published):
-    frame = pd.DataFrame({"driver": [7, None], "event_timestamp": pd.to_datetime([utc(13)] * 2, utc=True)})
+    frame = pd.DataFrame(
+        {"driver": [7, None], "event_timestamp": pd.to_datetime([utc(13)] * 2, utc=True)}
+    )
     assert frame["driver"].dtype == float
     assert views.shown(frame) == [3, None]
 
@@ -256,13 +348,20 @@ def many(views):
     times = dict.fromkeys(TIMES, pa.array([utc(12)] * count, pa.timestamp("us")))
     names = pa.array([f"{number:0200}" for number in range(count)])
     views.write("driver_trips", pa.table({"driver": range(count), "name": names, **times}))
-    return pa.table({"driver": range(count), "event_timestamp": pa.array([utc(13)] * count, pa.timestamp("us", "UTC"))})
+    return pa.table(
+        {
+            "driver": range(count),
+            "event_timestamp": pa.array([utc(13)] * count, pa.timestamp("us", "UTC")),
+        }
+    )
 
 
 def test_too_little_memory_names_the_setting(views, tmp_path):
     frame = many(views)
     small = views.opened(memory_limit="2MB", threads=1, spill_folder=str(tmp_path / "spilled"))
-    with pytest.raises(DataFolderError, match="ran out of room: .*memory_limit in feature_store.yaml"):
+    with pytest.raises(
+        DataFolderError, match="ran out of room: .*memory_limit in feature_store.yaml"
+    ):
         views.job(frame, "driver_trips:name", store=small).to_parquet(tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
 
@@ -284,5 +383,8 @@ def test_a_spill_folder_that_is_full_names_the_setting(views, tmp_path):
 def test_a_spill_folder_that_cannot_be_written_is_named(views, published, tmp_path):
     (tmp_path / "a_file").touch()
     store = views.opened(spill_folder=str(tmp_path / "a_file"))
-    with pytest.raises(DataFolderError, match="cannot write spill_folder .*a_file: .* Name another one in feature_store.yaml"):
+    with pytest.raises(
+        DataFolderError,
+        match="cannot write spill_folder .*a_file: .* Name another one in feature_store.yaml",
+    ):
         views.shown(at(utc(13)), store=store)

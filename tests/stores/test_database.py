@@ -3,16 +3,22 @@
 import sqlite3
 from contextlib import closing
 
-from stores.database import address_of, make_database
+from stores.tables import make_database, sqlite_uri
 
 
-def test_a_database_in_a_folder_that_nobody_can_write_is_read_and_nothing_is_made_beside_it(tmp_path, monkeypatch):
+def test_a_database_in_a_folder_that_nobody_can_write_is_read_and_nothing_is_made_beside_it(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "a file?.db"
     make_database(path, ["CREATE TABLE t (n)", "INSERT INTO t VALUES (7)"])
     monkeypatch.setattr("os.access", lambda *_: False)
-    with closing(sqlite3.connect(address_of(path), uri=True)) as connection:
+    with closing(sqlite3.connect(sqlite_uri(path), uri=True)) as connection:
         assert connection.execute("SELECT n FROM t").fetchall() == [(7,)]
-        assert [file.name for file in tmp_path.iterdir() if "db" in file.name and not file.name.startswith(".")] == ["a file?.db"]
+        assert [
+            file.name
+            for file in tmp_path.iterdir()
+            if "db" in file.name and not file.name.startswith(".")
+        ] == ["a file?.db"]
 
 
 def test_a_journal_that_is_not_yet_in_the_database_is_read_too(tmp_path, monkeypatch):
@@ -22,5 +28,5 @@ def test_a_journal_that_is_not_yet_in_the_database_is_read_too(tmp_path, monkeyp
         writer.execute("INSERT INTO t VALUES (7)")
         writer.commit()
         monkeypatch.setattr("os.access", lambda *_: False)
-        with closing(sqlite3.connect(address_of(path), uri=True)) as connection:
+        with closing(sqlite3.connect(sqlite_uri(path), uri=True)) as connection:
             assert connection.execute("SELECT n FROM t").fetchall() == [(7,)]

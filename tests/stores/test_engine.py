@@ -13,13 +13,12 @@ from feast.types import Float64, Int64, String, UnixTimestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
-from feature_repo.times import from_micros, micros
-from stores.engine import materialize_view
+from punctual.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
+from punctual.times import from_micros, micros
 from stores.offline import historical_features
-from stores.online_sqlite import SqliteRecords
-from stores.packed import OnlineView, PackedDatabase
-from stores.table import Table
+from stores.online import OnlineView, PackedDatabase, materialize_view
+from stores.online.backends.sqlite import SqliteRecords
+from stores.tables import Table
 from tests.stores.by_hand import open_store, table_source, utc
 
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -32,9 +31,19 @@ def a_source(folder):
 
 
 def a_view(folder, *, source=None, ttl=timedelta(0), fingerprint="first", **features):
-    schema = [Field(name="driver", dtype=Int64), *(Field(name=name, dtype=type_) for name, type_ in features.items())]
+    schema = [
+        Field(name="driver", dtype=Int64),
+        *(Field(name=name, dtype=type_) for name, type_ in features.items()),
+    ]
     tags = {"fingerprint": fingerprint}
-    return FeatureView(name="driver_trips", entities=[DRIVER], schema=schema, source=source or a_source(folder), ttl=ttl, tags=tags)
+    return FeatureView(
+        name="driver_trips",
+        entities=[DRIVER],
+        schema=schema,
+        source=source or a_source(folder),
+        ttl=ttl,
+        tags=tags,
+    )
 
 
 def at(hour, minute=0, microsecond=0):
@@ -56,7 +65,9 @@ class World:
 
     def online(self, moment, *drivers):
         view = OnlineView.of("test", self.view)
-        shown = self.database.read(view, [view.key(driver) for driver in drivers or (7,)], micros(moment))
+        shown = self.database.read(
+            view, [view.key(driver) for driver in drivers or (7,)], micros(moment)
+        )
         return [row.values[0] if row.status == "PRESENT" else row.status for row in shown]
 
 
@@ -93,7 +104,9 @@ def lives(draw):
     steps, seen, built, now = [], set(), -1, 0
     for _ in range(draw(st.integers(1, 4))):
         rows = []
-        for driver, event, created, value in draw(st.lists(st.tuples(drivers, moments, moments, numbers), max_size=6)):
+        for driver, event, created, value in draw(
+            st.lists(st.tuples(drivers, moments, moments, numbers), max_size=6)
+        ):
             if max(event, created) > built and (driver, event, created) not in seen:
                 seen.add((driver, event, created))
                 rows.append((driver, value, event, created))
@@ -118,8 +131,12 @@ class Killed(Exception):
 @given(lives())
 def test_online_after_a_run_is_what_the_offline_join_shows(shared, publish, steps):
     folder, store, view = shared
-    (folder / "tables").rename(folder / f"tables{len(list(folder.glob('tables*')))}") if (folder / "tables").exists() else None
-    database = PackedDatabase(SqliteRecords(folder / f"online{len(list(folder.glob('online*.db')))}.db"))
+    (folder / "tables").rename(folder / f"tables{len(list(folder.glob('tables*')))}") if (
+        folder / "tables"
+    ).exists() else None
+    database = PackedDatabase(
+        SqliteRecords(folder / f"online{len(list(folder.glob('online*.db')))}.db")
+    )
     table = Table.for_definition(folder / "tables", "driver_trips", "first", ("driver",))
     online = OnlineView.of("test", view)
     start = micros(NOON)
@@ -128,7 +145,10 @@ def test_online_after_a_run_is_what_the_offline_join_shows(shared, publish, step
         raise Killed
 
     for step in steps:
-        rows = [(driver, value, start + event, start + created) for driver, value, event, created in step.rows]
+        rows = [
+            (driver, value, start + event, start + created)
+            for driver, value, event, created in step.rows
+        ]
         publish(table, TRIPS, rows, from_micros(start + step.built))
         run = {"now": from_micros(start + step.now)}
         if step.dies:
@@ -141,21 +161,35 @@ def test_online_after_a_run_is_what_the_offline_join_shows(shared, publish, step
         assert materialize_view(store.config, database, view, **run).records == 0
         # From the run on, what is published ahead included: the record is right until the next run.
         reached = min(step.now, step.built)
-        entities = [(driver, moment) for driver in (1, 2**53 + 1, None) for moment in range(reached, 18)]
+        entities = [
+            (driver, moment) for driver in (1, 2**53 + 1, None) for moment in range(reached, 18)
+        ]
         frame = pa.table(
             {
                 "driver": pa.array([driver for driver, _ in entities], pa.int64()),
-                "event_timestamp": pa.array([start + moment for _, moment in entities], pa.timestamp("us", "UTC")),
+                "event_timestamp": pa.array(
+                    [start + moment for _, moment in entities], pa.timestamp("us", "UTC")
+                ),
             }
         )
-        offline = historical_features(store, frame, ["driver_trips:trips"])["driver_trips__trips"].to_pylist()
-        shown = [database.read(online, [online.key(driver)], start + moment)[0].values[0] for driver, moment in entities]
+        offline = historical_features(store, frame, ["driver_trips:trips"])[
+            "driver_trips__trips"
+        ].to_pylist()
+        shown = [
+            database.read(online, [online.key(driver)], start + moment)[0].values[0]
+            for driver, moment in entities
+        ]
         assert shown == offline
     database.close()
 
 
 def test_a_run_takes_what_became_effective_and_what_is_published_ahead(world, publish):
-    publish(world.table, TRIPS, [(7, 1, utc(10), utc(10, 5)), (7, 2, utc(11), utc(11, 5)), (8, 3, utc(11), utc(11, 5))], at(11))
+    publish(
+        world.table,
+        TRIPS,
+        [(7, 1, utc(10), utc(10, 5)), (7, 2, utc(11), utc(11, 5)), (8, 3, utc(11), utc(11, 5))],
+        at(11),
+    )
     done = world.materialize(at(11))
     assert (done.rows, done.records, done.until, done.missed) == (3, 2, at(11), 0)
     assert world.online(at(11), 7, 8, 9) == [1, "NOT_FOUND", "NOT_FOUND"]
@@ -184,7 +218,9 @@ def test_a_row_that_was_ahead_is_not_missed(world, publish):
     assert world.materialize(at(13)).missed == 0
 
 
-def test_rows_that_come_online_after_their_moment_by_the_clock_are_missed_though_the_run_stands_before_it(world, publish):
+def test_rows_that_come_online_after_their_moment_by_the_clock_are_missed_though_the_run_stands_before_it(
+    world, publish
+):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     world.materialize(at(11))
     publish(world.table, TRIPS, [(7, 2, utc(12), utc(12, 5)), (8, 2, utc(12), utc(12, 5))], at(12))
@@ -194,7 +230,9 @@ def test_rows_that_come_online_after_their_moment_by_the_clock_are_missed_though
     assert world.materialize(at(13), clock=lambda: at(13, 30)).missed == 0
 
 
-def test_a_run_that_stands_later_than_the_table_is_built_has_missed_what_was_due_between(world, publish):
+def test_a_run_that_stands_later_than_the_table_is_built_has_missed_what_was_due_between(
+    world, publish
+):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     world.materialize(at(11))
     publish(world.table, TRIPS, [(7, 2, utc(12), utc(12, 5))], at(12))
@@ -218,10 +256,14 @@ def test_an_online_file_that_was_removed_is_filled_from_the_beginning(tmp_path, 
     assert world.online(NOON) == [1]
 
 
-def test_a_view_that_was_taken_out_and_comes_back_is_filled_from_the_beginning(tmp_path, world, publish):
+def test_a_view_that_was_taken_out_and_comes_back_is_filled_from_the_beginning(
+    tmp_path, world, publish
+):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     world.store.materialize(at(0), NOON)
-    world.store.apply([], objects_to_delete=[world.store.get_feature_view("driver_trips")], partial=False)
+    world.store.apply(
+        [], objects_to_delete=[world.store.get_feature_view("driver_trips")], partial=False
+    )
     with pytest.raises(NotBuilt):
         world.online(NOON)
     world.store.apply([DRIVER, world.view])
@@ -237,23 +279,41 @@ def test_a_rebuild_starts_from_the_beginning(world, publish):
     assert (done.rows, done.records, done.missed) == (2, 2, 0)
 
 
-def test_another_definition_reads_from_its_own_table_and_only_when_it_is_built(tmp_path, world, publish):
+def test_another_definition_reads_from_its_own_table_and_only_when_it_is_built(
+    tmp_path, world, publish
+):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     world.materialize(NOON)
-    second = World(world.store, a_view(tmp_path, trips=Int64, fingerprint="second"), world.table, world.database)
-    with pytest.raises(StoreOutdated, match="table 'driver_trips' was built from another definition"):
+    second = World(
+        world.store,
+        a_view(tmp_path, trips=Int64, fingerprint="second"),
+        world.table,
+        world.database,
+    )
+    with pytest.raises(
+        StoreOutdated, match="table 'driver_trips' was built from another definition"
+    ):
         second.materialize(NOON)
     with pytest.raises(NotBuilt, match="not in the online store as it is defined now"):
         second.online(NOON)
     assert world.online(NOON) == [1]
-    publish(Table.for_definition(tmp_path / "tables", "driver_trips", "second", ("driver",)), TRIPS, [(7, 2, utc(10), utc(10))], at(11))
+    publish(
+        Table.for_definition(tmp_path / "tables", "driver_trips", "second", ("driver",)),
+        TRIPS,
+        [(7, 2, utc(10), utc(10))],
+        at(11),
+    )
     second.materialize(NOON)
     assert second.online(NOON) == [2]
     # Whole as it is defined now, it is all that is kept of the view.
-    assert world.database.records.views("test") == {"driver_trips": [OnlineView.of("test", second.view).schema]}
+    assert world.database.records.views("test") == {
+        "driver_trips": [OnlineView.of("test", second.view).schema]
+    }
 
 
-def test_a_definition_that_comes_back_shows_nothing_of_what_its_older_table_put_there(tmp_path, world, publish):
+def test_a_definition_that_comes_back_shows_nothing_of_what_its_older_table_put_there(
+    tmp_path, world, publish
+):
     publish(world.table, TRIPS, [(7, 1, utc(11), utc(11)), (8, 1, utc(11), utc(11))], at(11))
     world.materialize(NOON)
     for fingerprint in ("second", "first"):
@@ -275,7 +335,9 @@ def test_a_first_run_that_was_killed_leaves_nothing_of_an_older_table(tmp_path, 
             world.materialize(NOON, progress=killed)
         assert world.online(NOON, 7, 8) == [1, 1]
         for fingerprint in ("second", "first"):
-            table = Table.for_definition(tmp_path / "tables", "driver_trips", fingerprint, ("driver",))
+            table = Table.for_definition(
+                tmp_path / "tables", "driver_trips", fingerprint, ("driver",)
+            )
             publish(table, TRIPS, [(7, 3, utc(11), utc(11))], at(11))
     world.materialize(NOON)
     assert world.online(NOON, 7, 8) == [3, "NOT_FOUND"]
@@ -283,13 +345,19 @@ def test_a_first_run_that_was_killed_leaves_nothing_of_an_older_table(tmp_path, 
 
 
 def test_feast_materializes_and_reads_through_the_stores(world, publish):
-    publish(world.table, TRIPS, [(7, 2**53 + 1, utc(10), utc(10)), (8, None, utc(10), utc(10))], at(11))
+    publish(
+        world.table, TRIPS, [(7, 2**53 + 1, utc(10), utc(10)), (8, None, utc(10), utc(10))], at(11)
+    )
     world.store.materialize(at(0), NOON)
-    answer = world.store.get_online_features(["driver_trips:trips"], [{"driver": 7}, {"driver": 8}, {"driver": 9}]).to_dict()
+    answer = world.store.get_online_features(
+        ["driver_trips:trips"], [{"driver": 7}, {"driver": 8}, {"driver": 9}]
+    ).to_dict()
     assert answer == {"driver": [7, 8, 9], "trips": [2**53 + 1, None, None]}
     publish(world.table, TRIPS, [(7, 5, utc(12), utc(12))], at(13))
     world.store.materialize_incremental(at(13))
-    assert world.store.get_online_features(["driver_trips:trips"], [{"driver": 7}]).to_dict()["trips"] == [5]
+    assert world.store.get_online_features(["driver_trips:trips"], [{"driver": 7}]).to_dict()[
+        "trips"
+    ] == [5]
 
 
 def test_feast_is_told_what_went_wrong(world):
@@ -299,23 +367,47 @@ def test_feast_is_told_what_went_wrong(world):
 
 def test_values_of_every_type_come_back_through_feast_as_they_were(tmp_path, publish):
     store = open_store(tmp_path)
-    store.apply([DRIVER, a_view(tmp_path, trips=Int64, rating=Float64, note=String, seen=UnixTimestamp)])
+    store.apply(
+        [DRIVER, a_view(tmp_path, trips=Int64, rating=Float64, note=String, seen=UnixTimestamp)]
+    )
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
-    columns = {"driver": pa.int64(), "trips": pa.int64(), "rating": pa.float64(), "note": pa.string(), "seen": pa.timestamp("us", "UTC")}
+    columns = {
+        "driver": pa.int64(),
+        "trips": pa.int64(),
+        "rating": pa.float64(),
+        "note": pa.string(),
+        "seen": pa.timestamp("us", "UTC"),
+    }
     publish(
-        table, columns, [(7, -(2**63), 0.1, "O'Hare ✈", at(9), utc(10), utc(10)), (8, None, None, None, None, utc(10), utc(10))], at(11)
+        table,
+        columns,
+        [
+            (7, -(2**63), 0.1, "O'Hare ✈", at(9), utc(10), utc(10)),
+            (8, None, None, None, None, utc(10), utc(10)),
+        ],
+        at(11),
     )
     store.materialize(at(0), NOON)
     features = [f"driver_trips:{name}" for name in ("trips", "rating", "note", "seen")]
     answer = store.get_online_features(features, [{"driver": 7}, {"driver": 8}]).to_dict()
     seen = answer.pop("seen")
-    assert answer == {"driver": [7, 8], "trips": [-(2**63), None], "rating": [0.1, None], "note": ["O'Hare ✈", None]}
+    assert answer == {
+        "driver": [7, 8],
+        "trips": [-(2**63), None],
+        "rating": [0.1, None],
+        "note": ["O'Hare ✈", None],
+    }
     assert [None if moment is None else micros(moment) for moment in seen] == [micros(at(9)), None]
 
 
 def test_a_view_without_entities_has_one_online_row(tmp_path, publish):
     store = open_store(tmp_path)
-    view = FeatureView(name="driver_trips", entities=[], schema=[Field(name="trips", dtype=Int64)], source=a_source(tmp_path))
+    view = FeatureView(
+        name="driver_trips",
+        entities=[],
+        schema=[Field(name="trips", dtype=Int64)],
+        source=a_source(tmp_path),
+    )
     store.apply([view])
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ())
     publish(table, {"trips": pa.int64()}, [(1, utc(10), utc(10)), (2, utc(11), utc(11))], at(11))
@@ -330,7 +422,16 @@ def test_a_view_without_entities_has_one_online_row(tmp_path, publish):
 def pushing(tmp_path, publish):
     """A store with a push source over the view's table, in which one row is known and built up to 11:00."""
     store = open_store(tmp_path)
-    store.apply([DRIVER, a_view(tmp_path, source=PushSource(name="trips_pushed", batch_source=a_source(tmp_path)), trips=Int64)])
+    store.apply(
+        [
+            DRIVER,
+            a_view(
+                tmp_path,
+                source=PushSource(name="trips_pushed", batch_source=a_source(tmp_path)),
+                trips=Int64,
+            ),
+        ]
+    )
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
     publish(table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     return store
@@ -338,17 +439,25 @@ def pushing(tmp_path, publish):
 
 def pushed(hour, trips=2, driver=7):
     times = [pd.Timestamp(at(hour))]
-    return pd.DataFrame({"driver": [driver], "trips": [trips], "event_timestamp": times, "created_timestamp": times})
+    return pd.DataFrame(
+        {"driver": [driver], "trips": [trips], "event_timestamp": times, "created_timestamp": times}
+    )
 
 
 def trips_at(store, moment):
-    frame = pa.table({"driver": [7], "event_timestamp": pa.array([moment], pa.timestamp("us", "UTC"))})
-    return historical_features(store, frame, ["driver_trips:trips"])["driver_trips__trips"].to_pylist()
+    frame = pa.table(
+        {"driver": [7], "event_timestamp": pa.array([moment], pa.timestamp("us", "UTC"))}
+    )
+    return historical_features(store, frame, ["driver_trips:trips"])[
+        "driver_trips__trips"
+    ].to_pylist()
 
 
 def test_pushed_rows_reach_both_stores(pushing):
     pushing.push("trips_pushed", pushed(12), to=PushMode.ONLINE_AND_OFFLINE)
-    assert pushing.get_online_features(["driver_trips:trips"], [{"driver": 7}]).to_dict()["trips"] == [2]
+    assert pushing.get_online_features(["driver_trips:trips"], [{"driver": 7}]).to_dict()[
+        "trips"
+    ] == [2]
     assert trips_at(pushing, at(12)) == [2]
     assert trips_at(pushing, at(11)) == [1]
 
@@ -356,7 +465,9 @@ def test_pushed_rows_reach_both_stores(pushing):
 def test_an_older_row_written_online_does_not_replace_a_newer_one(pushing):
     pushing.write_to_online_store("driver_trips", pushed(12, trips=2))
     pushing.write_to_online_store("driver_trips", pushed(11, trips=1))
-    assert pushing.get_online_features(["driver_trips:trips"], [{"driver": 7}]).to_dict()["trips"] == [2]
+    assert pushing.get_online_features(["driver_trips:trips"], [{"driver": 7}]).to_dict()[
+        "trips"
+    ] == [2]
 
 
 def test_rows_pushed_for_a_moment_that_is_closed_are_refused(pushing):
@@ -366,7 +477,9 @@ def test_rows_pushed_for_a_moment_that_is_closed_are_refused(pushing):
 
 
 def test_pushed_values_that_do_not_fit_the_column_are_refused(pushing):
-    with pytest.raises(InvalidRequest, match="rows pushed into view 'driver_trips' do not fit its columns"):
+    with pytest.raises(
+        InvalidRequest, match="rows pushed into view 'driver_trips' do not fit its columns"
+    ):
         pushing.push("trips_pushed", pushed(12, trips=1.5), to=PushMode.OFFLINE)
     pushing.push("trips_pushed", pushed(12, trips=2.0), to=PushMode.OFFLINE)
     assert trips_at(pushing, at(12)) == [2]

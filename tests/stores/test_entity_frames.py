@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.errors import InvalidRequest, NaiveTimestamp
-from stores.retrieval import NothingKnown
+from punctual.errors import InvalidRequest, NaiveTimestamp
+from stores.offline.join import NothingKnown
 from tests.stores.by_hand import at, utc
 
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -30,7 +30,9 @@ def in_form(form, rows, folder):
         "path": lambda: path,
         "text of a path": lambda: str(path),
         "sql": lambda: f"SELECT * FROM read_parquet('{path}')",
-        "relation": lambda: duckdb.connect().execute("SET TimeZone = 'UTC'").from_parquet(str(path)),
+        "relation": lambda: (
+            duckdb.connect().execute("SET TimeZone = 'UTC'").from_parquet(str(path))
+        ),
     }[form]()
 
 
@@ -53,8 +55,15 @@ def test_every_frame_gives_the_same_rows(trips, tmp_path, form):
 def test_every_frame_may_be_without_rows(trips, tmp_path, form):
     frame = in_form(form, at().set_column(0, "driver", pa.array([], pa.int64())), tmp_path)
     job = trips.job(frame, "driver_trips:trips")
-    for table in (job.to_arrow(), job.to_reader().read_all(), pq.read_table(job.to_parquet(tmp_path / "out.parquet"))):
-        assert (table.num_rows, table.column_names) == (0, ["driver", "event_timestamp", "driver_trips__trips"])
+    for table in (
+        job.to_arrow(),
+        job.to_reader().read_all(),
+        pq.read_table(job.to_parquet(tmp_path / "out.parquet")),
+    ):
+        assert (table.num_rows, table.column_names) == (
+            0,
+            ["driver", "event_timestamp", "driver_trips__trips"],
+        )
         assert table.schema.field("driver_trips__trips").type == pa.int64()
     assert job.to_polars().shape == (0, 3)
     assert job.to_df().shape == (0, 3)
@@ -63,19 +72,31 @@ def test_every_frame_may_be_without_rows(trips, tmp_path, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_naive_times_are_refused_or_utc_as_the_setting_says(trips, tmp_path, form):
-    naive = pa.table({"driver": [7, 7], "event_timestamp": pa.array([utc(11), utc(13)], pa.timestamp("us"))})
+    naive = pa.table(
+        {"driver": [7, 7], "event_timestamp": pa.array([utc(11), utc(13)], pa.timestamp("us"))}
+    )
     frame = in_form(form, naive, tmp_path)
-    with pytest.raises(NaiveTimestamp, match=r"entity column 'event_timestamp' is timestamp\[.s\]; expected timestamps with a time zone"):
+    with pytest.raises(
+        NaiveTimestamp,
+        match=r"entity column 'event_timestamp' is timestamp\[.s\]; expected timestamps with a time zone",
+    ):
         trips.shown(frame)
-    for store in (trips.opened(naive_timestamps="utc"), trips.opened(naive_timestamps="utc", coerce_tz_aware=False)):
+    for store in (
+        trips.opened(naive_timestamps="utc"),
+        trips.opened(naive_timestamps="utc", coerce_tz_aware=False),
+    ):
         assert trips.shown(frame, store=store) == [None, 4]
-        assert store.get_historical_features(frame, ["driver_trips:trips"]).to_arrow()["trips"].to_pylist() == [None, 4]
+        assert store.get_historical_features(frame, ["driver_trips:trips"]).to_arrow()[
+            "trips"
+        ].to_pylist() == [None, 4]
 
 
 def test_feast_itself_takes_naive_pandas_times_for_utc_unless_it_is_told_not_to(trips):
     naive = pd.DataFrame({"driver": [7], "event_timestamp": [utc(13)]})
     told = trips.opened(coerce_tz_aware=False)
-    assert trips.store.get_historical_features(naive, ["driver_trips:trips"]).to_arrow()["trips"].to_pylist() == [4]
+    assert trips.store.get_historical_features(naive, ["driver_trips:trips"]).to_arrow()[
+        "trips"
+    ].to_pylist() == [4]
     with pytest.raises(NaiveTimestamp):
         told.get_historical_features(naive, ["driver_trips:trips"]).to_arrow()
     # Through our own function the setting of this store decides alone.
@@ -88,16 +109,24 @@ def test_text_is_no_time(trips):
         trips.shown(pa.table({"driver": [7], "event_timestamp": ["2013-06-01T12:00Z"]}))
 
 
-@pytest.mark.parametrize("frame", [7, [{"driver": 7}], pl.LazyFrame({"driver": [7]})], ids=["number", "list", "lazy frame"])
+@pytest.mark.parametrize(
+    "frame",
+    [7, [{"driver": 7}], pl.LazyFrame({"driver": [7]})],
+    ids=["number", "list", "lazy frame"],
+)
 def test_what_is_no_frame_is_refused_with_what_may_be_one(trips, frame):
-    with pytest.raises(InvalidRequest, match="entity rows came as .*; expected a pandas, polars or Arrow frame, a DuckDB relation"):
+    with pytest.raises(
+        InvalidRequest,
+        match="entity rows came as .*; expected a pandas, polars or Arrow frame, a DuckDB relation",
+    ):
         trips.job(frame, "driver_trips:trips").to_arrow()
 
 
 @pytest.mark.parametrize("text", ["SELECT nothing FROM nowhere", "no_such_file.parquet"])
 def test_text_that_cannot_be_read_is_an_error_that_shows_it(trips, text):
     with pytest.raises(
-        InvalidRequest, match=r"(the SQL text|the file no_such_file.parquet) cannot be read as entity rows: .*(nowhere|no_such_file)"
+        InvalidRequest,
+        match=r"(the SQL text|the file no_such_file.parquet) cannot be read as entity rows: .*(nowhere|no_such_file)",
     ):
         trips.job(text, "driver_trips:trips").to_arrow()
 
@@ -108,7 +137,9 @@ def test_two_columns_of_one_name_are_refused(trips):
     for frame in (sql, twice):
         job = trips.job(frame, "driver_trips:trips")
         for read in (job.to_arrow, job.to_reader):
-            with pytest.raises(InvalidRequest, match="entity rows have more than one column 'driver'"):
+            with pytest.raises(
+                InvalidRequest, match="entity rows have more than one column 'driver'"
+            ):
                 read()
 
 
@@ -124,8 +155,17 @@ def test_rows_come_out_in_their_order_repeated_ones_too(trips):
     trips.publish("driver_trips", [(driver, driver, utc(9), utc(9)) for driver in range(100, 200)])
     drivers = [chance.randrange(90, 200) for _ in range(20_000)]
     moments = [utc(chance.randrange(7, 12), chance.randrange(60)) for _ in drivers]
-    rows = pa.table({"driver": drivers, "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC")), "row": range(len(drivers))})
-    expected = [driver if driver >= 100 and moment >= utc(9) else None for driver, moment in zip(drivers, moments, strict=True)]
+    rows = pa.table(
+        {
+            "driver": drivers,
+            "event_timestamp": pa.array(moments, pa.timestamp("us", "UTC")),
+            "row": range(len(drivers)),
+        }
+    )
+    expected = [
+        driver if driver >= 100 and moment >= utc(9) else None
+        for driver, moment in zip(drivers, moments, strict=True)
+    ]
     job = trips.job(rows, "driver_trips:trips")
     for result in (job.to_arrow(), job.to_reader(rows=777).read_all()):
         assert result["driver_trips__trips"].to_pylist() == expected
@@ -134,9 +174,12 @@ def test_rows_come_out_in_their_order_repeated_ones_too(trips):
 
 @pytest.mark.parametrize("nearby", [False, True])
 def test_that_all_became_known_too_late_is_said(trips, monkeypatch, nearby):
-    monkeypatch.setattr("stores.asof.worth_looking", lambda *_: nearby)
+    monkeypatch.setattr("stores.offline.asof.worth_looking", lambda *_: nearby)
     job = trips.job(at(utc(11), utc(11, 59)), "driver_trips:trips")
-    with pytest.warns(NothingKnown, match="view 'driver_trips' gives nothing but nulls: each of its rows became known .created_timestamp."):
+    with pytest.warns(
+        NothingKnown,
+        match="view 'driver_trips' gives nothing but nulls: each of its rows became known .created_timestamp.",
+    ):
         job.to_arrow()
     with pytest.warns(NothingKnown):
         job.to_reader()
@@ -164,5 +207,7 @@ def test_in_event_time_a_commit_and_as_of_still_hold(trips):
 
 def test_feasts_own_setting_for_one_call_brings_both_times_to_an_event_time_store(trips):
     by_event = trips.opened(point_in_time="event_time")
-    job = by_event.get_historical_features(at(utc(12)), ["driver_trips:trips"], filter_by_created_timestamp=True)
+    job = by_event.get_historical_features(
+        at(utc(12)), ["driver_trips:trips"], filter_by_created_timestamp=True
+    )
     assert job.to_arrow()["trips"].to_pylist() == [3]

@@ -8,11 +8,25 @@ import pytest
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
-from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Json, Map, Set, String, Struct, UnixTimestamp
+from feast.types import (
+    Array,
+    Bool,
+    Bytes,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    Json,
+    Map,
+    Set,
+    String,
+    Struct,
+    UnixTimestamp,
+)
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stores.feast_answer import results
-from stores.packed import OnlineView
+from stores.online import OnlineView
+from stores.online.feast_response import results
 
 VALUES = {
     Int32: [0, 1, 127, 128, -1, -(2**31), 2**31 - 1],
@@ -50,7 +64,9 @@ def test_an_answer_is_what_feast_would_make_of_the_values(type_):
     events = [*range(-1, len(known)), None, 1_700_000_000_000_001]
     view = OnlineView("test", "v", (("driver", Int64),), (("first", Float64), ("it", type_)))
     response = GetOnlineFeaturesResponse()
-    response.MergeFromString(results(view, ["it", "first"], Given([[None] * len(values), values], statuses, events)))
+    response.MergeFromString(
+        results(view, ["it", "first"], Given([[None] * len(values), values], statuses, events))
+    )
 
     assert len(response.results) == 2
     found = response.results[0]
@@ -68,7 +84,10 @@ def test_an_answer_is_what_feast_would_make_of_the_values(type_):
 def protos(values, type_):
     # Feast takes NaN for a null; what was published as NaN is NaN, offline and online.
     if type_ in (Float32, Float64):
-        return [Value(double_val=value) if type_ == Float64 else Value(float_val=value) for value in values]
+        return [
+            Value(double_val=value) if type_ == Float64 else Value(float_val=value)
+            for value in values
+        ]
     return python_values_to_proto_values(values, type_.to_value_type())
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from feast import FeatureStore
 
-from stores.table import Table
+from stores.tables import Table
 
 MOMENT = datetime(2013, 6, 1, 10)
 CONFIGURATION = """
@@ -25,7 +25,7 @@ provider: local
 registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db"}}
 offline_store: {{type: stores.offline.AsofOfflineStore}}
 online_store: {{type: stores.online.PackedOnlineStore, path: "{folder}/online.db"}}
-batch_engine: {{type: stores.engine.AsofEngine}}
+batch_engine: {{type: stores.online.AsofEngine}}
 entity_key_serialization_version: 3
 """
 DEFINITIONS = """
@@ -56,9 +56,16 @@ def repository(tmp_path_factory, publish):
     (folder / "definitions.py").write_text(DEFINITIONS.format(folder=folder))
     table = Table.for_definition(folder / "tables", "driver_trips", "", ("driver",))
     columns = {"driver": pa.int64(), "trips": pa.int64(), "note": pa.string()}
-    publish(table, columns, [(7, 2**53 + 1, "O'Hare ✈", MOMENT, MOMENT), (8, None, None, MOMENT, MOMENT)], datetime(2013, 6, 2, tzinfo=UTC))
+    publish(
+        table,
+        columns,
+        [(7, 2**53 + 1, "O'Hare ✈", MOMENT, MOMENT), (8, None, None, MOMENT, MOMENT)],
+        datetime(2013, 6, 2, tzinfo=UTC),
+    )
     subprocess.run(command(folder, "apply"), check=True, capture_output=True, timeout=120)
-    FeatureStore(str(folder)).materialize(datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 2, tzinfo=UTC))
+    FeatureStore(str(folder)).materialize(
+        datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 2, tzinfo=UTC)
+    )
     return folder
 
 
@@ -74,7 +81,10 @@ def running(folder, *arguments):
         port = taken.getsockname()[1]
     environment = {**os.environ, "FEAST_USAGE": "False"}
     started = command(folder, *arguments, "--host", "127.0.0.1", "--port", str(port))
-    with (folder / f"{arguments[0]}.log").open("w+") as log, subprocess.Popen(started, stdout=log, stderr=log, env=environment) as server:
+    with (
+        (folder / f"{arguments[0]}.log").open("w+") as log,
+        subprocess.Popen(started, stdout=log, stderr=log, env=environment) as server,
+    ):
         address = f"http://127.0.0.1:{port}"
         try:
             wait_for(address, server, log)
@@ -96,7 +106,9 @@ def wait_for(address, server, log):
 
 
 def post(address, path, body):
-    request = urllib.request.Request(address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=60) as answer:
         said = answer.read()
         return json.loads(said) if said else None
@@ -112,7 +124,13 @@ def test_feast_serve_gives_what_is_materialized_and_what_is_pushed(repository):
         assert found["note"]["values"] == ["O'Hare ✈", None, None]
         assert found["trips"]["statuses"] == ["PRESENT", "PRESENT", "NOT_FOUND"]
         moment = ["2013-06-03T00:00:00Z"]
-        row = {"driver": [9], "trips": [3], "note": ["pushed"], "event_timestamp": moment, "created_timestamp": moment}
+        row = {
+            "driver": [9],
+            "trips": [3],
+            "note": ["pushed"],
+            "event_timestamp": moment,
+            "created_timestamp": moment,
+        }
         post(address, "/push", {"push_source_name": "trips_pushed", "df": row, "to": "online"})
         again = post(address, "/get-online-features", asked)
         assert again["results"][names.index("trips")]["values"] == [2**53 + 1, None, 3]
@@ -122,7 +140,9 @@ def test_feast_ui_shows_the_definitions(repository):
     with running(repository, "ui") as address:
         with urllib.request.urlopen(address, timeout=60) as page:
             assert b"<html" in page.read()
-        with urllib.request.urlopen(address + "/api/v1/feature_views?project=test", timeout=60) as answer:
+        with urllib.request.urlopen(
+            address + "/api/v1/feature_views?project=test", timeout=60
+        ) as answer:
             (view,) = json.load(answer)["featureViews"]
     assert view["spec"]["name"] == "driver_trips"
     assert [feature["name"] for feature in view["spec"]["features"]] == ["trips", "note"]

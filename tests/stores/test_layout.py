@@ -15,23 +15,38 @@ from feast import types as feast
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from feature_repo.errors import InvalidRequest
-from feature_repo.times import from_micros, micros
-from stores.entity_keys import EntityKeys
-from stores.layout import INTACT, START, TAIL, CorruptRecord, Layout
+from punctual.errors import InvalidRequest
+from punctual.times import from_micros, micros
+from stores.online.entity_keys import EntityKeys
+from stores.online.record_format import INTACT, START, TAIL, CorruptRecord, Layout
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 # Of every age that Python knows; both ends, and microseconds before 1970, are tried often.
 MOMENTS = st.one_of(
     st.datetimes(timezones=st.just(UTC)),
-    st.sampled_from([datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC), from_micros(-1), from_micros(0)]),
+    st.sampled_from(
+        [
+            datetime.min.replace(tzinfo=UTC),
+            datetime.max.replace(tzinfo=UTC),
+            from_micros(-1),
+            from_micros(0),
+        ]
+    ),
 )
-ZONES = st.sampled_from([UTC, ZoneInfo("UTC"), ZoneInfo("Europe/Paris"), timezone(timedelta(hours=-7, minutes=-30))])
+ZONES = st.sampled_from(
+    [UTC, ZoneInfo("UTC"), ZoneInfo("Europe/Paris"), timezone(timedelta(hours=-7, minutes=-30))]
+)
 # Not at the ends, where there is no such moment in another zone.
 ZONED = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=ZONES)
 TEXT = st.one_of(st.text(max_size=12), st.sampled_from(["", "\x00", "✈" * 3000]))
-JSON = st.recursive(st.none() | st.booleans() | INT64 | TEXT, lambda each: st.lists(each) | st.dictionaries(TEXT, each), max_leaves=4)
-NUMBERS32 = st.floats(width=32) | st.sampled_from([math.nan, -0.0, math.inf, -math.inf, 1.401298464324817e-45])
+JSON = st.recursive(
+    st.none() | st.booleans() | INT64 | TEXT,
+    lambda each: st.lists(each) | st.dictionaries(TEXT, each),
+    max_leaves=4,
+)
+NUMBERS32 = st.floats(width=32) | st.sampled_from(
+    [math.nan, -0.0, math.inf, -math.inf, 1.401298464324817e-45]
+)
 NUMBERS = st.floats() | st.sampled_from([math.nan, -0.0, math.inf, -math.inf, 5e-324])
 UUIDS = st.uuids()
 DECIMALS = st.decimals(allow_nan=False)
@@ -63,8 +78,14 @@ def lists_of(values):
 NESTED = {
     feast.Map: st.dictionaries(TEXT, JSON, max_size=3),
     feast.ScalarMap: st.dictionaries(INT64, JSON, max_size=3),
-    feast.Struct({"a": feast.Int64, "b": feast.Array(feast.String)}): st.fixed_dictionaries({"a": INT64, "b": lists_of(TEXT)}),
-    **{feast.Array(type_): lists_of(values) for type_, values in SCALARS.items() if type_ not in (feast.ZonedTimestamp, feast.Json)},
+    feast.Struct({"a": feast.Int64, "b": feast.Array(feast.String)}): st.fixed_dictionaries(
+        {"a": INT64, "b": lists_of(TEXT)}
+    ),
+    **{
+        feast.Array(type_): lists_of(values)
+        for type_, values in SCALARS.items()
+        if type_ not in (feast.ZonedTimestamp, feast.Json)
+    },
     feast.Set(feast.Int64): st.sets(INT64, max_size=4),
     feast.Set(feast.String): st.sets(TEXT, max_size=4),
     feast.Array(feast.Array(feast.Float64)): lists_of(lists_of(NUMBERS)),
@@ -97,14 +118,21 @@ def exact(value):
 @st.composite
 def tables(draw, rows=(1, 3)):
     """Types of 0 to 40 features, and rows `(event, created, withdrawn, *values)` with nulls anywhere."""
-    types = draw(st.lists(st.sampled_from(list(TYPES)), max_size=40) | st.lists(st.sampled_from([feast.Int64, feast.Bool]), max_size=3))
+    types = draw(
+        st.lists(st.sampled_from(list(TYPES)), max_size=40)
+        | st.lists(st.sampled_from([feast.Int64, feast.Bool]), max_size=3)
+    )
     row = st.tuples(INT64, INT64, st.booleans(), *(st.none() | TYPES[type_] for type_ in types))
     return types, [draw(row) for _ in range(draw(st.integers(*rows)))]
 
 
 def rows_of(layout, rows):
     columns = [[row[3 + place] for row in rows] for place in range(len(layout.kinds))]
-    return layout.rows(columns, *([row[place] for row in rows] for place in (0, 1)), np.array([row[2] for row in rows]))
+    return layout.rows(
+        columns,
+        *([row[place] for row in rows] for place in (0, 1)),
+        np.array([row[2] for row in rows]),
+    )
 
 
 @given(tables(), st.integers(0, 2**32 - 1))
@@ -117,7 +145,9 @@ def test_rows_come_out_of_a_record_as_they_went_in(table, schema):
     assert [row[:2] for row in split] == [row[:2] for row in rows]
     assert [row.data for row in split] == packed
     assert [layout.is_withdrawn(row) for row in packed] == [row[2] for row in rows]
-    assert [exact(layout.values(row)) for row in packed] == [exact([as_kept(value) for value in row[3:]]) for row in rows]
+    assert [exact(layout.values(row)) for row in packed] == [
+        exact([as_kept(value) for value in row[3:]]) for row in rows
+    ]
     assert layout.records(packed) == [layout.record([row]) for row in packed]
     if layout.single is not None:
         assert {len(one) for one in layout.records(packed)} == {layout.single}
@@ -129,7 +159,9 @@ def test_the_newest_row_that_is_effective_is_shown(table, at):
     layout = Layout(types, 7)
     effective = [row for row in rows if max(row[:2]) <= at]
     shown = layout.shown_at(layout.record(rows_of(layout, rows)), at)
-    assert (shown and layout.times(shown)) == (max(effective, key=lambda row: row[:2])[:2] if effective else None)
+    assert (shown and layout.times(shown)) == (
+        max(effective, key=lambda row: row[:2])[:2] if effective else None
+    )
 
 
 @given(tables(rows=(3, 3)))
@@ -137,15 +169,23 @@ def test_a_column_of_numpy_is_what_the_values_are(table):
     types, rows = table
     types = [type_ for type_ in types if not Layout([type_], 1).variable]
     layout = Layout(types, 7)
-    rows = [row[:3] + tuple(value for value, type_ in zip(row[3:], table[0], strict=True) if type_ in types) for row in rows]
+    rows = [
+        row[:3]
+        + tuple(value for value, type_ in zip(row[3:], table[0], strict=True) if type_ in types)
+        for row in rows
+    ]
     fields = np.frombuffer(b"".join(rows_of(layout, rows)), layout.row_fields)
-    assert [fields["event"].tolist(), fields["created"].tolist()] == [[row[place] for row in rows] for place in (0, 1)]
+    assert [fields["event"].tolist(), fields["created"].tolist()] == [
+        [row[place] for row in rows] for place in (0, 1)
+    ]
     for place, type_ in enumerate(types):
         missing = (fields["nulls"][:, place >> 3] >> (place & 7) & 1).astype(bool).tolist()
         assert missing == [row[3 + place] is None for row in rows]
         there = [row[3 + place] for row in rows if row[3 + place] is not None]
         found = fields[str(place)][~np.array(missing)].tolist()
-        assert exact(found) == exact(list(map(micros, there)) if type_ == feast.UnixTimestamp else there)
+        assert exact(found) == exact(
+            list(map(micros, there)) if type_ == feast.UnixTimestamp else there
+        )
 
 
 @given(tables(), st.data())
@@ -159,7 +199,14 @@ def test_any_flipped_bit_and_any_cut_is_refused(table, data):
     cut = record[: data.draw(st.integers(0, len(record) - 1))]
     # Of cuts CRC-32 lets one in four milliards pass.
     assume(zlib.crc32(cut) != INTACT)
-    for damaged in (bytes(flipped), cut, record[len(cut) + 1 :], record + b"\x00", b"", b"\x00" * 4):
+    for damaged in (
+        bytes(flipped),
+        cut,
+        record[len(cut) + 1 :],
+        record + b"\x00",
+        b"",
+        b"\x00" * 4,
+    ):
         for look in (layout.check, layout.split, lambda record: layout.shown_at(record, 2**63 - 1)):
             with pytest.raises(CorruptRecord):
                 look(damaged)
@@ -196,24 +243,58 @@ ARROW = [
     (feast.String, pa.large_string(), ["", None, "✈"]),
     (feast.String, pa.dictionary(pa.int32(), pa.string()), ["x", None, "x"]),
     (feast.Bytes, pa.large_binary(), [b"", None, b"\x00"]),
-    (feast.UnixTimestamp, pa.timestamp("us"), [datetime(1969, 12, 31, 23, 59, 59, 999999), None, datetime(2013, 6, 1)]),
-    (feast.UnixTimestamp, pa.timestamp("ns", "Europe/Paris"), [datetime(1969, 6, 1, tzinfo=UTC), None, datetime(2013, 6, 1, tzinfo=UTC)]),
+    (
+        feast.UnixTimestamp,
+        pa.timestamp("us"),
+        [datetime(1969, 12, 31, 23, 59, 59, 999999), None, datetime(2013, 6, 1)],
+    ),
+    (
+        feast.UnixTimestamp,
+        pa.timestamp("ns", "Europe/Paris"),
+        [datetime(1969, 6, 1, tzinfo=UTC), None, datetime(2013, 6, 1, tzinfo=UTC)],
+    ),
     (feast.UnixTimestamp, pa.timestamp("s"), [datetime(1, 1, 1), None, datetime(9999, 12, 31)]),
-    (feast.ZonedTimestamp, pa.timestamp("us", "UTC"), [datetime(1969, 6, 1, tzinfo=UTC), None, datetime(2013, 6, 1, tzinfo=UTC)]),
+    (
+        feast.ZonedTimestamp,
+        pa.timestamp("us", "UTC"),
+        [datetime(1969, 6, 1, tzinfo=UTC), None, datetime(2013, 6, 1, tzinfo=UTC)],
+    ),
     (feast.Array(feast.Int64), pa.large_list(pa.int64()), [[], None, [1, None, 2**62]]),
-    (feast.Array(feast.UnixTimestamp), pa.list_(pa.timestamp("us")), [[], None, [datetime(2013, 6, 1, 0, 0, 0, 1)]]),
+    (
+        feast.Array(feast.UnixTimestamp),
+        pa.list_(pa.timestamp("us")),
+        [[], None, [datetime(2013, 6, 1, 0, 0, 0, 1)]],
+    ),
     (feast.Map, pa.map_(pa.string(), pa.string()), [{}, None, {"a": "b", "c": None}]),
-    (feast.Array(feast.Map), pa.list_(pa.map_(pa.string(), pa.string())), [[], None, [{"a": "b"}, {}]]),
-    (feast.Struct({"a": feast.Int64}), pa.struct([("a", pa.int64())]), [{"a": 1}, None, {"a": None}]),
+    (
+        feast.Array(feast.Map),
+        pa.list_(pa.map_(pa.string(), pa.string())),
+        [[], None, [{"a": "b"}, {}]],
+    ),
+    (
+        feast.Struct({"a": feast.Int64}),
+        pa.struct([("a", pa.int64())]),
+        [{"a": 1}, None, {"a": None}],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("type_", "arrow", "values"), ARROW, ids=[f"{type_} of {arrow}" for type_, arrow, _ in ARROW])
+@pytest.mark.parametrize(
+    ("type_", "arrow", "values"), ARROW, ids=[f"{type_} of {arrow}" for type_, arrow, _ in ARROW]
+)
 def test_columns_of_arrow_give_the_rows_that_their_values_give(type_, arrow, values):
     layout = Layout([type_], 7)
-    column = pa.array([list(value.items()) if pa.types.is_map(arrow) and value is not None else value for value in values], arrow)
+    column = pa.array(
+        [
+            list(value.items()) if pa.types.is_map(arrow) and value is not None else value
+            for value in values
+        ],
+        arrow,
+    )
     if arrow == pa.list_(pa.map_(pa.string(), pa.string())):
-        column = pa.array([value and [list(each.items()) for each in value] for value in values], arrow)
+        column = pa.array(
+            [value and [list(each.items()) for each in value] for value in values], arrow
+        )
     packed = layout.rows([column], [1, 2, 3], [1, 2, 3])
     assert packed == layout.rows([values], [1, 2, 3], [1, 2, 3])
     # A slice of a longer column, as a batch of rows may be.
@@ -246,10 +327,13 @@ def test_a_value_that_is_not_of_its_type_is_refused_when_written(type_, column):
 KEYS = {
     feast.Int32: st.integers(-(2**31), 2**31 - 1),
     feast.Int64: INT64,
-    feast.UnixTimestamp: st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.just(UTC)),
+    feast.UnixTimestamp: st.datetimes(
+        datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.just(UTC)
+    ),
     feast.Bool: st.booleans(),
     feast.String: st.text(max_size=6) | st.text("\x00\x01\xff", max_size=6),
-    feast.Bytes: st.binary(max_size=6) | st.lists(st.sampled_from([0, 1, 255]), max_size=6).map(bytes),
+    feast.Bytes: st.binary(max_size=6)
+    | st.lists(st.sampled_from([0, 1, 255]), max_size=6).map(bytes),
     feast.Float64: st.floats(allow_nan=False),
     feast.Float32: st.floats(width=32, allow_nan=False),
     feast.Uuid: UUIDS,
@@ -288,13 +372,21 @@ def test_keys_are_one_only_where_their_values_are_and_lie_in_their_order(some):
 @given(keys(), st.data())
 def test_columns_of_keys_are_encoded_as_their_values_are(some, data):
     entity_keys, rows = some
-    rows = [*rows, *([None if place == gone else value for place, value in enumerate(rows[0])] for gone in range(len(rows[0])))]
+    rows = [
+        *rows,
+        *(
+            [None if place == gone else value for place, value in enumerate(rows[0])]
+            for gone in range(len(rows[0]))
+        ),
+    ]
     rows = rows[: data.draw(st.integers(1, len(rows)))]
     columns = []
     for place, type_ in enumerate(entity_keys.types):
         arrow = data.draw(st.sampled_from(_ARROW_KEYS[type_]))
         values = [row[place] for row in rows]
-        columns.append(pa.array([str(value) if isinstance(value, UUID) else value for value in values], arrow))
+        columns.append(
+            pa.array([str(value) if isinstance(value, UUID) else value for value in values], arrow)
+        )
     expected = [entity_keys.encode(row) for row in rows]
     assert entity_keys.encode_columns(columns) == expected
     assert entity_keys.encode_all(list(zip(*rows, strict=True))) == expected
@@ -341,14 +433,21 @@ def test_a_key_of_another_type_is_refused_by_its_name(type_, value):
         (feast.Float64, 1, 1.0),
         (feast.Float64, 0.0, -0.0),
         (feast.Float32, 0.1, float(np.float32(0.1))),
-        (feast.UnixTimestamp, datetime(2013, 6, 1), datetime(2013, 6, 1, 2, tzinfo=ZoneInfo("Europe/Paris"))),
+        (
+            feast.UnixTimestamp,
+            datetime(2013, 6, 1),
+            datetime(2013, 6, 1, 2, tzinfo=ZoneInfo("Europe/Paris")),
+        ),
         (feast.Uuid, UUID(int=5), str(UUID(int=5)).upper()),
     ],
 )
 def test_a_key_is_the_same_in_whatever_form_it_comes(type_, one, other):
     entity_keys = EntityKeys(["driver"], [type_])
     assert entity_keys.encode([one]) == entity_keys.encode([other])
-    assert entity_keys.encode_all([[one, other, None]]) == [*entity_keys.encode_all([[one, other]]), None]
+    assert entity_keys.encode_all([[one, other, None]]) == [
+        *entity_keys.encode_all([[one, other]]),
+        None,
+    ]
     assert entity_keys.encode_all([[one, other]]) == [entity_keys.encode([one])] * 2
 
 

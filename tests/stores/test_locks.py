@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from feature_repo.errors import AlreadyRunning, DataFolderError
-from stores.locks import is_running, only_one
+from punctual.errors import AlreadyRunning, DataFolderError
+from punctual.locks import is_running, only_one
 
 # Takes the lock, hands it to a child that sleeps, and says so; a scheduler but for the schedule.
 HOLDER = """
 import subprocess, sys, time
-from stores.locks import only_one
+from punctual.locks import only_one
 with only_one("schedule") as lock:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(lock,))
     print(child.pid, flush=True)
@@ -34,14 +34,22 @@ def test_a_lock_that_cannot_be_written_is_said_to_be_so(home):
 
 
 def test_two_kinds_of_work_do_not_wait_for_each_other(home):
-    with only_one("build"), only_one("materialize"), pytest.raises(AlreadyRunning), only_one("build"):
+    with (
+        only_one("build"),
+        only_one("materialize"),
+        pytest.raises(AlreadyRunning),
+        only_one("build"),
+    ):
         pass
 
 
 def test_one_process_at_a_time_does_a_kind_of_work(home):
     with only_one("schedule"):
         assert is_running("schedule")
-        with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"), only_one("schedule", patience=0.1):
+        with (
+            pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"),
+            only_one("schedule", patience=0.1),
+        ):
             pass
     assert not is_running("schedule")
     with only_one("schedule", patience=0.1):
@@ -51,7 +59,9 @@ def test_one_process_at_a_time_does_a_kind_of_work(home):
 @pytest.fixture
 def orphan(home):
     """The child of a process that took the lock, handed it on and was killed; its number."""
-    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True
+    ) as holder:
         child = int(holder.stdout.readline())
         holder.kill()
     return child
@@ -59,7 +69,10 @@ def orphan(home):
 
 def test_a_child_that_outlives_its_process_holds_the_lock_until_it_ends(orphan):
     try:
-        with pytest.raises(AlreadyRunning, match="or a child it left"), only_one("schedule", patience=0.2):
+        with (
+            pytest.raises(AlreadyRunning, match="or a child it left"),
+            only_one("schedule", patience=0.2),
+        ):
             pass
     finally:
         os.kill(orphan, signal.SIGKILL)
@@ -68,7 +81,9 @@ def test_a_child_that_outlives_its_process_holds_the_lock_until_it_ends(orphan):
 
 
 def test_the_wait_for_the_lock_bridges_the_death_of_a_child(orphan):
-    subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({orphan}, 9)"]).wait()
+    subprocess.Popen(
+        [sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({orphan}, 9)"]
+    ).wait()
     started = time.monotonic()
     with only_one("schedule", patience=10):
         assert time.monotonic() - started < 3

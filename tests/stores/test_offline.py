@@ -15,10 +15,11 @@ from feast.types import Bool, Float64, Int64, String
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt, StoreOutdated
-from feature_repo.times import from_micros, micros
-from stores.offline import AsofOfflineStore, historical_features, point_in_time_join
-from stores.table import Table
+from punctual.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt, StoreOutdated
+from punctual.times import from_micros, micros
+from stores.offline import historical_features, point_in_time_join
+from stores.offline.store import AsofOfflineStore
+from stores.tables import Table
 from tests.stores.by_hand import Row, at, open_store, shown, table_source, utc
 
 # What is known too late is said in a warning; here it is the rule.
@@ -33,9 +34,19 @@ CITY = Entity(name="city", join_keys=["city"], value_type=ValueType.STRING)
 
 
 def a_view(folder, name, entities, features, ttl=timedelta(0), **more):
-    schema = [Field(name=entity.join_key, dtype=Int64 if entity is DRIVER else String) for entity in entities]
+    schema = [
+        Field(name=entity.join_key, dtype=Int64 if entity is DRIVER else String)
+        for entity in entities
+    ]
     schema += [Field(name=feature, dtype=type_) for feature, type_ in features.items()]
-    return FeatureView(name=name, entities=entities, schema=schema, source=table_source(folder / "tables" / name), ttl=ttl, **more)
+    return FeatureView(
+        name=name,
+        entities=entities,
+        schema=schema,
+        source=table_source(folder / "tables" / name),
+        ttl=ttl,
+        **more,
+    )
 
 
 @dataclass(frozen=True)
@@ -60,10 +71,19 @@ VIEWS = {
         st.tuples(counts, st.sampled_from([None, 0.1, -0.0])),
     ),
     "city_driver_fares": ViewOfTest(
-        {"city": pa.string(), "driver": pa.int64()}, {"fare_y": pa.int64()}, 3, st.tuples(cities, drivers), st.tuples(counts), False
+        {"city": pa.string(), "driver": pa.int64()},
+        {"fare_y": pa.int64()},
+        3,
+        st.tuples(cities, drivers),
+        st.tuples(counts),
+        False,
     ),
     "city_weather": ViewOfTest(
-        {"city": pa.string()}, {"is_raining": pa.bool_()}, DAY, st.tuples(cities), st.tuples(st.sampled_from([None, False, True]))
+        {"city": pa.string()},
+        {"is_raining": pa.bool_()},
+        DAY,
+        st.tuples(cities),
+        st.tuples(st.sampled_from([None, False, True])),
     ),
 }
 FEATURES = [f"{name}:{feature}" for name, view in VIEWS.items() for feature in view.features]
@@ -77,13 +97,26 @@ def histories(draw):
     everything = {}
     for name, view in VIEWS.items():
         withdrawn = st.sampled_from([None, False, True]) if view.has_withdrawals else st.just(False)
-        row = st.tuples(view.key_values, offsets, offsets, view.feature_values, withdrawn, st.integers(1, 3))
+        row = st.tuples(
+            view.key_values, offsets, offsets, view.feature_values, withdrawn, st.integers(1, 3)
+        )
         drawn = draw(st.lists(row, max_size=10))
         if draw(st.booleans()):
             columns = list(zip(*drawn, strict=True)) if drawn else [[]] * 6
-            drawn = list(zip(columns[0], *map(sorted, columns[1:3]), *columns[3:5], sorted(columns[5]), strict=True))
+            drawn = list(
+                zip(
+                    columns[0],
+                    *map(sorted, columns[1:3]),
+                    *columns[3:5],
+                    sorted(columns[5]),
+                    strict=True,
+                )
+            )
         unique = {row[:3]: row for row in drawn}.values()
-        commits = {commit: number for number, commit in enumerate(sorted({row[-1] for row in unique}), start=2)}
+        commits = {
+            commit: number
+            for number, commit in enumerate(sorted({row[-1] for row in unique}), start=2)
+        }
         everything[name] = [Row(*row[:5], commit=commits[row[-1]]) for row in unique]
     return everything
 
@@ -119,7 +152,16 @@ def publish_history(folder, history, publish):
         for commit in sorted({row.commit for row in history[name]}):
             rows = [r for r in history[name] if r.commit == commit]
             marks = {"is_withdrawn": pa.bool_()} if view.has_withdrawals else {}
-            values = [(*r.keys, *r.values, *[r.is_withdrawn for _ in marks], START + r.event, START + r.created) for r in rows]
+            values = [
+                (
+                    *r.keys,
+                    *r.values,
+                    *[r.is_withdrawn for _ in marks],
+                    START + r.event,
+                    START + r.created,
+                )
+                for r in rows
+            ]
             publish(table, {**view.keys, **view.features, **marks}, values)
 
 
@@ -129,7 +171,9 @@ def frame_of(entities):
             "driver": pa.array([driver for driver, _, _ in entities], pa.int64()),
             "label": pa.array(range(len(entities))),
             "city": pa.array([city for _, city, _ in entities], pa.string()),
-            "event_timestamp": pa.array([START + at for _, _, at in entities], pa.timestamp("us", "UTC")),
+            "event_timestamp": pa.array(
+                [START + at for _, _, at in entities], pa.timestamp("us", "UTC")
+            ),
         }
     )
 
@@ -143,7 +187,13 @@ def expected(history, entities, *, two_time=True):
         columns["city"].append(city)
         columns["event_timestamp"].append(from_micros(START + moment))
         for name, view in VIEWS.items():
-            values = shown(history[name], tuple(row[key] for key in view.keys), moment, view.ttl, two_time=two_time)
+            values = shown(
+                history[name],
+                tuple(row[key] for key in view.keys),
+                moment,
+                view.ttl,
+                two_time=two_time,
+            )
             for number, feature in enumerate(view.features):
                 columns[f"{name}__{feature}"].append(None if values is None else values[number])
     return columns
@@ -157,20 +207,29 @@ def test_the_join_equals_reading_the_history_by_hand(world, publish, history, en
     by_hand = expected(history, entities)
     assert historical_features(two_time, frame, FEATURES).to_pydict() == by_hand
     as_pandas = frame.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    assert two_time.get_historical_features(as_pandas, FEATURES, full_feature_names=True).to_arrow().to_pydict() == by_hand
-    in_event_time = event_time.get_historical_features(frame, FEATURES, full_feature_names=True).to_arrow()
+    assert (
+        two_time.get_historical_features(as_pandas, FEATURES, full_feature_names=True)
+        .to_arrow()
+        .to_pydict()
+        == by_hand
+    )
+    in_event_time = event_time.get_historical_features(
+        frame, FEATURES, full_feature_names=True
+    ).to_arrow()
     assert in_event_time.to_pydict() == expected(history, entities, two_time=False)
 
 
 @given(histories(), entity_frames, st.sampled_from([0.01, 1.0, 3.0]), st.booleans())
-def test_the_join_over_the_rows_near_each_moment_equals_reading_the_history_by_hand(world, publish, history, entities, width, is_two_time):
+def test_the_join_over_the_rows_near_each_moment_equals_reading_the_history_by_hand(
+    world, publish, history, entities, width, is_two_time
+):
     folder, two_time, event_time = world
     publish_history(folder, history, publish)
     store = two_time if is_two_time else event_time
     # A history of few rows would be joined whole.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stores.asof.worth_looking", lambda *_: True)
-        patch.setattr("stores.asof.ROWS_A_BUCKET", width)
+        patch.setattr("stores.offline.asof.worth_looking", lambda *_: True)
+        patch.setattr("stores.offline.asof.ROWS_A_BUCKET", width)
         result = historical_features(store, frame_of(entities), FEATURES)
     assert result.to_pydict() == expected(history, entities, two_time=is_two_time)
 
@@ -181,7 +240,7 @@ def test_a_stream_of_batches_is_the_same_rows(world, publish, history, entities,
     publish_history(folder, history, publish)
     with pytest.MonkeyPatch.context() as patch:
         if near:
-            patch.setattr("stores.asof.worth_looking", lambda *_: True)
+            patch.setattr("stores.offline.asof.worth_looking", lambda *_: True)
         streamed(two_time, history, entities)
 
 
@@ -195,8 +254,13 @@ def test_a_pinned_join_shows_only_what_was_there(world, publish, history, entiti
     folder, two_time, _ = world
     publish_history(folder, history, publish)
     pins = {name: (1, commit) for name, commit in zip(VIEWS, commits, strict=True)}
-    then = {name: [row for row in rows if row.created <= as_of and row.commit <= pins[name][1]] for name, rows in history.items()}
-    result = historical_features(two_time, frame_of(entities), FEATURES, as_of=from_micros(START + as_of), commits=pins)
+    then = {
+        name: [row for row in rows if row.created <= as_of and row.commit <= pins[name][1]]
+        for name, rows in history.items()
+    }
+    result = historical_features(
+        two_time, frame_of(entities), FEATURES, as_of=from_micros(START + as_of), commits=pins
+    )
     assert result.to_pydict() == expected(then, entities)
 
 
@@ -206,12 +270,18 @@ def trips(tmp_path, publish):
     store = open_store(tmp_path)
     store.apply([DRIVER, CITY, a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64})])
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
-    publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(7, 3, utc(11), utc(12)), (7, 4, utc(11), utc(13))])
+    publish(
+        table,
+        {"driver": pa.int64(), "trips": pa.int64()},
+        [(7, 3, utc(11), utc(12)), (7, 4, utc(11), utc(13))],
+    )
     return store
 
 
 def trips_at(store, frame, **pins):
-    return historical_features(store, frame, ["driver_trips:trips"], **pins)["driver_trips__trips"].to_pylist()
+    return historical_features(store, frame, ["driver_trips:trips"], **pins)[
+        "driver_trips__trips"
+    ].to_pylist()
 
 
 def test_a_value_is_shown_from_the_microsecond_at_which_it_became_known(trips):
@@ -228,7 +298,9 @@ def test_a_naive_as_of_is_refused(trips):
         trips_at(trips, at(utc(23)), as_of=utc(12))
 
 
-def test_a_file_that_is_published_later_with_older_knowledge_does_not_hide_what_is_newer(tmp_path, trips, publish):
+def test_a_file_that_is_published_later_with_older_knowledge_does_not_hide_what_is_newer(
+    tmp_path, trips, publish
+):
     table = Table.current(tmp_path / "tables", "driver_trips")
     publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(7, 5, utc(12), utc(12, 30))])
     # The correction that is known from 13:00 on describes 11:00; what describes 12:00 was known before it.
@@ -243,14 +315,21 @@ def test_the_older_of_two_commits_may_hold_what_is_known_last(tmp_path, trips, p
 
 
 def test_nanoseconds_are_cut_and_not_rounded(trips):
-    around_noon = pa.array([micros(NOON) * 1000 - 1, micros(NOON) * 1000 + 999], pa.timestamp("ns", "UTC"))
+    around_noon = pa.array(
+        [micros(NOON) * 1000 - 1, micros(NOON) * 1000 + 999], pa.timestamp("ns", "UTC")
+    )
     frame = pa.table({"driver": [7, 7], "event_timestamp": around_noon})
     assert trips_at(trips, frame) == [None, 3]
 
 
 def test_files_that_nobody_can_see_any_more_are_not_read(tmp_path, publish):
     store = open_store(tmp_path)
-    store.apply([DRIVER, a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64}, ttl=timedelta(hours=1))])
+    store.apply(
+        [
+            DRIVER,
+            a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64}, ttl=timedelta(hours=1)),
+        ]
+    )
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
     for rows in ([(7, 3, utc(1), utc(1))], [(7, 4, utc(12), utc(12))]):
         publish(table, {"driver": pa.int64(), "trips": pa.int64()}, rows)
@@ -262,7 +341,12 @@ def test_files_that_nobody_can_see_any_more_are_not_read(tmp_path, publish):
 
 
 def test_another_zone_is_the_same_moment(trips):
-    in_new_york = pd.DataFrame({"driver": [7], "event_timestamp": pd.to_datetime(["2013-06-01 08:00"]).tz_localize("America/New_York")})
+    in_new_york = pd.DataFrame(
+        {
+            "driver": [7],
+            "event_timestamp": pd.to_datetime(["2013-06-01 08:00"]).tz_localize("America/New_York"),
+        }
+    )
     assert trips_at(trips, in_new_york) == [3]
 
 
@@ -283,13 +367,17 @@ def test_naive_entity_times_are_refused(trips):
 
 
 def test_entity_rows_without_the_key_are_refused_by_its_name(trips):
-    with pytest.raises(InvalidRequest, match="view 'driver_trips' is keyed by 'driver'; the entity rows have no such column"):
+    with pytest.raises(
+        InvalidRequest,
+        match="view 'driver_trips' is keyed by 'driver'; the entity rows have no such column",
+    ):
         trips_at(trips, at(utc(12)).drop_columns(["driver"]))
 
 
 def test_entity_rows_without_a_moment_are_refused(trips):
     with pytest.raises(
-        InvalidRequest, match="entity rows need a column 'event_timestamp', or one timestamp under another name; they have driver"
+        InvalidRequest,
+        match="entity rows need a column 'event_timestamp', or one timestamp under another name; they have driver",
     ):
         trips_at(trips, at(utc(12)).drop_columns(["event_timestamp"]))
 
@@ -299,8 +387,13 @@ def test_a_key_of_another_case_is_another_column(trips):
 
 
 def test_a_column_of_the_frame_that_bears_a_features_name_is_not_overwritten(trips):
-    with pytest.raises(InvalidRequest, match="feature 'trips' of view 'driver_trips' would stand beside a column of that name"):
-        trips.get_historical_features(at(utc(12)).append_column("trips", pa.array([0])), ["driver_trips:trips"]).to_arrow()
+    with pytest.raises(
+        InvalidRequest,
+        match="feature 'trips' of view 'driver_trips' would stand beside a column of that name",
+    ):
+        trips.get_historical_features(
+            at(utc(12)).append_column("trips", pa.array([0])), ["driver_trips:trips"]
+        ).to_arrow()
 
 
 def test_no_entity_rows_give_the_columns_and_no_row(trips):
@@ -312,42 +405,67 @@ def test_no_entity_rows_give_the_columns_and_no_row(trips):
 
 def test_without_entity_rows_those_of_the_view_are_taken(trips):
     job = trips.get_historical_features(
-        features=["driver_trips:trips"], start_date=NOON - timedelta(hours=1), end_date=NOON, filter_by_created_timestamp=False
+        features=["driver_trips:trips"],
+        start_date=NOON - timedelta(hours=1),
+        end_date=NOON,
+        filter_by_created_timestamp=False,
     )
     # At its own event time the row was not known yet.
-    assert job.to_arrow().to_pydict() == {"driver": [7], "event_timestamp": [NOON - timedelta(hours=1)], "trips": [None]}
+    assert job.to_arrow().to_pydict() == {
+        "driver": [7],
+        "event_timestamp": [NOON - timedelta(hours=1)],
+        "trips": [None],
+    }
 
 
 def test_the_entity_frame_may_be_sql(trips):
     sql = "SELECT 7 AS driver, TIMESTAMPTZ '2013-06-01 13:00:00+00' AS event_timestamp"
-    assert trips.get_historical_features(sql, ["driver_trips:trips"]).to_df()["trips"].tolist() == [4]
+    assert trips.get_historical_features(sql, ["driver_trips:trips"]).to_df()["trips"].tolist() == [
+        4
+    ]
 
 
 def test_a_table_without_rows_gives_nulls_of_the_declared_type(tmp_path, trips):
     trips.apply([CITY, a_view(tmp_path, "city_weather", [CITY], {"is_raining": Bool})])
     table = Table.for_definition(tmp_path / "tables", "city_weather", "first", ("city",))
     table.manifest.commit(table.version, [], NOON)
-    frame = pa.table({"city": ["Oslo"], "event_timestamp": pa.array([NOON], pa.timestamp("us", "UTC"))})
-    column = historical_features(trips, frame, ["city_weather:is_raining"])["city_weather__is_raining"]
+    frame = pa.table(
+        {"city": ["Oslo"], "event_timestamp": pa.array([NOON], pa.timestamp("us", "UTC"))}
+    )
+    column = historical_features(trips, frame, ["city_weather:is_raining"])[
+        "city_weather__is_raining"
+    ]
     assert column.type == pa.bool_() and column.to_pylist() == [None]
 
 
 def test_a_view_that_was_never_built_says_what_to_run(tmp_path, trips):
     trips.apply([CITY, a_view(tmp_path, "city_weather", [CITY], {"is_raining": Bool})])
-    frame = pa.table({"city": ["Oslo"], "event_timestamp": pa.array([NOON], pa.timestamp("us", "UTC"))})
+    frame = pa.table(
+        {"city": ["Oslo"], "event_timestamp": pa.array([NOON], pa.timestamp("us", "UTC"))}
+    )
     with pytest.raises(NotBuilt, match=r"view 'city_weather' has no table at .*; build it first"):
         historical_features(trips, frame, ["city_weather:is_raining"])
 
 
 def test_a_feature_that_the_table_lacks_is_named_with_its_view(tmp_path, trips):
     trips.apply([a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64, "stops": Int64})])
-    with pytest.raises(BrokenTable, match="view 'driver_trips' declares stops, which .*parquet does not have"):
+    with pytest.raises(
+        BrokenTable, match="view 'driver_trips' declares stops, which .*parquet does not have"
+    ):
         historical_features(trips, at(utc(12)), ["driver_trips:stops"])
 
 
 def test_a_table_of_another_definition_is_not_joined(tmp_path, trips):
-    trips.apply([a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64}, tags={"fingerprint": "second"})])
-    with pytest.raises(StoreOutdated, match="table 'driver_trips' was built from another definition"):
+    trips.apply(
+        [
+            a_view(
+                tmp_path, "driver_trips", [DRIVER], {"trips": Int64}, tags={"fingerprint": "second"}
+            )
+        ]
+    )
+    with pytest.raises(
+        StoreOutdated, match="table 'driver_trips' was built from another definition"
+    ):
         trips_at(trips, at(utc(12)))
     # A training set of then is pinned to a version, whatever the definition is now.
     assert trips_at(trips, at(utc(12)), commits={"driver_trips": (1, 1)}) == [3]
@@ -363,11 +481,29 @@ def test_a_pinned_join_needs_a_commit_of_each_table(trips):
 def test_names_with_quotes_and_odd_endings_are_kept(tmp_path, publish):
     key, feature, other = 'driver\'s "id"', 'fare "net"; --', "fare_y"
     driver = Entity(name="driver", join_keys=[key], value_type=ValueType.INT64)
-    schema = [Field(name=key, dtype=Int64), Field(name=feature, dtype=Int64), Field(name=other, dtype=Int64)]
+    schema = [
+        Field(name=key, dtype=Int64),
+        Field(name=feature, dtype=Int64),
+        Field(name=other, dtype=Int64),
+    ]
     store = open_store(tmp_path)
-    store.apply([driver, FeatureView(name="odd", entities=[driver], schema=schema, source=table_source(tmp_path / "tables" / "odd"))])
+    store.apply(
+        [
+            driver,
+            FeatureView(
+                name="odd",
+                entities=[driver],
+                schema=schema,
+                source=table_source(tmp_path / "tables" / "odd"),
+            ),
+        ]
+    )
     table = Table.for_definition(tmp_path / "tables", "odd", "first", (key,))
-    publish(table, {key: pa.int64(), feature: pa.int64(), other: pa.int64()}, [(7, 1, 2, utc(11), utc(12))])
+    publish(
+        table,
+        {key: pa.int64(), feature: pa.int64(), other: pa.int64()},
+        [(7, 1, 2, utc(11), utc(12))],
+    )
     frame = at(utc(12)).rename_columns([key, "event_timestamp"])
     result = store.get_historical_features(frame, [f"odd:{feature}", f"odd:{other}"]).to_arrow()
     assert result.to_pydict() == {key: [7], "event_timestamp": [NOON], feature: [1], other: [2]}
@@ -377,11 +513,23 @@ def test_a_view_may_be_joined_twice_under_two_keys(tmp_path, trips, publish):
     table = Table.current(tmp_path / "tables", "driver_trips")
     publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(8, 9, utc(11), utc(12))])
     view = trips.get_feature_view("driver_trips")
-    one, other = (view.with_name(name).with_join_key_map({"driver": key}) for name, key in (("first", "one"), ("second", "other")))
+    one, other = (
+        view.with_name(name).with_join_key_map({"driver": key})
+        for name, key in (("first", "one"), ("second", "other"))
+    )
     trips.apply([FeatureService(name="pairs", features=[one, other])])
-    frame = pa.table({"one": [7, 8], "other": [8, 7], "event_timestamp": pa.array([NOON, NOON], pa.timestamp("us", "UTC"))})
+    frame = pa.table(
+        {
+            "one": [7, 8],
+            "other": [8, 7],
+            "event_timestamp": pa.array([NOON, NOON], pa.timestamp("us", "UTC")),
+        }
+    )
     result = historical_features(trips, frame, trips.get_feature_service("pairs"))
-    assert (result["first__trips"].to_pylist(), result["second__trips"].to_pylist()) == ([3, 9], [9, 3])
+    assert (result["first__trips"].to_pylist(), result["second__trips"].to_pylist()) == (
+        [3, 9],
+        [9, 3],
+    )
 
 
 def test_a_view_without_entities_has_one_history(tmp_path, publish):
@@ -397,8 +545,18 @@ def test_files_of_others_are_joined_and_cut_in_the_same_way(tmp_path):
     store = open_store(tmp_path)
     store.apply([DRIVER, a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64})])
     (tmp_path / "tables").mkdir()
-    times = pa.array([utc(11), utc(11)], pa.timestamp("us")), pa.array([utc(12), utc(13)], pa.timestamp("us"))
-    rows = pa.table({"driver": [7, 7], "trips": [3, 4], "event_timestamp": times[0], "created_timestamp": times[1]})
+    times = (
+        pa.array([utc(11), utc(11)], pa.timestamp("us")),
+        pa.array([utc(12), utc(13)], pa.timestamp("us")),
+    )
+    rows = pa.table(
+        {
+            "driver": [7, 7],
+            "trips": [3, 4],
+            "event_timestamp": times[0],
+            "created_timestamp": times[1],
+        }
+    )
     pq.write_table(rows, tmp_path / "tables" / "driver_trips")
     assert trips_at(store, at(utc(11), utc(12), utc(13))) == [None, 3, 4]
     assert trips_at(store, at(utc(13)), as_of=NOON) == [3]
@@ -425,6 +583,19 @@ def test_a_join_can_be_kept_as_a_file(tmp_path, trips):
 
 def test_feasts_own_readings_take_the_newest_and_all_rows(trips):
     source = trips.get_feature_view("driver_trips").batch_source
-    asked = (trips.config, source, ["driver"], ["trips"], "event_timestamp", "created_timestamp", NOON - timedelta(hours=1), NOON)
-    assert AsofOfflineStore.pull_latest_from_table_or_query(*asked).to_arrow()["trips"].to_pylist() == [4]
-    assert sorted(AsofOfflineStore.pull_all_from_table_or_query(*asked).to_arrow()["trips"].to_pylist()) == [3, 4]
+    asked = (
+        trips.config,
+        source,
+        ["driver"],
+        ["trips"],
+        "event_timestamp",
+        "created_timestamp",
+        NOON - timedelta(hours=1),
+        NOON,
+    )
+    assert AsofOfflineStore.pull_latest_from_table_or_query(*asked).to_arrow()[
+        "trips"
+    ].to_pylist() == [4]
+    assert sorted(
+        AsofOfflineStore.pull_all_from_table_or_query(*asked).to_arrow()["trips"].to_pylist()
+    ) == [3, 4]

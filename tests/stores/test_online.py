@@ -12,7 +12,7 @@ from feast.data_source import PushMode
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Int64, String
 
-from feature_repo.errors import StoreOutdated
+from punctual.errors import StoreOutdated
 from tests.stores.by_hand import open_store, table_source
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
@@ -35,11 +35,17 @@ def store(tmp_path):
 
 
 def row(driver, trips):
-    return pd.DataFrame({"driver": [driver], "trips": [trips], "event_timestamp": [pd.Timestamp(LONG_AGO)]})
+    return pd.DataFrame(
+        {"driver": [driver], "trips": [trips], "event_timestamp": [pd.Timestamp(LONG_AGO)]}
+    )
 
 
 FEATURES = ["trips:trips", "trips_of_the_hour:trips"]
-ASKED = {"features": FEATURES, "entity_rows": [{"driver": 7}, {"driver": 8}], "full_feature_names": True}
+ASKED = {
+    "features": FEATURES,
+    "entity_rows": [{"driver": 7}, {"driver": 8}],
+    "full_feature_names": True,
+}
 
 
 def told(response):
@@ -51,7 +57,9 @@ def told(response):
             [FieldStatus.Name(status) for status in vector.statuses],
             [moment.seconds for moment in vector.event_timestamps],
         )
-        for name, vector in zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
+        for name, vector in zip(
+            response.proto.metadata.feature_names.val, response.proto.results, strict=True
+        )
         if name != "driver"
     }
 
@@ -78,7 +86,10 @@ def test_asynchronous_calls_do_and_tell_the_same(store):
 
 def test_a_view_that_was_never_written_has_nothing(store):
     nothing = ([None, None], ["NOT_FOUND", "NOT_FOUND"], [0, 0])
-    assert told(store.get_online_features(**ASKED)) == {"trips__trips": nothing, "trips_of_the_hour__trips": nothing}
+    assert told(store.get_online_features(**ASKED)) == {
+        "trips__trips": nothing,
+        "trips_of_the_hour__trips": nothing,
+    }
 
 
 def test_a_key_that_is_null_or_left_out_is_not_found(store):
@@ -86,12 +97,27 @@ def test_a_key_that_is_null_or_left_out_is_not_found(store):
     source = store.get_data_source("trips_table")
     fields = [Field(name="depot", dtype=String), Field(name="size", dtype=Int64)]
     # Before anything is read: Feast keeps what it once found out about a request for longer than the definitions.
-    store.apply([depot, FeatureView(name="depots", entities=[depot], schema=fields, source=source, ttl=timedelta(0))])
+    store.apply(
+        [
+            depot,
+            FeatureView(
+                name="depots", entities=[depot], schema=fields, source=source, ttl=timedelta(0)
+            ),
+        ]
+    )
     store.push("trips_pushed", row(7, 1), to=PushMode.ONLINE)
-    answer = store.get_online_features(["trips:trips"], [{"driver": None}, {"driver": 7}, {"driver": None}], full_feature_names=True)
-    assert told(answer) == {"trips__trips": ([None, 1, None], ["NOT_FOUND", "PRESENT", "NOT_FOUND"], [0, SECONDS, 0])}
+    answer = store.get_online_features(
+        ["trips:trips"],
+        [{"driver": None}, {"driver": 7}, {"driver": None}],
+        full_feature_names=True,
+    )
+    assert told(answer) == {
+        "trips__trips": ([None, 1, None], ["NOT_FOUND", "PRESENT", "NOT_FOUND"], [0, SECONDS, 0])
+    }
     both = ["trips:trips", "depots:size"]
-    answer = store.get_online_features(both, [{"driver": 7}, {"driver": 8}], full_feature_names=True)
+    answer = store.get_online_features(
+        both, [{"driver": 7}, {"driver": 8}], full_feature_names=True
+    )
     assert told(answer) == {
         "trips__trips": ([1, None], ["PRESENT", "NOT_FOUND"], [SECONDS, 0]),
         "depots__size": ([None, None], ["NOT_FOUND", "NOT_FOUND"], [0, 0]),

@@ -5,11 +5,24 @@ from contextlib import closing
 
 import pytest
 
-from feature_repo.errors import NotBuilt
-from stores.online_redis import RedisRecords
-from stores.online_sqlite import SqliteRecords
-from stores.packed import Mark, PackedDatabase, Rows
-from tests.stores.online_rows import CHANGED, KEYS, LATER, NEW, OLD, TRIPS, fill, rebuild, rows, shown
+from punctual.errors import NotBuilt
+from stores.online import PackedDatabase
+from stores.online.backend import Mark
+from stores.online.backends.redis import RedisRecords
+from stores.online.backends.sqlite import SqliteRecords
+from stores.online.records import Rows
+from tests.stores.online_rows import (
+    CHANGED,
+    KEYS,
+    LATER,
+    NEW,
+    OLD,
+    TRIPS,
+    fill,
+    rebuild,
+    rows,
+    shown,
+)
 
 SIZES = [0, 100, 3000, 9000, 40_000]  # in its page, and on pages of its own
 
@@ -26,14 +39,24 @@ def written_often(database, drivers):
     """Records that were changed, published ahead, rebuilt and left by a killed rebuild."""
     for moment in (OLD, NEW):
         for size in SIZES:
-            keys = [TRIPS.key(driver) for driver in drivers if driver % len(SIZES) == SIZES.index(size)]
-            notes = [secret(driver, size) for driver in drivers if driver % len(SIZES) == SIZES.index(size)]
+            keys = [
+                TRIPS.key(driver) for driver in drivers if driver % len(SIZES) == SIZES.index(size)
+            ]
+            notes = [
+                secret(driver, size)
+                for driver in drivers
+                if driver % len(SIZES) == SIZES.index(size)
+            ]
             times = [moment] * len(keys)
-            database.write(TRIPS, Rows(keys, times, times, TRIPS.layout.rows([times, notes], times, times)), 25)
+            database.write(
+                TRIPS, Rows(keys, times, times, TRIPS.layout.rows([times, notes], times, times)), 25
+            )
     with database.records.alone(TRIPS):
         database.records.move_mark(TRIPS, Mark(1, NEW))
         abandoned = database.records.beside(TRIPS)
-    database.write(TRIPS, rows(LATER, [TRIPS.key(drivers[0])], secret(drivers[0], 100)), 50, place=abandoned)
+    database.write(
+        TRIPS, rows(LATER, [TRIPS.key(drivers[0])], secret(drivers[0], 100)), 50, place=abandoned
+    )
 
 
 def held(files, drivers):
@@ -112,7 +135,10 @@ def test_what_an_earlier_definition_holds_of_an_entity_is_erased_too(database, a
     fill(database)
     another.write(CHANGED, rows(NEW, view=CHANGED), 50)
     assert database.erase(CHANGED, KEYS[:2]) == 2
-    assert (shown(database), shown(database, view=CHANGED)) == ([*["NOT_FOUND"] * 2, *[OLD] * 8], [*["NOT_FOUND"] * 2, *[[NEW]] * 8])
+    assert (shown(database), shown(database, view=CHANGED)) == (
+        [*["NOT_FOUND"] * 2, *[OLD] * 8],
+        [*["NOT_FOUND"] * 2, *[[NEW]] * 8],
+    )
 
 
 def test_an_erasure_waits_for_the_run_that_would_bring_its_rows_back(database, another):

@@ -8,10 +8,10 @@ from contextlib import closing
 
 import pytest
 
-from feature_repo.errors import DataFolderError, NotBuilt, StoreOutdated
-from stores.online_file import FORMAT
-from stores.online_sqlite import SqliteRecords
-from stores.packed import PackedDatabase
+from punctual.errors import DataFolderError, NotBuilt, StoreOutdated
+from stores.online import PackedDatabase
+from stores.online.backends.sqlite import SqliteRecords
+from stores.online.backends.sqlite_file import FORMAT
 from tests.stores.online_rows import KEYS, LATER, NEW, OLD, TRIPS, fill, rows, shown
 
 
@@ -19,7 +19,11 @@ def an_older_file(path, *, version=0):
     """A file of the first format, or with the tables of a later one that is not known any more."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("CREATE TABLE identity (id TEXT)" if version == 0 else "CREATE TABLE places (schema TEXT)")
+        connection.execute(
+            "CREATE TABLE identity (id TEXT)"
+            if version == 0
+            else "CREATE TABLE places (schema TEXT)"
+        )
         connection.execute("CREATE TABLE 'driver_trips.0123' (key BLOB PRIMARY KEY, record BLOB)")
         connection.execute("INSERT INTO 'driver_trips.0123' VALUES (x'07', x'08')")
         connection.execute(f"PRAGMA user_version = {version}")
@@ -27,7 +31,9 @@ def an_older_file(path, *, version=0):
 
 @pytest.mark.parametrize("version", [0, 1, 2])
 @pytest.mark.parametrize("is_open", [False, True])
-def test_a_file_of_an_older_format_is_moved_aside_by_the_next_run_and_by_nobody_else(tmp_path, version, is_open):
+def test_a_file_of_an_older_format_is_moved_aside_by_the_next_run_and_by_nobody_else(
+    tmp_path, version, is_open
+):
     path = tmp_path / "online.db"
     an_older_file(path, version=version)
     holder = sqlite3.connect(path) if is_open else None
@@ -35,14 +41,23 @@ def test_a_file_of_an_older_format_is_moved_aside_by_the_next_run_and_by_nobody_
         holder.execute("INSERT INTO 'driver_trips.0123' VALUES (x'09', x'10')")
         holder.commit()
     database = PackedDatabase(SqliteRecords(path))
-    for act in (lambda: shown(database), lambda: database.write(TRIPS, rows(OLD), 50), lambda: database.count(TRIPS)):
-        with pytest.raises(StoreOutdated, match=rf"is of format {version or 1}, and this version .* writes {FORMAT}. Run: punctual"):
+    for act in (
+        lambda: shown(database),
+        lambda: database.write(TRIPS, rows(OLD), 50),
+        lambda: database.count(TRIPS),
+    ):
+        with pytest.raises(
+            StoreOutdated,
+            match=rf"is of format {version or 1}, and this version .* writes {FORMAT}. Run: punctual",
+        ):
             act()
     fill(database)
     assert shown(database) == [OLD] * 10
     aside = tmp_path / f"online.db.format-{version or 1}"
     with closing(sqlite3.connect(aside)) as connection:
-        assert connection.execute("SELECT count(*) FROM 'driver_trips.0123'").fetchone() == (1 + is_open,)
+        assert connection.execute("SELECT count(*) FROM 'driver_trips.0123'").fetchone() == (
+            1 + is_open,
+        )
     if holder:
         # Whoever has it open still reads it.
         assert len(holder.execute("SELECT * FROM 'driver_trips.0123'").fetchall()) == 2
@@ -53,7 +68,10 @@ def test_a_file_of_an_older_format_is_moved_aside_by_the_next_run_and_by_nobody_
     path.unlink()
     an_older_file(path, version=version)
     fill(database)
-    assert sorted(each.name for each in tmp_path.glob("online.db.format-*[0-9]")) == [aside.name, f"{aside.name}.2"]
+    assert sorted(each.name for each in tmp_path.glob("online.db.format-*[0-9]")) == [
+        aside.name,
+        f"{aside.name}.2",
+    ]
     # An erasure leaves nothing of what nobody can look into any more.
     database.erase(TRIPS, KEYS)
     assert not list(tmp_path.glob("online.db.format-*"))
@@ -66,7 +84,9 @@ def test_a_file_of_a_newer_format_is_left_alone(tmp_path):
     before = path.read_bytes()
     database = PackedDatabase(SqliteRecords(path))
     for act in (lambda: shown(database), lambda: fill(database)):
-        with pytest.raises(StoreOutdated, match=f"of format {FORMAT + 1}, which a newer version of Punctual made"):
+        with pytest.raises(
+            StoreOutdated, match=f"of format {FORMAT + 1}, which a newer version of Punctual made"
+        ):
             act()
     assert path.read_bytes() == before
 
@@ -80,7 +100,10 @@ def of_somebody_else(path):
     ("make", "message"),
     [
         (of_somebody_else, "is a SQLite file, but no online store"),
-        (lambda path: path.write_bytes(b"a picture, perhaps " * 100), "is no online store: file is not a database"),
+        (
+            lambda path: path.write_bytes(b"a picture, perhaps " * 100),
+            "is no online store: file is not a database",
+        ),
         (lambda path: path.mkdir(), "is a folder"),
     ],
 )
@@ -88,7 +111,12 @@ def test_what_is_no_online_store_is_left_alone(tmp_path, make, message):
     path = tmp_path / "online.db"
     make(path)
     database = PackedDatabase(SqliteRecords(path))
-    for act in (lambda: shown(database), lambda: fill(database), lambda: database.records.views("test"), lambda: database.count(TRIPS)):
+    for act in (
+        lambda: shown(database),
+        lambda: fill(database),
+        lambda: database.records.views("test"),
+        lambda: database.count(TRIPS),
+    ):
         with pytest.raises(DataFolderError, match=message):
             act()
     assert sorted(each.name for each in tmp_path.iterdir() if each.name[0] != ".") == ["online.db"]
@@ -111,8 +139,14 @@ def test_a_damaged_file_is_said_and_not_taken_for_missing_rows(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[8192 + 100 :] = b"\xff" * (len(damaged) - 8192 - 100)
     path.write_bytes(damaged)
-    for act in (lambda: shown(database), lambda: fill(database), lambda: database.write(TRIPS, rows(NEW), 50)):
-        with pytest.raises(DataFolderError, match="is damaged: .*Move it away and materialize again"):
+    for act in (
+        lambda: shown(database),
+        lambda: fill(database),
+        lambda: database.write(TRIPS, rows(NEW), 50),
+    ):
+        with pytest.raises(
+            DataFolderError, match="is damaged: .*Move it away and materialize again"
+        ):
             act()
     database.close()
 
@@ -121,13 +155,19 @@ def test_a_reader_makes_no_file_where_there_is_none(tmp_path):
     database = PackedDatabase(SqliteRecords(tmp_path / "nowhere" / "online.db"))
     with pytest.raises(NotBuilt):
         shown(database)
-    assert (database.count(TRIPS), database.records.mark(TRIPS), database.records.views("test")) == (0, None, {})
+    assert (
+        database.count(TRIPS),
+        database.records.mark(TRIPS),
+        database.records.views("test"),
+    ) == (0, None, {})
     database.erase(TRIPS, KEYS)
     database.erase_view("test", "driver_trips")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_reads_from_a_folder_that_is_closed_to_him_sees_what_its_owner_writes(tmp_path, monkeypatch):
+def test_who_reads_from_a_folder_that_is_closed_to_him_sees_what_its_owner_writes(
+    tmp_path, monkeypatch
+):
     """Where nobody else has it open a file is read as it is, and only then."""
     path = tmp_path / "online.db"
     with closing(PackedDatabase(SqliteRecords(path))) as writer:
@@ -191,7 +231,9 @@ def test_a_disk_that_is_full_is_said_and_the_file_stays_whole(tmp_path, size):
     if size > 1:
         fill(database)
     said = in_a_child_that_may_write(size, lambda: fill(database, NEW, MANY))
-    assert said.startswith("DataFolderError DataFolderError: cannot ") and said.endswith("Free space or mend its rights."), said
+    assert said.startswith("DataFolderError DataFolderError: cannot ") and said.endswith(
+        "Free space or mend its rights."
+    ), said
     if size > 1 or size % 2:
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -20,11 +20,10 @@ from subprocess import PIPE
 import pyarrow as pa
 import pytest
 
-from feature_repo.times import micros
-from stores.online import packed_database
-from stores.online_redis import RedisRecords
-from stores.packed import OnlineView
-from stores.table import Table
+from punctual.times import micros
+from stores.online import OnlineView, packed_database
+from stores.online.backends.redis import RedisRecords
+from stores.tables import Table
 from tests.stores import materializer
 from tests.stores.by_hand import utc
 
@@ -63,7 +62,12 @@ def tables(tmp_path_factory, publish):
             shutil.copytree(made[-1], tables)
         table = Table.for_definition(tables, "driver_trips", "first", ("driver",))
         ahead = [row(driver, 7, 23) for driver in range(0, DRIVERS, 10)] if generation == 0 else []
-        publish(table, COLUMNS, [row(driver, generation, hour) for driver in range(DRIVERS)] + ahead, at(hour + 1))
+        publish(
+            table,
+            COLUMNS,
+            [row(driver, generation, hour) for driver in range(DRIVERS)] + ahead,
+            at(hour + 1),
+        )
         made.append(tables)
     return made
 
@@ -78,8 +82,13 @@ class World:
         self.keys = [self.view.key(driver) for driver in range(DRIVERS)]
         self.database = packed_database(materializer.config_of(online))
         command = [sys.executable, materializer.__file__]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self.process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=environment)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        self.process = subprocess.Popen(
+            command, stdin=PIPE, stdout=PIPE, text=True, env=environment
+        )
         self.expected = []
         self.seconds = []
 
@@ -95,7 +104,11 @@ class World:
     def run(self, *runs):
         """Runs that begin together, each `(generation, rebuild, kill after)`; the first one's answer."""
         told = [
-            {"online": self.online, "tables": str(self.tables[generation]), "now": micros(at(HOURS[generation] + 1)) // 10**6}
+            {
+                "online": self.online,
+                "tables": str(self.tables[generation]),
+                "now": micros(at(HOURS[generation] + 1)) // 10**6,
+            }
             | {"rebuild": rebuild, "kill_after": seconds}
             for generation, rebuild, seconds in runs
         ]
@@ -130,7 +143,10 @@ class World:
     def generations(self):
         """The generation that each driver is shown in one look, None where there is none."""
         rows = self.database.read(self.view, self.keys, micros(at(15)))
-        return [generation_of(driver, row.values) if row.status == "PRESENT" else None for driver, row in enumerate(rows)]
+        return [
+            generation_of(driver, row.values) if row.status == "PRESENT" else None
+            for driver, row in enumerate(rows)
+        ]
 
     @contextmanager
     def reading(self, *expected):
@@ -143,7 +159,9 @@ class World:
                 while not done.is_set():
                     driver = next(drivers)
                     (one,) = self.database.read(self.view, [self.keys[driver]], micros(at(15)))
-                    seen.add(generation_of(driver, one.values) if one.status == "PRESENT" else one.status)
+                    seen.add(
+                        generation_of(driver, one.values) if one.status == "PRESENT" else one.status
+                    )
                     if driver == 0:
                         seen.update(self.generations())
             except BaseException as error:
@@ -182,7 +200,9 @@ def world(request, tables, tmp_path_factory):
         yield world.fill()
 
 
-def test_a_materializer_killed_at_any_point_leaves_every_entity_whole_and_a_rerun_mends_the_rest(world):
+def test_a_materializer_killed_at_any_point_leaves_every_entity_whole_and_a_rerun_mends_the_rest(
+    world,
+):
     random_moments = random.Random(7)
     killed = dict.fromkeys((kind for kind, _, _ in KINDS), 0)
     # Redis keeps each record by itself, whoever is killed; a few will do.
@@ -197,7 +217,9 @@ def test_a_materializer_killed_at_any_point_leaves_every_entity_whole_and_a_reru
         if place == 0:
             world.database.records.places(world.view)
         with world.reading(generation, *before, *first):
-            killed[kind] += world.run((generation, rebuild, random_moments.uniform(0, 1.1 * world.seconds[place])))["killed"]
+            killed[kind] += world.run(
+                (generation, rebuild, random_moments.uniform(0, 1.1 * world.seconds[place]))
+            )["killed"]
             world.check_file()
             found = world.generations()
             assert set(found) <= {generation, *before}

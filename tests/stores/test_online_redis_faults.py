@@ -6,9 +6,10 @@ from contextlib import closing, suppress
 
 import pytest
 
-from feature_repo.errors import NotBuilt
-from stores.online_redis import RedisRecords
-from stores.packed import Mark, OnlineStoreUnavailable, PackedDatabase
+from punctual.errors import NotBuilt
+from stores.online import OnlineStoreUnavailable, PackedDatabase
+from stores.online.backend import Mark
+from stores.online.backends.redis import RedisRecords
 from tests.stores.online_rows import KEYS, LATER, NEW, OLD, TRIPS, fill, rebuild, rows, shown
 
 
@@ -18,9 +19,15 @@ def test_redis_that_stops_is_an_error_at_once_and_is_used_again_when_it_is_back(
     fill(database)
     for end in (server.stop, server.kill):
         end()
-        for act in (lambda: shown(database), lambda: fill(database, NEW), lambda: database.erase(TRIPS, KEYS)):
+        for act in (
+            lambda: shown(database),
+            lambda: fill(database, NEW),
+            lambda: database.erase(TRIPS, KEYS),
+        ):
             started = time.monotonic()
-            with pytest.raises(OnlineStoreUnavailable, match=rf"Redis at 127.0.0.1:{server.port} does not answer"):
+            with pytest.raises(
+                OnlineStoreUnavailable, match=rf"Redis at 127.0.0.1:{server.port} does not answer"
+            ):
                 act()
             assert time.monotonic() - started < 5
         server.start()
@@ -51,7 +58,10 @@ def test_redis_that_lost_its_data_is_filled_from_the_beginning(start_redis, lose
     fill(database, NEW)
     assert (shown(database), database.count(TRIPS)) == ([NEW] * 10, 10)
     # A run that was under way leaves no mark for what it had written before.
-    with pytest.raises(OnlineStoreUnavailable, match="removed or replaced"), database.records.alone(TRIPS):
+    with (
+        pytest.raises(OnlineStoreUnavailable, match="removed or replaced"),
+        database.records.alone(TRIPS),
+    ):
         database.write(TRIPS, rows(LATER, KEYS[:5]), 50)
         lost()
         database.write(TRIPS, rows(LATER, KEYS[5:]), 50)
@@ -98,11 +108,16 @@ def test_a_cluster_that_is_not_there_yet_is_used_when_it_is(start_redis):
 
 def test_redis_with_a_password_and_tls_is_reached_as_its_address_says(start_redis):
     server = start_redis(password="p@ss word/1", tls=True)
-    with closing(PackedDatabase(RedisRecords(f"{server.url}?ssl_ca_certs={server.certificate}", "test"))) as database:
+    with closing(
+        PackedDatabase(RedisRecords(f"{server.url}?ssl_ca_certs={server.certificate}", "test"))
+    ) as database:
         fill(database)
         assert shown(database) == [OLD] * 10
         assert "p@ss" not in database.records.where
-    for address, reason in ((server.url, "certificate"), (server.url.replace("p%40ss", "other"), ".")):
+    for address, reason in (
+        (server.url, "certificate"),
+        (server.url.replace("p%40ss", "other"), "."),
+    ):
         with closing(PackedDatabase(RedisRecords(address, "test"))) as database:
             with pytest.raises(OnlineStoreUnavailable, match=reason) as said:
                 shown(database)
@@ -131,7 +146,10 @@ def test_a_run_that_lost_its_turn_neither_swaps_nor_moves_the_mark(redis_server,
 
 
 def test_a_redis_that_drops_keys_when_it_is_full_is_said_when_it_is_filled(redis_server):
-    with closing(redis_server.client()) as client, closing(PackedDatabase(RedisRecords(redis_server.url, "test"))) as database:
+    with (
+        closing(redis_server.client()) as client,
+        closing(PackedDatabase(RedisRecords(redis_server.url, "test"))) as database,
+    ):
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
             fill(database)  # without a limit nothing is dropped
@@ -146,7 +164,10 @@ def test_a_redis_that_drops_keys_when_it_is_full_is_said_when_it_is_filled(redis
 
 
 def test_a_redis_that_is_full_says_so_and_keeps_what_it_has(redis_server):
-    with closing(redis_server.client()) as client, closing(PackedDatabase(RedisRecords(redis_server.url, "test"))) as database:
+    with (
+        closing(redis_server.client()) as client,
+        closing(PackedDatabase(RedisRecords(redis_server.url, "test"))) as database,
+    ):
         fill(database)
         client.config_set("maxmemory", "1")
         try:

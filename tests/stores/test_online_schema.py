@@ -8,7 +8,7 @@ from feast import Entity, FeatureView, Field, ValueType
 from feast.types import Array, Float64, Int64, String
 
 from stores.online import packed_database
-from stores.table import Table
+from stores.tables import Table
 from tests.stores.by_hand import open_store, table_source, utc
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
@@ -25,24 +25,45 @@ STEPS = [
 @pytest.fixture
 def store(tmp_path, online_store):
     # Not SQL's registry: what Feast has read of that, it knows by `id`, which the next one may have when the first is gone.
-    return open_store(tmp_path, registry="file", online={"type": "stores.online.PackedOnlineStore", **online_store})
+    return open_store(
+        tmp_path,
+        registry="file",
+        online={"type": "stores.online.PackedOnlineStore", **online_store},
+    )
 
 
-def test_features_that_are_added_removed_and_retyped_are_read_when_they_are_materialized_and_not_before(store, tmp_path, publish):
+def test_features_that_are_added_removed_and_retyped_are_read_when_they_are_materialized_and_not_before(
+    store, tmp_path, publish
+):
     database = packed_database(store.config)
     for number, (features, columns, values) in enumerate(STEPS):
         table = table_source(tmp_path / "tables" / "trips")
-        schema = [Field(name="driver", dtype=Int64), *(Field(name=name, dtype=type_) for name, type_ in features.items())]
-        view = FeatureView(name="trips", entities=[DRIVER], schema=schema, source=table, ttl=timedelta(0))
+        schema = [
+            Field(name="driver", dtype=Int64),
+            *(Field(name=name, dtype=type_) for name, type_ in features.items()),
+        ]
+        view = FeatureView(
+            name="trips", entities=[DRIVER], schema=schema, source=table, ttl=timedelta(0)
+        )
         view.tags["fingerprint"] = f"definition {number}"
         store.apply([DRIVER, view])
         asked = {"features": [f"trips:{name}" for name in features], "entity_rows": [{"driver": 7}]}
         nothing = {name: [None] for name in features}
         assert store.get_online_features(**asked).to_dict() == {"driver": [7], **nothing}
-        definition = Table.for_definition(tmp_path / "tables", "trips", f"definition {number}", ("driver",))
-        publish(definition, {"driver": pa.int64(), **columns}, [(7, *values, utc(10), utc(10))], utc(11).replace(tzinfo=UTC))
+        definition = Table.for_definition(
+            tmp_path / "tables", "trips", f"definition {number}", ("driver",)
+        )
+        publish(
+            definition,
+            {"driver": pa.int64(), **columns},
+            [(7, *values, utc(10), utc(10))],
+            utc(11).replace(tzinfo=UTC),
+        )
         store.materialize(utc(0).replace(tzinfo=UTC), utc(11).replace(tzinfo=UTC))
         found = store.get_online_features(**asked).to_dict()
-        assert found == {"driver": [7], **{name: [value] for name, value in zip(features, values, strict=True)}}
+        assert found == {
+            "driver": [7],
+            **{name: [value] for name, value in zip(features, values, strict=True)},
+        }
         assert [len(schemas) for schemas in database.records.views("test").values()] == [1]
     database.close()

@@ -5,11 +5,25 @@ from contextlib import closing
 
 import pytest
 
-from feature_repo.errors import NotBuilt
-from stores.online_redis import RedisRecords
-from stores.online_sqlite import SqliteRecords, _statement, _statement_for_one
-from stores.packed import Mark, OnlineStoreUnavailable, PackedDatabase
-from tests.stores.online_rows import CHANGED, KEYS, LATER, NEW, OLD, TRIPS, fill, just_before, rebuild, rows, shown
+from punctual.errors import NotBuilt
+from stores.online import OnlineStoreUnavailable, PackedDatabase
+from stores.online.backend import Mark
+from stores.online.backends.redis import RedisRecords
+from stores.online.backends.sqlite import SqliteRecords
+from stores.online.backends.sqlite_places import statement_for_one, statement_of
+from tests.stores.online_rows import (
+    CHANGED,
+    KEYS,
+    LATER,
+    NEW,
+    OLD,
+    TRIPS,
+    fill,
+    just_before,
+    rebuild,
+    rows,
+    shown,
+)
 
 
 def test_rows_written_while_the_view_is_rebuilt_are_there_after_it(database, another):
@@ -19,7 +33,9 @@ def test_rows_written_while_the_view_is_rebuilt_are_there_after_it(database, ano
 
 
 @pytest.mark.parametrize("step", ["places", "get", "put"])
-def test_rows_are_not_lost_where_a_rebuild_begins_and_ends_between_two_steps_of_their_writer(database, another, step):
+def test_rows_are_not_lost_where_a_rebuild_begins_and_ends_between_two_steps_of_their_writer(
+    database, another, step
+):
     fill(database)
     another.write(TRIPS, rows(25, KEYS[:1]), 50)
     with just_before(another.records, step, lambda: rebuild(database, NEW)):
@@ -28,7 +44,9 @@ def test_rows_are_not_lost_where_a_rebuild_begins_and_ends_between_two_steps_of_
 
 
 @pytest.mark.parametrize("step", ["places", "get", "put"])
-def test_rows_are_not_lost_where_the_place_beside_comes_between_two_steps_of_their_writer(database, another, step):
+def test_rows_are_not_lost_where_the_place_beside_comes_between_two_steps_of_their_writer(
+    database, another, step
+):
     fill(database)
     with database.records.alone(TRIPS):
         begun = []
@@ -64,7 +82,9 @@ def test_a_look_finds_what_there_is_however_often_views_are_swapped_meanwhile(tm
 
 
 @pytest.mark.parametrize("online_store", ["redis", "cluster"], indirect=True)
-def test_a_place_that_is_removed_while_redis_is_read_is_not_taken_for_missing_rows(database, another):
+def test_a_place_that_is_removed_while_redis_is_read_is_not_taken_for_missing_rows(
+    database, another
+):
     """Redis answers command by command, and others come in between; SQLite reads from one snapshot."""
     fill(database)
     assert shown(another) == [OLD] * 10
@@ -77,7 +97,12 @@ def test_a_place_that_is_removed_while_redis_is_read_is_not_taken_for_missing_ro
 def test_a_mark_does_not_speak_for_records_that_somebody_removed(database, another):
     fill(database)
     schema = TRIPS.schema
-    with pytest.raises(OnlineStoreUnavailable, match="were removed or replaced while this run filled them"), database.records.alone(TRIPS):
+    with (
+        pytest.raises(
+            OnlineStoreUnavailable, match="were removed or replaced while this run filled them"
+        ),
+        database.records.alone(TRIPS),
+    ):
         another.records.drop(schema)
         database.write(TRIPS, rows(NEW, KEYS[:1]), 50)
     with pytest.raises(OnlineStoreUnavailable), database.records.alone(TRIPS):
@@ -116,7 +141,7 @@ def test_what_an_earlier_definition_left_goes_when_the_new_records_are_whole(dat
 
 def test_the_statements_that_are_kept_do_not_grow_with_rebuilds():
     """They name places, and every rebuild makes one."""
-    assert _statement.cache_info().maxsize and _statement_for_one.cache_info().maxsize
+    assert statement_of.cache_info().maxsize and statement_for_one.cache_info().maxsize
 
 
 def test_a_child_of_a_fork_reads_what_is_written_after_it(tmp_path):

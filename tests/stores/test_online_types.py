@@ -13,10 +13,9 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.type_map import python_values_to_proto_values
 from feast.types import Int64
 
-from stores.engine import materialize_view
-from stores.history import declared_schema
-from stores.online import packed_database
-from stores.table import Table
+from stores.offline.view_columns import declared_schema
+from stores.online import materialize_view, packed_database
+from stores.tables import Table
 from tests.stores.by_hand import open_store, table_source, utc
 from tests.stores.every_type import EVERY_TYPE
 
@@ -37,8 +36,15 @@ def store_of(folder, online):
         ("trips", EVERY_TYPE, table),
         ("pushable", PUSHABLE, PushSource(name="trips_pushed", batch_source=table)),
     ]:
-        schema = [Field(name="driver", dtype=Int64), *(Field(name=name, dtype=EVERY_TYPE[name][0]) for name in names)]
-        views.append(FeatureView(name=view, entities=[DRIVER], schema=schema, source=source, ttl=timedelta(0)))
+        schema = [
+            Field(name="driver", dtype=Int64),
+            *(Field(name=name, dtype=EVERY_TYPE[name][0]) for name in names),
+        ]
+        views.append(
+            FeatureView(
+                name=view, entities=[DRIVER], schema=schema, source=source, ttl=timedelta(0)
+            )
+        )
     store.apply([DRIVER, *views])
     return store
 
@@ -59,26 +65,37 @@ def written(store):
         )
         for number, driver in enumerate(columns[0])
     ]
-    store._get_provider().online_write_batch(store.config, store.get_feature_view("trips"), rows, None)
+    store._get_provider().online_write_batch(
+        store.config, store.get_feature_view("trips"), rows, None
+    )
     return store
 
 
 def pushed(store):
     """Pushes them as a caller has them."""
-    frame = pd.DataFrame({name: [row[1 + place] for row in ROWS] for place, name in enumerate(EVERY_TYPE)}, dtype=object)[PUSHABLE]
+    frame = pd.DataFrame(
+        {name: [row[1 + place] for row in ROWS] for place, name in enumerate(EVERY_TYPE)},
+        dtype=object,
+    )[PUSHABLE]
     times = [pd.Timestamp(utc(10), tz="UTC")] * len(ROWS)
-    frame = frame.assign(driver=[row[0] for row in ROWS], event_timestamp=times, created_timestamp=times)
+    frame = frame.assign(
+        driver=[row[0] for row in ROWS], event_timestamp=times, created_timestamp=times
+    )
     store.push("trips_pushed", frame, to=PushMode.ONLINE)
     return store
 
 
 def told(store, view="trips", names=tuple(EVERY_TYPE)):
     """Per feature its values, as Feast gives them, and their statuses."""
-    response = store.get_online_features([f"{view}:{name}" for name in names], [{"driver": driver} for driver in (7, 8, 9)])
+    response = store.get_online_features(
+        [f"{view}:{name}" for name in names], [{"driver": driver} for driver in (7, 8, 9)]
+    )
     values = response.to_dict()
     return {
         name: (values[name], [FieldStatus.Name(status) for status in vector.statuses])
-        for name, vector in zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
+        for name, vector in zip(
+            response.proto.metadata.feature_names.val, response.proto.results, strict=True
+        )
         if name != "driver"
     }
 
@@ -102,10 +119,15 @@ def test_what_is_pushed_comes_back_as_from_feasts_own_store(store, feasts_own):
     assert told(pushed(store), "pushable", PUSHABLE) == told(feasts_own, "pushable", PUSHABLE)
 
 
-def test_what_is_materialized_comes_back_as_from_feasts_own_store(store, feasts_own, tmp_path, publish):
+def test_what_is_materialized_comes_back_as_from_feasts_own_store(
+    store, feasts_own, tmp_path, publish
+):
     view = store.get_feature_view("trips")
     declared = declared_schema(view)
-    types = {name: pa.int64() if name == "driver" else declared.field(name).type for name in ["driver", *EVERY_TYPE]}
+    types = {
+        name: pa.int64() if name == "driver" else declared.field(name).type
+        for name in ["driver", *EVERY_TYPE]
+    }
 
     def as_arrow(value, type_):
         if value is not None and pa.types.is_map(type_):
@@ -114,9 +136,23 @@ def test_what_is_materialized_comes_back_as_from_feasts_own_store(store, feasts_
             return [as_arrow(each, type_.value_type) for each in value]
         return value.replace(tzinfo=None) if isinstance(value, datetime) else value
 
-    rows = [(*(as_arrow(value, type_) for value, type_ in zip(row, types.values(), strict=True)), utc(10), utc(10)) for row in ROWS]
-    publish(Table.for_definition(tmp_path / "tables", "trips", "first", ("driver",)), types, rows, utc(11).replace(tzinfo=UTC))
+    rows = [
+        (
+            *(as_arrow(value, type_) for value, type_ in zip(row, types.values(), strict=True)),
+            utc(10),
+            utc(10),
+        )
+        for row in ROWS
+    ]
+    publish(
+        Table.for_definition(tmp_path / "tables", "trips", "first", ("driver",)),
+        types,
+        rows,
+        utc(11).replace(tzinfo=UTC),
+    )
     database = packed_database(store.config)
-    assert materialize_view(store.config, database, view, now=utc(11).replace(tzinfo=UTC)).records == 2
+    assert (
+        materialize_view(store.config, database, view, now=utc(11).replace(tzinfo=UTC)).records == 2
+    )
     database.close()
     assert told(store) == told(feasts_own)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.errors import BrokenTable, DataFolderError
+from punctual.errors import BrokenTable, DataFolderError
 from tests.stores.by_hand import at, utc
 
 
@@ -30,7 +30,10 @@ def test_every_form_holds_the_same_rows(job, tmp_path):
     assert pa.Table.from_batches(batches).equals(table)
     assert pq.read_table(job.to_parquet(tmp_path / "out.parquet")).to_pylist() == table.to_pylist()
     assert job.to_polars().to_dicts() == table.to_pylist()
-    assert pa.Table.from_pandas(job.to_df(), preserve_index=False)["driver_trips__trips"].to_pylist() == expected
+    assert (
+        pa.Table.from_pandas(job.to_df(), preserve_index=False)["driver_trips__trips"].to_pylist()
+        == expected
+    )
 
 
 def test_a_file_that_is_there_is_replaced_only_if_that_is_wanted(job, tmp_path):
@@ -43,8 +46,13 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_wanted(job, tmp_path):
     assert pq.read_table(path).num_rows == 3
 
 
-@pytest.mark.parametrize("error", [BrokenTable("the second piece"), OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_fails_in_the_midst_leaves_no_file_and_an_old_one_as_it_was(job, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error",
+    [BrokenTable("the second piece"), OSError(28, "No space left on device"), KeyboardInterrupt()],
+)
+def test_what_fails_in_the_midst_leaves_no_file_and_an_old_one_as_it_was(
+    job, tmp_path, monkeypatch, error
+):
     usual = type(job._join).batches
 
     def broken(join, rows):
@@ -73,7 +81,9 @@ def test_a_place_that_cannot_be_written_is_named(job, tmp_path):
 def test_a_stream_that_is_left_halfway_lets_go_of_what_it_spilled(views, tmp_path):
     views.add(rows=[(7, 3, utc(11), utc(12))])
     store = views.opened(spill_folder=str(tmp_path / "spilled"), memory_limit="20MB", threads=1)
-    reader = views.job(at(*[utc(13)] * 200_000), "driver_trips:trips", store=store).to_reader(rows=1_000)
+    reader = views.job(at(*[utc(13)] * 200_000), "driver_trips:trips", store=store).to_reader(
+        rows=1_000
+    )
     assert reader.read_next_batch().num_rows == 1_000
     del reader
     assert not list((tmp_path / "spilled").rglob("duckdb_temp*"))
@@ -81,7 +91,12 @@ def test_a_stream_that_is_left_halfway_lets_go_of_what_it_spilled(views, tmp_pat
 
 def test_joins_in_all_forms_from_many_threads_are_the_same(views, tmp_path):
     views.add(rows=[(driver, driver, utc(11), utc(12)) for driver in range(50)])
-    frame = pa.table({"driver": range(50), "event_timestamp": pa.array([utc(12)] * 50, pa.timestamp("us", "UTC"))})
+    frame = pa.table(
+        {
+            "driver": range(50),
+            "event_timestamp": pa.array([utc(12)] * 50, pa.timestamp("us", "UTC")),
+        }
+    )
     job = views.job(frame, "driver_trips:trips")
     reads = [
         job.to_arrow,
@@ -90,7 +105,11 @@ def test_joins_in_all_forms_from_many_threads_are_the_same(views, tmp_path):
         lambda: job.to_polars().to_arrow(),
     ]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda number: reads[number % 4]()["driver_trips__trips"].to_pylist(), range(12)))
+        results = list(
+            pool.map(
+                lambda number: reads[number % 4]()["driver_trips__trips"].to_pylist(), range(12)
+            )
+        )
     assert results == [list(range(50))] * 12
 
 
@@ -108,14 +127,33 @@ job.to_parquet(sys.argv[3], overwrite=True)
 
 def test_joins_from_several_processes_into_one_file_leave_a_whole_one(views, tmp_path):
     views.add(rows=[(driver, driver, utc(11), utc(12)) for driver in range(50)])
-    frame = pa.table({"driver": range(50), "event_timestamp": pa.array([utc(12)] * 50, pa.timestamp("us", "UTC"))})
+    frame = pa.table(
+        {
+            "driver": range(50),
+            "event_timestamp": pa.array([utc(12)] * 50, pa.timestamp("us", "UTC")),
+        }
+    )
     pq.write_table(frame, tmp_path / "entities.parquet")
     store = views.opened(spill_folder=str(tmp_path / "spilled"))
     config = store.config.model_dump_json(by_alias=True, exclude_none=True)
-    command = [sys.executable, "-c", JOIN, config, str(tmp_path / "entities.parquet"), str(tmp_path / "out.parquet")]
+    command = [
+        sys.executable,
+        "-c",
+        JOIN,
+        config,
+        str(tmp_path / "entities.parquet"),
+        str(tmp_path / "out.parquet"),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    processes = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        for _ in range(2)
+    ]
     answers = [process.communicate("\n")[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
-    assert pq.read_table(tmp_path / "out.parquet")["driver_trips__trips"].to_pylist() == list(range(50))
+    assert pq.read_table(tmp_path / "out.parquet")["driver_trips__trips"].to_pylist() == list(
+        range(50)
+    )
     assert not list(tmp_path.glob(".*aside*"))

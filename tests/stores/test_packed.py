@@ -11,18 +11,32 @@ import numpy as np
 import pytest
 from feast.types import Array, Int64, String
 
-from feature_repo.errors import NotBuilt
-from stores.packed import Mark, OnlineView, Rows, Written
+from punctual.errors import NotBuilt
+from stores.online import OnlineView
+from stores.online.backend import Mark
+from stores.online.records import Rows, Written
 
-TRIPS = OnlineView("test", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String)))
-AGEING = OnlineView("test", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String)), ttl=100, fingerprint="ageing")
+TRIPS = OnlineView(
+    "test", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String))
+)
+AGEING = OnlineView(
+    "test",
+    "driver_trips",
+    (("driver", Int64),),
+    (("trips", Int64), ("note", String)),
+    ttl=100,
+    fingerprint="ageing",
+)
 KEY = TRIPS.key(7)
 
 
 def rows_of(view, *rows):
     """Rows `(key, event, created, *values)` as a write takes them; `None` for values withdraws."""
     keys, events, created = ([row[place] for row in rows] for place in range(3))
-    columns = [[row[3 + place] if len(row) > 3 else None for row in rows] for place in range(len(view.features))]
+    columns = [
+        [row[3 + place] if len(row) > 3 else None for row in rows]
+        for place in range(len(view.features))
+    ]
     withdrawn = np.array([len(row) == 3 for row in rows])
     return Rows(keys, events, created, view.layout.rows(columns, events, created, withdrawn))
 
@@ -60,9 +74,16 @@ def test_the_same_batch_twice_changes_nothing(database):
 def test_a_batch_for_a_place_that_is_taken_for_empty_is_merged_where_it_is_not(database, is_empty):
     other = TRIPS.key(8)
     write(database, (KEY, 20, 20, 2, None), now=50)
-    assert write(database, (KEY, 10, 10, 1, None), (other, 10, 10, 1, None), now=50, is_empty=is_empty).records == 1
+    assert (
+        write(
+            database, (KEY, 10, 10, 1, None), (other, 10, 10, 1, None), now=50, is_empty=is_empty
+        ).records
+        == 1
+    )
     assert (trips_at(database, 50), trips_at(database, 50, key=other)) == (2, 1)
-    again = write(database, (KEY, 30, 30, 3, None), (other, 10, 10, 1, None), now=50, is_empty=is_empty)
+    again = write(
+        database, (KEY, 30, 30, 3, None), (other, 10, 10, 1, None), now=50, is_empty=is_empty
+    )
     assert again.records == 2 - (not is_empty) or is_empty
     assert (trips_at(database, 50), trips_at(database, 50, key=other)) == (3, 1)
 
@@ -73,7 +94,13 @@ def test_rows_come_in_any_order_in_one_batch(database):
 
 
 def test_a_row_published_ahead_is_shown_exactly_from_its_moment_on(database):
-    write(database, (KEY, 20, 20, 2, None), (KEY, 30, 100, 3, "three"), (KEY, 200, 150, 4, None), now=50)
+    write(
+        database,
+        (KEY, 20, 20, 2, None),
+        (KEY, 30, 100, 3, "three"),
+        (KEY, 200, 150, 4, None),
+        now=50,
+    )
     assert [trips_at(database, at) for at in (99, 100, 101)] == [2, 3, 3]
     assert [trips_at(database, at) for at in (199, 200, 201)] == [3, 4, 4]
 
@@ -89,7 +116,9 @@ def test_a_row_published_ahead_that_something_newer_overtakes_is_never_shown(dat
     assert [trips_at(database, at) for at in (60, 99, 100, 500)] == [4, 4, 4, 4]
 
 
-def test_a_withdrawn_row_is_not_found_from_its_moment_on_and_an_older_one_does_not_come_back(database):
+def test_a_withdrawn_row_is_not_found_from_its_moment_on_and_an_older_one_does_not_come_back(
+    database,
+):
     write(database, (KEY, 20, 20, 2, "x"), (KEY, 30, 60), now=50)
     assert [trips_at(database, at) for at in (50, 59, 60, 90)] == [2, 2, "NOT_FOUND", "NOT_FOUND"]
     write(database, (KEY, 25, 70, 1, None), now=80)
@@ -100,7 +129,12 @@ def test_a_withdrawn_row_is_not_found_from_its_moment_on_and_an_older_one_does_n
 
 def test_a_value_is_shown_up_to_its_ttl_and_not_a_microsecond_longer(database):
     write(database, (KEY, 20, 30, 2, "x"), now=50, view=AGEING)
-    assert [trips_at(database, at, AGEING) for at in (29, 30, 120, 121)] == ["NOT_FOUND", 2, 2, "OUTSIDE_MAX_AGE"]
+    assert [trips_at(database, at, AGEING) for at in (29, 30, 120, 121)] == [
+        "NOT_FOUND",
+        2,
+        2,
+        "OUTSIDE_MAX_AGE",
+    ]
     (shown,) = database.read(AGEING, [KEY], 121)
     assert (shown.event, shown.created, shown.values) == (20, 30, [None, None])
 
@@ -113,7 +147,13 @@ def test_a_key_without_a_value_is_not_found(database):
 
 
 def test_a_null_is_a_null_and_a_value_the_value(database):
-    write(database, (KEY, 20, 20, None, ""), (TRIPS.key(8), 20, 20, -(2**63), None), (TRIPS.key(9), 20, 20, 2**53 + 1, "✈"), now=50)
+    write(
+        database,
+        (KEY, 20, 20, None, ""),
+        (TRIPS.key(8), 20, 20, -(2**63), None),
+        (TRIPS.key(9), 20, 20, 2**53 + 1, "✈"),
+        now=50,
+    )
     shown = database.read(TRIPS, [TRIPS.key(driver) for driver in (7, 8, 9)], 50)
     assert [row.values for row in shown] == [[None, ""], [-(2**63), None], [2**53 + 1, "✈"]]
 
@@ -131,21 +171,29 @@ def test_several_views_are_read_in_one_look(database):
     keys = [TRIPS.key(driver) for driver in (7, 8)]
     for asked in (keys, keys[:1], keys * 300):
         (found,) = database.records.look([(asked, [TRIPS, AGEING])])
-        assert [[record is None for record in row] for row in found] == [[key == keys[1]] * 2 for key in asked]
-        first, second = database.records.look([(asked, [TRIPS]), (list(reversed(asked)), [AGEING, TRIPS])])
+        assert [[record is None for record in row] for row in found] == [
+            [key == keys[1]] * 2 for key in asked
+        ]
+        first, second = database.records.look(
+            [(asked, [TRIPS]), (list(reversed(asked)), [AGEING, TRIPS])]
+        )
         assert [row[0] for row in first] == [row[0] for row in found]
         assert second == [tuple(reversed(row)) for row in reversed(found)]
 
 
 def test_a_view_that_was_never_materialized_says_what_to_run(database):
     other = OnlineView("test", "driver_trips", (("driver", Int64),), (("trips", Int64),))
-    with pytest.raises(NotBuilt, match="view 'driver_trips' is not in the online store as it is defined now"):
+    with pytest.raises(
+        NotBuilt, match="view 'driver_trips' is not in the online store as it is defined now"
+    ):
         database.read(other, [KEY], 50)
     assert (database.count(other), database.records.mark(other)) == (0, None)
 
 
 def test_another_schema_has_records_of_its_own(database):
-    second = OnlineView("test", "driver_trips", (("driver", Int64),), (("note", String), ("trips", Array(Int64))))
+    second = OnlineView(
+        "test", "driver_trips", (("driver", Int64),), (("note", String), ("trips", Array(Int64)))
+    )
     write(database, (KEY, 20, 20, 2, "two"), now=50)
     write(database, (KEY, 20, 20, "two", [2, None]), now=50, view=second)
     assert (trips_at(database, 50), trips_at(database, 50, second)) == (2, "two")
@@ -155,12 +203,20 @@ def test_another_schema_has_records_of_its_own(database):
 def test_the_mark_never_goes_back_within_a_version_of_the_table(database):
     database.records.places(TRIPS)
     assert database.records.mark(TRIPS) is None
-    for offered, expected in [(Mark(1, 20), 20), (Mark(1, 10), 20), (Mark(1, -5), 20), (Mark(1, 30), 30), (Mark(2, 5), 5)]:
+    for offered, expected in [
+        (Mark(1, 20), 20),
+        (Mark(1, 10), 20),
+        (Mark(1, -5), 20),
+        (Mark(1, 30), 30),
+        (Mark(2, 5), 5),
+    ]:
         database.records.move_mark(TRIPS, offered)
         assert database.records.mark(TRIPS) == Mark(offered.version, expected)
 
 
-def test_what_is_filled_beside_is_seen_when_it_is_swapped_in_and_what_was_there_before_goes(database):
+def test_what_is_filled_beside_is_seen_when_it_is_swapped_in_and_what_was_there_before_goes(
+    database,
+):
     write(database, (KEY, 20, 20, 2, None), (TRIPS.key(8), 20, 20, 2, None), now=50)
     database.records.move_mark(TRIPS, Mark(1, 50))
     with database.records.alone(TRIPS):
@@ -172,11 +228,17 @@ def test_what_is_filled_beside_is_seen_when_it_is_swapped_in_and_what_was_there_
         database.records.swap(TRIPS, place, Mark(2, 60))
     assert (trips_at(database, 50), trips_at(database, 50, key=TRIPS.key(8))) == (3, "NOT_FOUND")
     assert (database.records.mark(TRIPS), database.count(TRIPS)) == (Mark(2, 60), 1)
-    assert database.records.get(abandoned, [KEY]) == [None] if "redis" in database.records.where.lower() else True
+    assert (
+        database.records.get(abandoned, [KEY]) == [None]
+        if "redis" in database.records.where.lower()
+        else True
+    )
 
 
 def test_views_are_dropped_by_schema_and_another_project_keeps_its_own(database, other_project):
-    mine = OnlineView("other", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String)))
+    mine = OnlineView(
+        "other", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String))
+    )
     write(database, (KEY, 20, 20, 2, None), now=50)
     write(other_project, (KEY, 20, 20, 3, None), now=50, view=mine)
     for schema in database.records.views("test")["driver_trips"]:
@@ -191,8 +253,13 @@ def test_a_damaged_record_is_an_error_of_its_own_and_counted(database):
     write(database, (KEY, 20, 20, 2, "x"), (TRIPS.key(8), 20, 20, 3, "y"), now=50)
     place = database.records.place(TRIPS)
     (record,) = database.records.get(place, [KEY])
-    for number, damaged in enumerate((record[:-1], bytes([record[0] ^ 1]) + record[1:], b"", record[:9] + b"\xff" + record[10:]), 1):
-        assert database.records.put(place, [KEY], database.records.get(place, [KEY]), [damaged]) == []
+    for number, damaged in enumerate(
+        (record[:-1], bytes([record[0] ^ 1]) + record[1:], b"", record[:9] + b"\xff" + record[10:]),
+        1,
+    ):
+        assert (
+            database.records.put(place, [KEY], database.records.get(place, [KEY]), [damaged]) == []
+        )
         first, second = database.read(TRIPS, [KEY, TRIPS.key(8)], 50)
         assert (first.status, first.values, second.values) == ("INVALID", [None, None], [3, "y"])
         assert database.corrupt == {"driver_trips": number}
@@ -207,9 +274,16 @@ def test_a_batch_that_does_not_fit_writes_none_of_its_rows(database):
 
 
 def test_erased_entities_are_gone_and_the_others_are_there(database):
-    write(database, *((TRIPS.key(driver), 20, 20, driver, "secret") for driver in range(100)), now=50)
+    write(
+        database, *((TRIPS.key(driver), 20, 20, driver, "secret") for driver in range(100)), now=50
+    )
     assert database.erase(TRIPS, [TRIPS.key(driver) for driver in (7, 8, 1000)]) == 2
-    assert [trips_at(database, 50, key=TRIPS.key(driver)) for driver in (6, 7, 8, 9)] == [6, "NOT_FOUND", "NOT_FOUND", 9]
+    assert [trips_at(database, 50, key=TRIPS.key(driver)) for driver in (6, 7, 8, 9)] == [
+        6,
+        "NOT_FOUND",
+        "NOT_FOUND",
+        9,
+    ]
     database.erase_view("test", "driver_trips")
     with pytest.raises(NotBuilt):
         trips_at(database, 50)
@@ -235,7 +309,7 @@ import json, sys
 from feast.repo_config import RepoConfig
 from feast.types import Int64, String
 from stores.online import packed_database
-from stores.packed import OnlineView
+from stores.online import OnlineView
 view = OnlineView("test", "driver_trips", (("driver", Int64),), (("trips", Int64), ("note", String)))
 print("ready", flush=True)
 for line in sys.stdin:
@@ -258,7 +332,12 @@ for line in sys.stdin:
 def readers():
     """Two processes that read a store, each a hundred times, whenever they are given its settings; starting them takes seconds."""
     command = [sys.executable, "-c", READ]
-    programs = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env={**os.environ}) for _ in range(2)]
+    programs = [
+        subprocess.Popen(
+            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env={**os.environ}
+        )
+        for _ in range(2)
+    ]
     for program in programs:
         assert program.stdout.readline() == "ready\n", program.stderr.read()
     yield programs

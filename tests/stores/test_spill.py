@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stores.table import connect
+from stores.tables import connect
 
 MANY = "CREATE TABLE many AS SELECT range * {0} AS number, md5(range::VARCHAR) AS text FROM range(400_000)"
 READ = "SELECT count(*), sum(number), count(*) FILTER (text <> md5((number // {0})::VARCHAR)) FROM many"
 SPILLING = """
 import sys
 from pathlib import Path
-from stores.table import connect
+from stores.tables import connect
 connection = connect(memory_limit="12MB", threads=1, temporary=Path(sys.argv[1]))
 connection.execute("CREATE TABLE many AS SELECT range, md5(range::VARCHAR) AS text FROM range(400_000)")
 print(flush=True)
@@ -43,11 +43,16 @@ def test_connections_that_share_a_spill_folder_do_not_read_each_others_rows(tmp_
     assert not spilled(folder)
 
 
-def test_what_a_killed_process_spilled_is_removed_by_the_next_one_and_what_a_living_one_spilled_is_not(tmp_path):
+def test_what_a_killed_process_spilled_is_removed_by_the_next_one_and_what_a_living_one_spilled_is_not(
+    tmp_path,
+):
     def start():
         command = [sys.executable, "-c", SPILLING, str(tmp_path)]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         )
         process.stdout.readline()
         return process

@@ -28,15 +28,20 @@ from feast.transformation.python_transformation import PythonTransformation
 from feast.types import Int64
 from ibis.common.exceptions import IbisTypeError
 
-from stores.table import Table
+from stores.tables import Table
 from tests.stores.by_hand import table_source
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* datasets? is an experimental feature:RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.* datasets? is an experimental feature:RuntimeWarning"
+)
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 TRIPS = {"driver": pa.int64(), "trips": pa.int64(), "trips_y": pa.int64()}
 STOCK = {"offline_store": {"type": "duckdb"}, "batch_engine": {"type": "local"}}
-OURS = {"offline_store": {"type": "stores.offline.AsofOfflineStore"}, "batch_engine": {"type": "stores.engine.AsofEngine"}}
+OURS = {
+    "offline_store": {"type": "stores.offline.AsofOfflineStore"},
+    "batch_engine": {"type": "stores.online.AsofEngine"},
+}
 
 
 def at(hour):
@@ -64,30 +69,53 @@ def stores(tmp_path, publish):
 
 def _store(folder, kind, ttl, **config):
     online = {"type": "sqlite"} if kind == "files" else {"type": "stores.online.PackedOnlineStore"}
-    registry = {"registry_type": "sql", "path": f"sqlite:///{folder}/registry_{kind}.db", "cache_ttl_seconds": 0}
+    registry = {
+        "registry_type": "sql",
+        "path": f"sqlite:///{folder}/registry_{kind}.db",
+        "cache_ttl_seconds": 0,
+    }
     settings = {
         "registry": {**registry, "serve_features_while_materializing": kind == "tables"},
         "online_store": {**online, "path": str(folder / f"online_{kind}.db")},
         "entity_key_serialization_version": 3,
     }
-    store = FeatureStore(config=RepoConfig(project="test", provider="local", **{**settings, **config}))
+    store = FeatureStore(
+        config=RepoConfig(project="test", provider="local", **{**settings, **config})
+    )
     schema = [Field(name=name, dtype=Int64) for name in TRIPS]
     source = table_source(folder / kind / "driver_trips")
-    store.apply([DRIVER, FeatureView(name="driver_trips", entities=[DRIVER], schema=schema, source=source, ttl=ttl)])
+    store.apply(
+        [
+            DRIVER,
+            FeatureView(
+                name="driver_trips", entities=[DRIVER], schema=schema, source=source, ttl=ttl
+            ),
+        ]
+    )
     return store
 
 
 def frame(*rows):
-    return pd.DataFrame({"driver": [driver for driver, _ in rows], "event_timestamp": pd.to_datetime([at(hour) for _, hour in rows])})
+    return pd.DataFrame(
+        {
+            "driver": [driver for driver, _ in rows],
+            "event_timestamp": pd.to_datetime([at(hour) for _, hour in rows]),
+        }
+    )
 
 
 def offline(store, *rows, feature="trips"):
     result = store.get_historical_features(frame(*rows), [f"driver_trips:{feature}"]).to_df()
-    return [(driver, None if pd.isna(trips) else int(trips)) for driver, trips in zip(result["driver"], result[feature], strict=True)]
+    return [
+        (driver, None if pd.isna(trips) else int(trips))
+        for driver, trips in zip(result["driver"], result[feature], strict=True)
+    ]
 
 
 def online(store, *drivers):
-    return store.get_online_features(["driver_trips:trips"], [{"driver": driver} for driver in drivers]).to_dict()["trips"]
+    return store.get_online_features(
+        ["driver_trips:trips"], [{"driver": driver} for driver in drivers]
+    ).to_dict()["trips"]
 
 
 def test_rows_come_back_in_the_order_of_the_entity_frame(stores):
@@ -116,7 +144,9 @@ def test_the_entity_frame_may_be_arrow_or_sql(stores):
     for entity_rows in (pa.Table.from_pandas(frame((1, 12))), sql):
         with pytest.raises((ValueError, AttributeError, TypeError)):
             stock.get_historical_features(entity_rows, ["driver_trips:trips"]).to_df()
-        assert ours.get_historical_features(entity_rows, ["driver_trips:trips"]).to_df()["trips"].tolist() == [10]
+        assert ours.get_historical_features(entity_rows, ["driver_trips:trips"]).to_df()[
+            "trips"
+        ].tolist() == [10]
 
 
 def test_without_an_entity_frame_the_rows_of_the_view_are_asked_for(stores):
@@ -125,14 +155,21 @@ def test_without_an_entity_frame_the_rows_of_the_view_are_asked_for(stores):
     with pytest.raises(TypeError, match="unexpected keyword argument 'start_date'"):
         stock.get_historical_features(**asked)
     found = ours.get_historical_features(**asked).to_df().sort_values("driver")
-    assert list(zip(found["driver"], found["event_timestamp"], found["trips"], strict=True)) == [(1, at(9), 10), (2, at(10), 20)]
+    assert list(zip(found["driver"], found["event_timestamp"], found["trips"], strict=True)) == [
+        (1, at(9), 10),
+        (2, at(10), 20),
+    ]
 
 
 def test_a_saved_dataset_keeps_its_labels(tmp_path, stores):
     saved = []
     for store in stores([(1, 10, 9, 9)]):
-        job = store.get_historical_features(frame((1, 12)).assign(label=[1]), ["driver_trips:trips"])
-        storage = SavedDatasetFileStorage(str(tmp_path / f"{store.config.offline_store.type}.parquet"))
+        job = store.get_historical_features(
+            frame((1, 12)).assign(label=[1]), ["driver_trips:trips"]
+        )
+        storage = SavedDatasetFileStorage(
+            str(tmp_path / f"{store.config.offline_store.type}.parquet")
+        )
         store.create_saved_dataset(job, name="trips", storage=storage)
         saved.append(store.get_saved_dataset("trips").to_df().to_dict("list"))
     values = {"driver": [1], "trips": [10], "event_timestamp": [at(12)]}
@@ -155,9 +192,17 @@ def test_a_dataset_with_features_on_demand_can_be_saved(tmp_path, stores):
             feature_transformation=PythonTransformation(doubled, inspect.getsource(doubled)),
         )
         store.apply([doubled_trips])
-        job = store.get_historical_features(frame((1, 12)), ["driver_trips:trips", "doubled:doubled"])
-        storage = SavedDatasetFileStorage(str(tmp_path / f"{store.config.offline_store.type}.parquet"))
-        return store.create_saved_dataset(job, name="trips", storage=storage).to_df()["doubled"].tolist()
+        job = store.get_historical_features(
+            frame((1, 12)), ["driver_trips:trips", "doubled:doubled"]
+        )
+        storage = SavedDatasetFileStorage(
+            str(tmp_path / f"{store.config.offline_store.type}.parquet")
+        )
+        return (
+            store.create_saved_dataset(job, name="trips", storage=storage)
+            .to_df()["doubled"]
+            .tolist()
+        )
 
     with pytest.raises(IbisTypeError, match="Column 'doubled' is not found in table"):
         saved(stock)
@@ -166,7 +211,9 @@ def test_a_dataset_with_features_on_demand_can_be_saved(tmp_path, stores):
 
 def test_retrievals_do_not_share_a_connection(stores):
     stock, ours = stores([(1, 10, 9, 9)])
-    one, other = (stock.get_historical_features(frame((1, 12)), ["driver_trips:trips"]) for _ in range(2))
+    one, other = (
+        stock.get_historical_features(frame((1, 12)), ["driver_trips:trips"]) for _ in range(2)
+    )
     # Two threads that use it at once meet an error or wait for ever, as chance has it.
     assert one.table.get_backend().con is other.table.get_backend().con
     job = ours.get_historical_features(frame((1, 12)), ["driver_trips:trips"])
@@ -185,7 +232,15 @@ def test_feasts_default_offline_store_drops_rows_that_share_key_and_moment(tmp_p
 def test_an_offline_write_does_not_replace_the_file_that_others_read(tmp_path, stores):
     stock, ours = stores([(1, 10, 9, 9)])
     times = [pd.Timestamp(at(21)).tz_localize(None)]
-    more = pd.DataFrame({"driver": [1], "trips": [11], "trips_y": [11], "event_timestamp": times, "created_timestamp": times})
+    more = pd.DataFrame(
+        {
+            "driver": [1],
+            "trips": [11],
+            "trips_y": [11],
+            "event_timestamp": times,
+            "created_timestamp": times,
+        }
+    )
     file = tmp_path / "files" / "driver_trips"
     before = file.read_bytes()
     stock.write_to_offline_store("driver_trips", more)
@@ -210,7 +265,12 @@ def test_a_late_row_reaches_the_online_store(tmp_path, stores, publish):
         store.materialize(at(0), at(12))
     # At 21:00 it becomes known what was so at 10:00.
     table = Table.current(tmp_path / "tables", "driver_trips")
-    publish(table, TRIPS, [(1, 11, 11, at(10).replace(tzinfo=None), at(21).replace(tzinfo=None))], at(22))
+    publish(
+        table,
+        TRIPS,
+        [(1, 11, 11, at(10).replace(tzinfo=None), at(21).replace(tzinfo=None))],
+        at(22),
+    )
     pq.write_table(table.read(), tmp_path / "files" / "driver_trips")
     for store in (stock, ours):
         store.materialize_incremental(at(23))
@@ -223,7 +283,12 @@ def test_an_end_in_the_future_skips_nothing(tmp_path, stores, publish):
     for store in (stock, ours):
         store.materialize(at(0), at(23))
     table = Table.current(tmp_path / "tables", "driver_trips")
-    publish(table, TRIPS, [(1, 11, 11, at(21).replace(tzinfo=None), at(21).replace(tzinfo=None))], at(22))
+    publish(
+        table,
+        TRIPS,
+        [(1, 11, 11, at(21).replace(tzinfo=None), at(21).replace(tzinfo=None))],
+        at(22),
+    )
     pq.write_table(table.read(), tmp_path / "files" / "driver_trips")
     for store in (stock, ours):
         store.materialize_incremental(at(23) + timedelta(minutes=1))
@@ -236,7 +301,15 @@ def test_an_older_write_does_not_replace_a_newer_value(stores):
     for store in (stock, ours):
         for hour in (12, 11):
             times = [pd.Timestamp(at(hour))]
-            rows = pd.DataFrame({"driver": [1], "trips": [hour], "trips_y": [0], "event_timestamp": times, "created_timestamp": times})
+            rows = pd.DataFrame(
+                {
+                    "driver": [1],
+                    "trips": [hour],
+                    "trips_y": [0],
+                    "event_timestamp": times,
+                    "created_timestamp": times,
+                }
+            )
             store.write_to_online_store("driver_trips", rows)
     assert online(stock, 1) == [11]
     assert online(ours, 1) == [12]
@@ -264,7 +337,10 @@ def test_readers_do_not_wait_for_a_writer(tmp_path, stores):
                        " SELECT i, hex(zeroblob(100)) AS x FROM n")  # fmt: skip
         return closing(writer)
 
-    with many_rows_written(tmp_path / "online_files.db"), pytest.raises(sqlite3.OperationalError, match="database is locked"):
+    with (
+        many_rows_written(tmp_path / "online_files.db"),
+        pytest.raises(sqlite3.OperationalError, match="database is locked"),
+    ):
         online(stock, 1)
     with many_rows_written(tmp_path / "online_tables.db"):
         assert online(ours, 1) == [10]
@@ -285,7 +361,12 @@ def killed_while_writing(store, path):
     with closing(sqlite3.connect(path, isolation_level=None)) as somebody:
         somebody.execute("BEGIN IMMEDIATE")
         config = store.config.model_dump_json(by_alias=True, exclude_none=True)
-        process = subprocess.Popen([sys.executable, "-uc", MATERIALIZE, config], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-uc", MATERIALIZE, config],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         while "driver_trips" not in process.stdout.readline():
             assert process.poll() is None, process.communicate()
         time.sleep(0.5)
@@ -296,8 +377,13 @@ def killed_while_writing(store, path):
 def test_a_killed_materialization_does_not_stop_those_who_read(tmp_path, stores):
     _, ours = stores([(1, 10, 9, 9)])
     # In the file registry, which is Feast's default; its SQL registry forgets to write the state that stops readers.
-    stock = _store(tmp_path, "files", timedelta(0), **STOCK, registry={"path": str(tmp_path / "registry.pb")})
-    for store, path in ((stock, tmp_path / "online_files.db"), (ours, tmp_path / "online_tables.db")):
+    stock = _store(
+        tmp_path, "files", timedelta(0), **STOCK, registry={"path": str(tmp_path / "registry.pb")}
+    )
+    for store, path in (
+        (stock, tmp_path / "online_files.db"),
+        (ours, tmp_path / "online_tables.db"),
+    ):
         store.materialize(at(0), at(12))
         killed_while_writing(store, path)
     for read in (online, lambda store, driver: offline(store, (driver, 12))):

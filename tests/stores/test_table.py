@@ -18,10 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.errors import BrokenTable, DataFolderError
-from stores.canonical import canonical_hash
-from stores.manifest import MANIFEST_FILE, Manifest, TableVersion
-from stores.table import Table, connect, timestamp
+from punctual.errors import BrokenTable, DataFolderError
+from stores.tables import MANIFEST_FILE, Manifest, Table, canonical_hash, connect, timestamp
+from stores.tables.manifest import TableVersion
 
 TRIPS = {"driver": pa.int64(), "trips": pa.int64()}
 
@@ -42,13 +41,29 @@ def aware(number, hour=0):
 
 def contents(table, commit=None):
     rows = table.read(commit)
-    return sorted(zip(*(rows[name].to_pylist() for name in ("driver", "trips")), strict=True), key=repr) if rows.num_columns else []
+    return (
+        sorted(
+            zip(*(rows[name].to_pylist() for name in ("driver", "trips")), strict=True), key=repr
+        )
+        if rows.num_columns
+        else []
+    )
 
 
 def test_rows_are_kept_in_a_file_for_each_day_they_became_known(trips, publish):
-    assert publish(trips, TRIPS, [(1, 10, day(1), day(1, 23)), (1, 11, day(1), day(2)), (2, 12, day(1), day(2, 5))]) == 3
+    assert (
+        publish(
+            trips,
+            TRIPS,
+            [(1, 10, day(1), day(1, 23)), (1, 11, day(1), day(2)), (2, 12, day(1), day(2, 5))],
+        )
+        == 3
+    )
     files = trips.files()
-    assert [(Path(file.path).parent.name, file.rows) for file in files] == [("2013-06-01", 1), ("2013-06-02", 2)]
+    assert [(Path(file.path).parent.name, file.rows) for file in files] == [
+        ("2013-06-01", 1),
+        ("2013-06-02", 2),
+    ]
     assert all(file.in_order for file in files)
     assert not list(trips.folder.glob(".aside*"))
 
@@ -87,8 +102,13 @@ def test_a_day_that_has_not_ended_is_not_compacted(trips, publish):
 
 
 def test_two_equal_rows_in_one_batch_are_refused(trips, publish):
-    with pytest.raises(BrokenTable, match="offered two rows for driver=1, event_timestamp=2013-06-01 00:00:00, created"):
-        publish(trips, TRIPS, [(1, 10, day(1), day(2)), (2, 5, day(1), day(2)), (1, 11, day(1), day(2))])
+    with pytest.raises(
+        BrokenTable,
+        match="offered two rows for driver=1, event_timestamp=2013-06-01 00:00:00, created",
+    ):
+        publish(
+            trips, TRIPS, [(1, 10, day(1), day(2)), (2, 5, day(1), day(2)), (1, 11, day(1), day(2))]
+        )
     assert trips.rows() == 0
 
 
@@ -108,7 +128,10 @@ def test_two_equal_rows_at_the_edge_of_a_batch_of_the_reader_are_refused(trips):
         " FROM range({})"
     )
     with connect() as connection, pytest.raises(BrokenTable, match="driver=199999,"):
-        trips.publish(connection, f"{many.format(300_000)} UNION ALL SELECT * REPLACE (199999 AS driver) FROM ({many.format(1)})")
+        trips.publish(
+            connection,
+            f"{many.format(300_000)} UNION ALL SELECT * REPLACE (199999 AS driver) FROM ({many.format(1)})",
+        )
     with connect() as connection:
         assert trips.publish(connection, many.format(300_000)) == 300_000
     assert len(trips.files()) == 1
@@ -128,11 +151,24 @@ def test_rows_without_a_time_or_with_another_kind_of_time_are_refused(trips, pub
     with pytest.raises(BrokenTable, match="without a value of event_timestamp"):
         publish(trips, TRIPS, [(1, 10, None, day(1))])
     rows = "SELECT 1 AS driver, 2 AS trips, {} AS event_timestamp, TIMESTAMP '2013-06-01' AS created_timestamp"
-    for wrong in ("TIMESTAMPTZ '2013-06-01'", "TIMESTAMP_NS '2013-06-01'", "TIMESTAMP_S '2013-06-01'", "DATE '2013-06-01'"):
-        with connect() as connection, pytest.raises(BrokenTable, match="expected TIMESTAMP, naive UTC in microseconds"):
+    for wrong in (
+        "TIMESTAMPTZ '2013-06-01'",
+        "TIMESTAMP_NS '2013-06-01'",
+        "TIMESTAMP_S '2013-06-01'",
+        "DATE '2013-06-01'",
+    ):
+        with (
+            connect() as connection,
+            pytest.raises(BrokenTable, match="expected TIMESTAMP, naive UTC in microseconds"),
+        ):
             trips.publish(connection, rows.format(wrong))
-    with connect() as connection, pytest.raises(BrokenTable, match="offered rows without driver; they have trips"):
-        trips.publish(connection, f"SELECT * EXCLUDE (driver) FROM ({rows.format('make_timestamp(0)')})")
+    with (
+        connect() as connection,
+        pytest.raises(BrokenTable, match="offered rows without driver; they have trips"),
+    ):
+        trips.publish(
+            connection, f"SELECT * EXCLUDE (driver) FROM ({rows.format('make_timestamp(0)')})"
+        )
     assert trips.rows() == 0
 
 
@@ -150,7 +186,10 @@ def test_what_is_known_at_a_moment_that_is_closed_is_refused(trips, publish):
     publish(trips, TRIPS, [(1, 10, day(1), day(1))], built_until=aware(2))
     with pytest.raises(BrokenTable, match="what comes late needs a created_timestamp after that"):
         publish(trips, TRIPS, [(1, 11, day(1), day(2))])
-    assert publish(trips, TRIPS, [(1, 11, day(1), day(2, microsecond=1)), (1, 12, day(3), day(1))]) == 2
+    assert (
+        publish(trips, TRIPS, [(1, 11, day(1), day(2, microsecond=1)), (1, 12, day(3), day(1))])
+        == 2
+    )
 
 
 def test_files_are_in_order_only_where_both_times_went_on(trips, publish):
@@ -173,7 +212,9 @@ def test_the_built_watermark_never_goes_back(trips, publish):
     assert trips.manifest.watermark(trips.version, "online") is None
 
 
-def test_another_definition_is_another_version_with_its_own_rows_and_watermarks(tmp_path, trips, publish):
+def test_another_definition_is_another_version_with_its_own_rows_and_watermarks(
+    tmp_path, trips, publish
+):
     publish(trips, TRIPS, [(1, 10, day(1), day(1))], built_until=aware(2))
     assert Table.for_definition(tmp_path, "trips", "first", ("driver",)).version == trips.version
     second = Table.for_definition(tmp_path, "trips", "second", ("driver",))
@@ -197,7 +238,8 @@ def test_a_data_folder_that_cannot_be_made_is_named(tmp_path, publish):
 PUBLISH = """
 import sys
 from pathlib import Path
-from stores.table import Table, connect
+from stores.tables import Table
+from stores.tables import connect
 root, name, driver, count = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 table = Table.for_definition(root, name, "first", ("driver",))
 with connect() as connection:
@@ -209,7 +251,9 @@ with connect() as connection:
 
 
 def start(program, *arguments):
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)], stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for(condition):
@@ -223,7 +267,9 @@ def test_a_process_killed_before_its_commit_leaves_the_table_as_it_was(tmp_path,
     publish(trips, TRIPS, [(9, 90, day(9), day(9))])
     before = canonical_hash(trips.read())
     with closing(sqlite3.connect(tmp_path / MANIFEST_FILE, isolation_level=None)) as manifest:
-        manifest.execute("BEGIN IMMEDIATE")  # so that the process stands before its commit, its files in place
+        manifest.execute(
+            "BEGIN IMMEDIATE"
+        )  # so that the process stands before its commit, its files in place
         process = start(PUBLISH, tmp_path, "trips", 1, 1)
         wait_for(lambda: list(trips.folder.glob("2013-06-01/*.parquet")))
         os.kill(process.pid, signal.SIGKILL)
@@ -251,20 +297,28 @@ def test_a_process_killed_at_any_moment_leaves_whole_commits(tmp_path, trips):
 def test_processes_publish_different_tables_at_once(tmp_path):
     running = [start(PUBLISH, tmp_path, f"trips_of_{driver}", driver, 5) for driver in range(3)]
     assert [process.communicate()[1] for process in running] == [""] * 3
-    assert [Table.current(tmp_path, name).rows() for name in Manifest(tmp_path).names()] == [5, 5, 5]
+    assert [Table.current(tmp_path, name).rows() for name in Manifest(tmp_path).names()] == [
+        5,
+        5,
+        5,
+    ]
 
 
 def test_processes_publish_the_same_table_one_after_the_other(tmp_path, trips):
     running = [start(PUBLISH, tmp_path, "trips", driver, 4) for driver in (1, 1, 2)]
     errors = [process.communicate()[1] for process in running]
-    assert sorted("offered two rows for driver=1" in error for error in errors) == [False, False, True]
+    assert sorted("offered two rows for driver=1" in error for error in errors) == [
+        False,
+        False,
+        True,
+    ]
     assert contents(trips) == [(driver, number) for driver in (1, 2) for number in range(4)]
 
 
 def test_a_manifest_that_others_make_at_the_same_time_is_whole(tmp_path):
     version = TableVersion("trips", 1, "first", ("driver",))
     program = (
-        "import sys; from pathlib import Path; from stores.manifest import Manifest, TableVersion\n"
+        "import sys; from pathlib import Path; from stores.tables import Manifest, TableVersion\n"
         "manifest = Manifest(Path(sys.argv[1])); version = TableVersion('trips', 1, 'first', ('driver',))\n"
         "for _ in range(20): manifest.current('trips'); manifest.commit(version, [], None)"
     )
@@ -277,23 +331,42 @@ values = st.tuples(
     st.sampled_from([None, 0, 1, 2**53 + 1]),
     st.sampled_from([None, 0.0, -0.0, float("nan"), 1.5]),
     st.sampled_from([None, "", "a", "b"]),
-    st.sampled_from([None, datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 1, 0, 0, 0, 1, tzinfo=UTC)]),
+    st.sampled_from(
+        [None, datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 1, 0, 0, 0, 1, tzinfo=UTC)]
+    ),
     st.sampled_from([None, [], [1], [1, None]]),
 )
-SCHEMA = pa.schema({"i": pa.int64(), "f": pa.float64(), "s": pa.string(), "t": pa.timestamp("us", "UTC"), "l": pa.list_(pa.int64())})
+SCHEMA = pa.schema(
+    {
+        "i": pa.int64(),
+        "f": pa.float64(),
+        "s": pa.string(),
+        "t": pa.timestamp("us", "UTC"),
+        "l": pa.list_(pa.int64()),
+    }
+)
 
 
 def as_table(rows, schema=SCHEMA):
     columns = list(zip(*rows, strict=True)) if rows else [[]] * len(schema)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)],
+        schema=schema,
+    )
 
 
-@given(st.lists(values, max_size=8), st.randoms(use_true_random=False), st.sampled_from(["zstd", "none", "snappy"]))
+@given(
+    st.lists(values, max_size=8),
+    st.randoms(use_true_random=False),
+    st.sampled_from(["zstd", "none", "snappy"]),
+)
 def test_the_canonical_hash_is_of_the_rows_and_of_nothing_else(tmp_path, rows, chance, compression):
     shuffled = random.Random(chance.random()).sample(rows, len(rows))
     table = as_table(rows)
     cut = chance.randint(0, len(rows))
-    in_parts = pa.concat_tables([as_table(shuffled[:cut]), as_table(shuffled[cut:])]).select(chance.sample(SCHEMA.names, len(SCHEMA)))
+    in_parts = pa.concat_tables([as_table(shuffled[:cut]), as_table(shuffled[cut:])]).select(
+        chance.sample(SCHEMA.names, len(SCHEMA))
+    )
     pq.write_table(in_parts, tmp_path / "rows.parquet", compression=compression)
     assert canonical_hash(in_parts) == canonical_hash(table)
     assert canonical_hash(pq.read_table(tmp_path / "rows.parquet")) == canonical_hash(table)
@@ -321,5 +394,11 @@ def test_the_canonical_hash_changes_with_value_type_and_name():
 def test_the_canonical_hash_knows_one_zero_one_nan_and_one_text():
     assert one(0.0, pa.float64()) == one(-0.0, pa.float64())
     assert one(float("nan"), pa.float64()) == one(-float("nan"), pa.float64())
-    assert one("a", pa.string()) == one("a", pa.large_string()) == one("a", pa.dictionary(pa.int32(), pa.string()))
-    assert one(datetime(2013, 6, 1), pa.timestamp("us")) == one(datetime(2013, 6, 1), pa.timestamp("ns"))
+    assert (
+        one("a", pa.string())
+        == one("a", pa.large_string())
+        == one("a", pa.dictionary(pa.int32(), pa.string()))
+    )
+    assert one(datetime(2013, 6, 1), pa.timestamp("us")) == one(
+        datetime(2013, 6, 1), pa.timestamp("ns")
+    )

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 from feast.types import Int64
 
-from feature_repo.errors import BrokenTable, InvalidRequest
-from stores.offline import AsofOfflineStore
+from punctual.errors import BrokenTable, InvalidRequest
+from stores.offline.store import AsofOfflineStore
 from tests.stores import by_hand
 from tests.stores.by_hand import utc
 
@@ -29,7 +29,7 @@ def withdrawn(views):
 
 @pytest.mark.parametrize("nearby", [False, True])
 def test_a_withdrawn_row_is_shown_before_and_a_corrected_one_after(withdrawn, monkeypatch, nearby):
-    monkeypatch.setattr("stores.asof.worth_looking", lambda *_: nearby)
+    monkeypatch.setattr("stores.offline.asof.worth_looking", lambda *_: nearby)
     frame = at(9, 10, 11, 12, 13, 14)
     assert withdrawn.shown(frame) == [None, 3, 3, None, None, 4]
     stream = withdrawn.job(frame, "driver_trips:trips").to_reader(rows=2).read_all()
@@ -38,12 +38,26 @@ def test_a_withdrawn_row_is_shown_before_and_a_corrected_one_after(withdrawn, mo
 
 
 def test_a_withdrawal_hides_what_is_older_and_not_only_what_it_takes_back(views):
-    views.add(rows=[(7, 3, False, utc(8), utc(8)), (7, 4, False, utc(9), utc(9)), (7, None, True, utc(9), utc(10))], columns=MARK)
+    views.add(
+        rows=[
+            (7, 3, False, utc(8), utc(8)),
+            (7, 4, False, utc(9), utc(9)),
+            (7, None, True, utc(9), utc(10)),
+        ],
+        columns=MARK,
+    )
     assert views.shown(at(8, 9, 10, 23)) == [3, 4, None, None]
 
 
 def test_a_late_withdrawal_of_an_older_event_changes_nothing(views):
-    views.add(rows=[(7, 3, False, utc(8), utc(8)), (7, 4, False, utc(9), utc(9)), (7, None, True, utc(8), utc(10))], columns=MARK)
+    views.add(
+        rows=[
+            (7, 3, False, utc(8), utc(8)),
+            (7, 4, False, utc(9), utc(9)),
+            (7, None, True, utc(8), utc(10)),
+        ],
+        columns=MARK,
+    )
     assert views.shown(at(8, 9, 10)) == [3, 4, 4]
 
 
@@ -54,7 +68,9 @@ def test_as_of_takes_back_a_withdrawal_that_came_later(withdrawn):
 
 
 def test_a_commit_before_the_withdrawal_shows_the_row(withdrawn):
-    assert [withdrawn.shown(at(23), commits={"driver_trips": (1, commit)}) for commit in (1, 2, 3)] == [[3], [None], [4]]
+    assert [
+        withdrawn.shown(at(23), commits={"driver_trips": (1, commit)}) for commit in (1, 2, 3)
+    ] == [[3], [None], [4]]
 
 
 def test_compaction_keeps_withdrawals(withdrawn):
@@ -72,47 +88,76 @@ def test_a_withdrawal_counts_in_event_time_too(withdrawn):
 def test_a_table_without_the_column_gets_it_in_a_new_version_only(views):
     views.add(rows=[(7, 3, utc(9), utc(10))])
     views._types["driver_trips"] |= MARK
-    with pytest.raises(BrokenTable, match="offered rows with is_withdrawn BOOLEAN and without nothing"):
+    with pytest.raises(
+        BrokenTable, match="offered rows with is_withdrawn BOOLEAN and without nothing"
+    ):
         views.publish("driver_trips", [(7, None, True, utc(9), utc(12))])
 
 
 def test_a_mark_that_is_no_boolean_is_refused(views):
-    with pytest.raises(BrokenTable, match="offered is_withdrawn, which marks withdrawals, as BIGINT; expected BOOLEAN"):
+    with pytest.raises(
+        BrokenTable,
+        match="offered is_withdrawn, which marks withdrawals, as BIGINT; expected BOOLEAN",
+    ):
         views.add(rows=[(7, 3, 0, utc(9), utc(10))], columns={"is_withdrawn": pa.int64()})
 
 
 def test_rows_that_are_pushed_may_withdraw_and_need_not_say_that_they_do_not(withdrawn):
     view = withdrawn.store.get_feature_view("driver_trips")
-    times = {name: pa.array([utc(15)], pa.timestamp("us")) for name in ("event_timestamp", "created_timestamp")}
+    times = {
+        name: pa.array([utc(15)], pa.timestamp("us"))
+        for name in ("event_timestamp", "created_timestamp")
+    }
     rows = pa.table({"driver": [8], "trips": [6], **times})
     AsofOfflineStore.offline_write_batch(withdrawn.store.config, view, rows, None)
     assert withdrawn.shown(at(14, 15, driver=8)) == [5, 6]
-    later = rows.set_column(3, "created_timestamp", pa.array([utc(16)], pa.timestamp("us"))).append_column("is_withdrawn", [[True]])
+    later = rows.set_column(
+        3, "created_timestamp", pa.array([utc(16)], pa.timestamp("us"))
+    ).append_column("is_withdrawn", [[True]])
     AsofOfflineStore.offline_write_batch(withdrawn.store.config, view, later, None)
     assert withdrawn.shown(at(15, 16, driver=8)) == [6, None]
 
 
 def test_a_withdrawal_pushed_into_a_table_without_the_column_is_refused(views):
     views.add(rows=[(7, 3, utc(9), utc(10))])
-    times = {name: pa.array([utc(15)], pa.timestamp("us")) for name in ("event_timestamp", "created_timestamp")}
-    rows = pa.table({"driver": [7], "trips": pa.array([None], pa.int64()), **times, "is_withdrawn": [True]})
+    times = {
+        name: pa.array([utc(15)], pa.timestamp("us"))
+        for name in ("event_timestamp", "created_timestamp")
+    }
+    rows = pa.table(
+        {"driver": [7], "trips": pa.array([None], pa.int64()), **times, "is_withdrawn": [True]}
+    )
     with pytest.raises(InvalidRequest, match="table 'driver_trips' has no column is_withdrawn"):
-        AsofOfflineStore.offline_write_batch(views.store.config, views.store.get_feature_view("driver_trips"), rows, None)
+        AsofOfflineStore.offline_write_batch(
+            views.store.config, views.store.get_feature_view("driver_trips"), rows, None
+        )
 
 
 def test_the_newest_row_as_feast_pulls_it_is_none_where_it_was_withdrawn(withdrawn):
     withdrawn.publish("driver_trips", [(7, None, True, utc(16), utc(16))])
     source = withdrawn.store.get_feature_view("driver_trips").batch_source
     ends = [datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 2, tzinfo=UTC)]
-    asked = (withdrawn.store.config, source, ["driver"], ["trips"], "event_timestamp", "created_timestamp", *ends)
-    assert AsofOfflineStore.pull_latest_from_table_or_query(*asked).to_arrow()["driver"].to_pylist() == [8]
+    asked = (
+        withdrawn.store.config,
+        source,
+        ["driver"],
+        ["trips"],
+        "event_timestamp",
+        "created_timestamp",
+        *ends,
+    )
+    assert AsofOfflineStore.pull_latest_from_table_or_query(*asked).to_arrow()[
+        "driver"
+    ].to_pylist() == [8]
 
 
 def test_a_withdrawal_is_shown_online_as_it_is_offline(withdrawn):
     table = withdrawn.publish("driver_trips", [(7, 99, True, utc(16), utc(16))])
     table.manifest.commit(table.version, [], datetime(2013, 6, 1, 20, tzinfo=UTC))
     withdrawn.store.materialize_incremental(datetime(2013, 6, 1, 20, tzinfo=UTC))
-    online = withdrawn.store.get_online_features(["driver_trips:trips"], [{"driver": 7}, {"driver": 8}]).to_dict()["trips"]
+    online = withdrawn.store.get_online_features(
+        ["driver_trips:trips"], [{"driver": 7}, {"driver": 8}]
+    ).to_dict()["trips"]
     assert online == withdrawn.shown(at(20)) + withdrawn.shown(at(20, driver=8)) == [None, 5]
 
 
@@ -120,8 +165,12 @@ def test_withdrawals_make_no_entity_rows(withdrawn):
     withdrawn.publish("driver_trips", [(7, None, True, utc(16), utc(16))])
     start = datetime(2013, 6, 1, tzinfo=UTC)
     by_event = withdrawn.opened(point_in_time="event_time")
-    job = by_event.get_historical_features(features=["driver_trips:trips"], start_date=start, end_date=start + timedelta(days=1))
-    assert sorted(zip(*job.to_arrow().select(["driver", "event_timestamp"]).to_pydict().values(), strict=True)) == [
+    job = by_event.get_historical_features(
+        features=["driver_trips:trips"], start_date=start, end_date=start + timedelta(days=1)
+    )
+    assert sorted(
+        zip(*job.to_arrow().select(["driver", "event_timestamp"]).to_pydict().values(), strict=True)
+    ) == [
         (7, start + timedelta(hours=9)),
         (8, start + timedelta(hours=9)),
     ]

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from feature_repo.contract import TimeSplit, check_horizon
-from feature_repo.domains import find_use_case
-from feature_repo.errors import InvalidDeclaration
-from feature_repo.times import moment
+from punctual.errors import InvalidDeclaration
+from punctual.repository import find_use_case
+from punctual.times import moment
+from punctual.use_case import TimeSplit, check_horizon
 from training.gate import judge
 
 HORIZON = timedelta(hours=36)
@@ -43,21 +43,41 @@ def test_a_report_may_fix_the_ends():
 def test_a_horizon_that_covers_too_little_is_refused_with_the_one_that_would_do(use_case):
     delays = [HOUR] * 750 + [20 * HOUR] * 249 + [90 * HOUR]
     check_horizon(use_case, delays)
-    short = type(use_case)(**{**vars(use_case), "label": type(use_case.label)("is_late", use_case.label.of, timedelta(hours=6))})
-    with pytest.raises(InvalidDeclaration, match=r"label horizon 6h covers 75% of label delays, coverage asks for 99.5%: use 20h or more"):
+    short = type(use_case)(
+        **{
+            **vars(use_case),
+            "label": type(use_case.label)("is_late", use_case.label.of, timedelta(hours=6)),
+        }
+    )
+    with pytest.raises(
+        InvalidDeclaration,
+        match=r"label horizon 6h covers 75% of label delays, coverage asks for 99.5%: use 20h or more",
+    ):
         check_horizon(short, delays)
 
 
 def test_the_gate_lets_a_better_model_through(use_case):
-    verdict = judge(use_case, 0.45, {"base_rate": 0.2}, rows=5_000, champion=0.44, champion_version="5")
+    verdict = judge(
+        use_case, 0.45, {"base_rate": 0.2}, rows=5_000, champion=0.44, champion_version="5"
+    )
     assert verdict.passed
     assert verdict.message == "scored 0.4500 average_precision on 5,000 rows"
 
 
 def test_the_gate_names_every_reason_for_a_refusal(use_case):
-    verdict = judge(use_case, 0.44, {"logistic_regression": 0.435}, rows=900, champion=0.4395, champion_version="5")
+    verdict = judge(
+        use_case,
+        0.44,
+        {"logistic_regression": 0.435},
+        rows=900,
+        champion=0.4395,
+        champion_version="5",
+    )
     assert not verdict.passed
-    assert "only 900 rows are later than both models' training, the gate asks for 1000" in verdict.message
+    assert (
+        "only 900 rows are later than both models' training, the gate asks for 1000"
+        in verdict.message
+    )
     assert "baseline logistic_regression scored 0.4350, to be beaten by 0.01" in verdict.message
     assert "champion 5 scored 0.4395, to be beaten by 0.002" in verdict.message
 

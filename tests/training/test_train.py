@@ -9,13 +9,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.domains import feature_store, find_use_case
-from feature_repo.errors import GateRefused, NoChampion, UnknownName
-from feature_repo.model_card import decode_card, encode_card
-from feature_repo.model_registry import aliases, model_registry, read_card
-from feature_repo.times import moment
 from orchestration.cli import main
 from pipelines.materialize import apply_definitions
+from punctual.errors import GateRefused, NoChampion, UnknownName
+from punctual.model_card import decode_card, encode_card
+from punctual.repository import feature_store, find_use_case
+from punctual.times import moment
+from stores.models import aliases, model_registry, read_card
 from training import publish
 from training.__main__ import show_card
 from training.progress import Progress
@@ -54,7 +54,9 @@ def first(trained_once, shop, copy_home):
     return done
 
 
-def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_what_it_rests_on(first):
+def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_what_it_rests_on(
+    first,
+):
     assert first.promoted
     assert publish.champion_version("next_sales") == "1"
     card = read_card("next_sales", "1")
@@ -67,9 +69,22 @@ def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_
 
     registry = model_registry()
     files = {file.path for file in registry.list_artifacts(card.run_id)}
-    assert {"model_card.json", "test_predictions.parquet", "reference.parquet", "feature_importance.png", "predicted_and_true.png"} <= files
+    assert {
+        "model_card.json",
+        "test_predictions.parquet",
+        "reference.parquet",
+        "feature_importance.png",
+        "predicted_and_true.png",
+    } <= files
     tested = pq.read_table(registry.download_artifacts(card.run_id, "test_predictions.parquet"))
-    assert tested.column_names == ["shop_id", "day", "event_timestamp", "label", "label_timestamp", "prediction"]
+    assert tested.column_names == [
+        "shop_id",
+        "day",
+        "event_timestamp",
+        "label",
+        "label_timestamp",
+        "prediction",
+    ]
     assert tested.num_rows == card.split["test"]["rows"]
 
 
@@ -80,7 +95,10 @@ def test_the_card_says_what_people_have_reviewed(first):
     card["libraries"] = dict.fromkeys(card["libraries"], "…")
     card["gate"]["message"] = re.sub(r"[\d.]+ rmse", "… rmse", card["gate"]["message"])
     card["parity_rows"] = card["parity_rows"][:1]
-    assert json.dumps(rounded(card), indent=2, ensure_ascii=False) + "\n" == (GOLDEN / "model_card.json").read_text()
+    assert (
+        json.dumps(rounded(card), indent=2, ensure_ascii=False) + "\n"
+        == (GOLDEN / "model_card.json").read_text()
+    )
 
 
 def rounded(value):
@@ -108,7 +126,9 @@ def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_chall
     worse = fit(parameters={"n_estimators": 1})
     assert not worse.promoted
     assert aliases("next_sales") == {"champion": "1", "challenger": "2"}
-    with pytest.raises(GateRefused, match=r"challenger 2 scored .* champion 1 scored .* Champion 1 unchanged\."):
+    with pytest.raises(
+        GateRefused, match=r"challenger 2 scored .* champion 1 scored .* Champion 1 unchanged\."
+    ):
         raise_if_refused(worse)
 
 
@@ -126,7 +146,10 @@ def test_a_rollback_makes_the_earlier_champion_champion_again(first, capsys):
         publish.rollback("next_sales")
     # The same model again, as the next version.
     source = model_registry().get_model_version("next_sales", "1").source
-    publish.promote("next_sales", str(model_registry().create_model_version("next_sales", source, first.card.run_id).version))
+    publish.promote(
+        "next_sales",
+        str(model_registry().create_model_version("next_sales", source, first.card.run_id).version),
+    )
     assert main(["rollback", "next_sales", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"use_case": "next_sales", "from": "2", "to": "1"}
     assert publish.champion_version("next_sales") == "1"
@@ -137,14 +160,18 @@ def test_a_rollback_makes_the_earlier_champion_champion_again(first, capsys):
         publish.rollback("next_sales", "9")
 
 
-def test_the_model_predicts_more_for_a_shop_that_sold_more_and_the_same_whatever_the_order_of_rows(first):
+def test_the_model_predicts_more_for_a_shop_that_sold_more_and_the_same_whatever_the_order_of_rows(
+    first,
+):
     pipeline = publish.load_pipeline("next_sales", first.card.version)
     tested = first.card.parity_rows
     frame = pd.DataFrame([row["features"] for row in tested]).astype(float)
     predicted = pipeline.predict(frame)
     assert pipeline.predict(frame[::-1])[::-1].tolist() == predicted.tolist()
     richer = frame.assign(**{name: frame[name] * 1.5 for name in frame.columns if "cents" in name})
-    assert (pipeline.predict(richer) > predicted)[frame["shop_sales__cents_mean_28d"] < 150_000].mean() >= 0.9
+    assert (pipeline.predict(richer) > predicted)[
+        frame["shop_sales__cents_mean_28d"] < 150_000
+    ].mean() >= 0.9
 
 
 def test_nothing_is_written_beside_the_data_folder(trained_once):

@@ -4,13 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from feature_repo.domains import feature_store, find_use_case, load_domain
-from feature_repo.errors import NotBuilt, StoreOutdated
-from feature_repo.times import moment
 from pipelines.build import build
 from pipelines.materialize import apply_definitions
-from pipelines.progress import Progress
-from stores.canonical import canonical_hash
+from punctual.errors import NotBuilt, StoreOutdated
+from punctual.progress import Progress
+from punctual.repository import feature_store, find_use_case, load_domain
+from punctual.times import moment
+from stores.tables import canonical_hash
 from training.training_set import training_set
 
 QUIET = Progress(quiet=True)
@@ -32,7 +32,9 @@ def test_a_request_is_taken_only_when_its_horizon_is_over(built):
     # The prediction of the 30th is 24 hours old at that moment, its label 6.
     assert newest == moment("2019-01-30T06:00Z")
     assert made.rows.num_rows == 30 * 12
-    one_microsecond_less = training_set(*built, as_of=moment("2019-01-31T06:00Z") - timedelta(microseconds=1))
+    one_microsecond_less = training_set(
+        *built, as_of=moment("2019-01-31T06:00Z") - timedelta(microseconds=1)
+    )
     assert one_microsecond_less.rows.num_rows == 29 * 12
 
 
@@ -44,7 +46,9 @@ def test_no_label_and_no_feature_is_younger_than_the_rule_lets_it_be(built):
     assert first["shop_sales__cents_mean_7d"].null_count == 12
     assert first["shop_day__mean_known"].to_pylist() == [0] * 12
     second = made.rows.slice(12, 12)
-    assert second["shop_sales__cents_mean_7d"].to_pylist() == [float(cents) for cents in made.rows.slice(0, 12)["label"].to_pylist()]
+    assert second["shop_sales__cents_mean_7d"].to_pylist() == [
+        float(cents) for cents in made.rows.slice(0, 12)["label"].to_pylist()
+    ]
 
 
 def test_the_manifest_rebuilds_the_set_after_the_tables_went_on(built, shop):
@@ -79,7 +83,10 @@ def test_what_has_no_label_is_counted_with_its_reason(built, shop):
 
 
 def test_a_moment_that_is_not_built_yet_is_refused(built):
-    with pytest.raises(NotBuilt, match=r"is built up to 2019-01-31T06:00:00Z.*punctual features build shop --as-of 2019-06-01"):
+    with pytest.raises(
+        NotBuilt,
+        match=r"is built up to 2019-01-31T06:00:00Z.*punctual features build shop --as-of 2019-06-01",
+    ):
         training_set(*built, as_of=moment("2019-06-01"))
 
 
@@ -89,8 +96,15 @@ def test_a_changed_definition_is_refused_until_it_is_built(built, tmp_path):
     changed = tmp_path / "changed"
     (tmp_path / "repository").rename(changed)
     (changed / "shop" / "shop.py").write_text(
-        (changed / "shop" / views.name).read_text().replace('over=("7d", "28d")', 'over=("7d", "14d")')
+        (changed / "shop" / views.name)
+        .read_text()
+        .replace('over=("7d", "28d")', 'over=("7d", "14d")')
     )
     domain = load_domain("shop", changed)
-    with pytest.raises(StoreOutdated, match="'shop_sales' was built from another definition; run: punctual features build shop"):
-        training_set(store, domain, domain.use_cases["next_sales"], as_of=moment("2019-01-31T06:00Z"))
+    with pytest.raises(
+        StoreOutdated,
+        match="'shop_sales' was built from another definition; run: punctual features build shop",
+    ):
+        training_set(
+            store, domain, domain.use_cases["next_sales"], as_of=moment("2019-01-31T06:00Z")
+        )

@@ -6,16 +6,30 @@ from typing import Any
 from feast import Entity, FeatureService, Field, RequestSource, ValueType
 from feast.types import Int64, UnixTimestamp
 
-from feature_repo.contract import data_path
-from feature_repo.raw import CsvSource, Domain, Events, Rule
-from feature_repo.request_time import RequestFeature, request_feature_view
-from feature_repo.times import moment
-from feature_repo.windows import count, latest_feature_view, mean, std, sum_of, windowed_feature_view
+from punctual import (
+    CsvSource,
+    Domain,
+    Events,
+    RequestFeature,
+    Rule,
+    count,
+    data_path,
+    latest_feature_view,
+    mean,
+    moment,
+    request_feature_view,
+    std,
+    sum_of,
+    windowed_feature_view,
+)
 
 DAILY = timedelta(days=1)
 
 shop_domain = Domain(
-    name="shop", description="Daily sales of shops", demo_at=moment("2020-12-01T06:00Z"), schedule={"materialize": "0 0 * * *"}
+    name="shop",
+    description="Daily sales of shops",
+    demo_at=moment("2020-12-01T06:00Z"),
+    schedule={"materialize": "0 0 * * *"},
 )
 
 sales = CsvSource(
@@ -74,12 +88,18 @@ last_day = latest_feature_view(
     events=closed_days,
     every=DAILY,
     available_after=timedelta(hours=1),
-    fields={"cents": "Sales of the last day in cents", "is_promotion": "Whether the last day had a promotion"},
+    fields={
+        "cents": "Sales of the last day in cents",
+        "is_promotion": "Whether the last day had a promotion",
+    },
     ttl=timedelta(days=3),
     description="The last day of a shop",
 )
 
-shop_request = RequestSource(name="shop_request", schema=[Field(name="at", dtype=UnixTimestamp), Field(name="opens", dtype=UnixTimestamp)])
+shop_request = RequestSource(
+    name="shop_request",
+    schema=[Field(name="at", dtype=UnixTimestamp), Field(name="opens", dtype=UnixTimestamp)],
+)
 
 
 @request_feature_view(

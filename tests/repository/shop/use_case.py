@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from feature_repo.contract import Gate, Label, TimeSplit, UseCase
+from punctual import Gate, Label, TimeSplit, UseCase
 
 from .shop import mornings, takings
 

@@ -1,0 +1,260 @@
+"""What a caller sends: the columns of a row, their types, and what is said of a malformed one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+
+from inference.features import OnlineFeatures
+from punctual.errors import InvalidDeclaration, InvalidRequest
+from punctual.times import iso
+from stores.predictions import RESERVED
+
+MAX_ROWS = 1000
+# Where pandas' nanosecond timestamps end; arithmetic on moments beyond overflows in some library or other.
+_FIRST_YEAR, _LAST_YEAR = 1678, 2261
+_FROM_DUCKDB = {
+    "VARCHAR": "String",
+    "BOOLEAN": "Bool",
+    "DOUBLE": "Float64",
+    "TIMESTAMPTZ": "UnixTimestamp",
+}
+
+
+def _moment(value: Any) -> Any:
+    """ISO 8601 with a zone, or an aware datetime where the caller is in Python; numbers are no moments."""
+    if isinstance(value, datetime):
+        read = value
+    elif isinstance(value, str):
+        try:
+            read = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(
+                "is no moment; expected ISO 8601 with a zone, such as 2013-12-05T20:00:00Z"
+            ) from None
+    else:
+        raise ValueError(
+            "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z"
+        )
+    if read.tzinfo is None:
+        raise ValueError(f"has no time zone; give one, for example {read.isoformat()}Z")
+    if not _FIRST_YEAR <= read.year <= _LAST_YEAR:
+        raise ValueError(f"lies outside the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    return read.astimezone(UTC)
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
+
+
+def _fits(bits: int) -> AfterValidator:
+    """Refuses integers that the feature store has no room for; as a bound it would stand in the schema as a rounded number."""
+
+    def check(value: int) -> int:
+        if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+            raise ValueError(f"is {value}; expected an integer of {bits} bits")
+        return value
+
+    return AfterValidator(check)
+
+
+_TYPES: dict[str, Any] = {
+    "String": Annotated[str, Strict()],
+    "Int32": Annotated[int, Strict(), _fits(32)],
+    "Int64": Annotated[int, Strict(), _fits(64)],
+    "Float32": Annotated[float, Strict(), Field(allow_inf_nan=False)],
+    "Float64": Annotated[float, Strict(), Field(allow_inf_nan=False)],
+    "Bool": Annotated[bool, Strict()],
+    "UnixTimestamp": Moment,
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one field of a request."""
+
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.problem}" if self.field else self.problem
+
+
+@dataclass(frozen=True)
+class RowColumn:
+    """A column of a request's rows. An optional one may be omitted or null; ids are only handed back and logged."""
+
+    name: str
+    kind: str
+    role: Literal["join_key", "request", "id"]
+    optional: bool
+
+
+def row_columns(features: OnlineFeatures) -> list[RowColumn]:
+    """The join keys and request columns of the service, and the ids by which a request is found again."""
+    use_case = features.use_case
+    columns = [
+        RowColumn(name, kind, "join_key", name in use_case.optional_keys)
+        for name, kind in sorted(features.keys.items())
+    ]
+    columns += [
+        RowColumn(name, kind, "request", False)
+        for name, kind in features.request_columns.items()
+        if name not in features.keys
+    ]
+    named = {column.name for column in columns}
+    for name in use_case.requests.id:
+        if name not in named:
+            columns.append(
+                RowColumn(name, _feast_type(use_case.requests.columns[name]), "id", True)
+            )
+    wrong = [
+        f"'{each.name}' is of type {each.kind}; rows may hold {', '.join(_TYPES)}."
+        for each in columns
+        if each.kind not in _TYPES
+    ]
+    wrong += [
+        f"'{each.name}' is a name that the prediction log needs for itself."
+        for each in columns
+        if each.name in RESERVED
+    ]
+    if wrong:
+        raise InvalidDeclaration(f"what a caller of '{use_case.name}' sends", wrong)
+    return columns
+
+
+def _feast_type(kind: str) -> str:
+    return _FROM_DUCKDB.get(
+        kind, "Int64" if kind.endswith("INT") or kind == "INTEGER" else "String"
+    )
+
+
+def row_model(features: OnlineFeatures) -> type[BaseModel]:
+    """The typed row of a use case: nothing may be missing, of another type, or unknown."""
+    fields: dict[str, Any] = {}
+    for column in row_columns(features):
+        said = {
+            "join_key": "Join key",
+            "request": "Known to the caller at the prediction",
+            "id": "Handed back and logged",
+        }[column.role]
+        type_ = _TYPES[column.kind]
+        fields[column.name] = (
+            (type_ | None, Field(None, description=said))
+            if column.optional
+            else (type_, Field(description=said))
+        )
+    title = "".join(part.capitalize() for part in features.use_case.name.split("_"))
+    return create_model(
+        f"{title}Row",
+        __config__=ConfigDict(extra="forbid"),
+        __doc__=features.use_case.description,
+        **fields,
+    )
+
+
+def checked_rows(model: type[BaseModel], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows from Python or a command line as the server would take them. Raises `InvalidRequest` with every problem."""
+    kind: Any = Annotated[list[model], Field(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    try:
+        return [dict(row) for row in adapter.validate_python([dict(row) for row in rows])]
+    except ValidationError as error:
+        found = problems(
+            error.errors(include_url=False), list(model.model_fields), prefix=("rows",)
+        )
+        raise InvalidRequest("; ".join(map(str, found)) + ".") from None
+
+
+def from_text(row: Mapping[str, str], columns: Sequence[RowColumn]) -> dict[str, Any]:
+    """A row whose values were typed at a command line, in the types of its columns; an empty value is null.
+
+    What does not read as its type stays text, and is refused with the rest.
+    """
+    kinds = {column.name: column.kind for column in columns}
+    return {name: _from_text(text, kinds.get(name, "String")) for name, text in row.items()}
+
+
+def _from_text(text: str, kind: str) -> Any:
+    if text == "":
+        return None
+    if kind == "Bool":
+        return {"true": True, "false": False}.get(text.lower(), text)
+    read = int if kind.startswith("Int") else float if kind.startswith("Float") else str
+    try:
+        return read(text)
+    except ValueError:
+        return text
+
+
+def problems(
+    errors: Iterable[Mapping[str, Any]], columns: Sequence[str], prefix: tuple[str, ...] = ()
+) -> list[Problem]:
+    """Pydantic's errors, each with the field it is about: `rows[0].carrier is missing`."""
+    return [_problem(error, columns, (*prefix, *error["loc"])) for error in errors]
+
+
+def _problem(
+    error: Mapping[str, Any], columns: Sequence[str], place: tuple[str | int, ...]
+) -> Problem:
+    kind, context = error["type"], error.get("ctx") or {}
+    if kind == "json_invalid":
+        return Problem("", f"the body is no JSON: {context.get('error', error['msg'])}")
+    if kind == "union_tag_not_found":
+        return Problem("use_case", "is missing, and several are served")
+    if kind == "union_tag_invalid":
+        return Problem(
+            "use_case", f"is {context.get('tag')!r}; expected one of {context.get('expected_tags')}"
+        )
+    return Problem(
+        _field(place), _said(error, columns if len(place) > 1 else ("use_case", "at", "rows"))
+    )
+
+
+def _field(place: Sequence[str | int]) -> str:
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _said(error: Mapping[str, Any], known: Sequence[str]) -> str:
+    kind, context = error["type"], error.get("ctx") or {}
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        name = str(error["loc"][-1])
+        close = difflib.get_close_matches(name, known, n=1)
+        return f"is unknown.{f' Did you mean {close[0]!r}?' if close else ''} Known: {', '.join(known)}"
+    if kind == "value_error":
+        return str(context.get("error", error["msg"]))
+    if kind == "too_long":
+        return f"has more than the {context.get('max_length', MAX_ROWS)} rows that one request may have"
+    if kind == "too_short":
+        return "is empty; expected at least one row"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"is {_shown(error.get('input'))}; expected a JSON object"
+    expected = str(error["msg"]).removeprefix("Input should be ")
+    return f"is {_shown(error.get('input'))}; expected {expected}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, datetime):
+        return str(iso(value))
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,334 @@
+"""Raw files become clean rows: read, typed, deduplicated, cleaned and validated in DuckDB; nothing is dropped silently."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import duckdb
+import msgspec
+
+from pipelines.sources.csv_file import _WRONG_SHARE, ROW_NUMBER, as_plain_file, read_raw, row_count
+from punctual.errors import BrokenSource, DataFolderError, InvalidDeclaration
+from punctual.home import data_path
+from punctual.sources import CsvSource, digest
+from stores.tables import connect, literal, quoted
+
+_INTEGERS = {
+    f"{sign}{kind}"
+    for sign in ("", "U")
+    for kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+} | {"INT", "LONG"}
+
+
+class SourceReport(msgspec.Struct):
+    """What became of a source's rows: `rows_in == rows_clean + quarantined + duplicates`."""
+
+    source: str
+    stamp: str
+    rows_in: int
+    supplemented: int
+    rows_clean: int
+    duplicates: int
+    quarantined: int
+    rules: dict[str, int]
+    missing_values: dict[str, int]
+    unused_columns: list[str]
+
+
+def clean_path(domain: str, source: str) -> Path:
+    """The clean rows of a source, as Parquet."""
+    return Path(data_path("clean", domain, f"{source}.parquet"))
+
+
+def quarantine_path(domain: str, source: str) -> Path:
+    """The rows that broke the contract, with the line they were in, the rule and the reason."""
+    return Path(data_path("quarantine", domain, f"{source}.parquet"))
+
+
+def clean_source(domain: str, source: CsvSource, earlier: dict[str, SourceReport]) -> SourceReport:
+    """Bring a source's clean rows up to date; where its file and contract are unchanged they are left alone.
+
+    `earlier` holds the reports of the sources it reads. Raises `BrokenSource` before anything is replaced.
+    """
+    stamp = _stamp(source, earlier)
+    report = read_report(domain, source.name)
+    if report is not None and report.stamp == stamp and clean_path(domain, source.name).exists():
+        return report
+    return _clean(domain, source, stamp)
+
+
+def read_report(domain: str, source: str) -> SourceReport | None:
+    """The report of the last cleaning, if there was one."""
+    path = clean_path(domain, source).with_suffix(".json")
+    return msgspec.json.decode(path.read_bytes(), type=SourceReport) if path.exists() else None
+
+
+def quarantined_rows(domain: str, source: str, limit: int) -> list[dict[str, object]]:
+    """Rows in quarantine with their number (a line that is no row has none), the rule, the reason and what they were."""
+    path = quarantine_path(domain, source)
+    if not path.exists():
+        return []
+    with connect() as connection:
+        rows = connection.sql(
+            f"SELECT {ROW_NUMBER} AS row, rule, reason, raw::VARCHAR AS raw"
+            f" FROM read_parquet({literal(str(path))}) ORDER BY 1 LIMIT {limit}"
+        )
+        return list(rows.to_arrow_table().to_pylist())
+
+
+def register_clean(
+    connection: duckdb.DuckDBPyConnection, domain: str, sources: tuple[CsvSource, ...]
+) -> None:
+    """Make each source's clean rows a view that bears its name."""
+    for source in sources:
+        path = literal(str(clean_path(domain, source.name)))
+        connection.execute(
+            f"CREATE OR REPLACE VIEW {quoted(source.name)} AS SELECT * FROM read_parquet({path})"
+        )
+
+
+def _stamp(source: CsvSource, reports: dict[str, SourceReport]) -> str:
+    if not source.path.is_file():
+        raise BrokenSource(
+            f"source '{source.name}': there is no file {source.path}. Put it there or change the source's location."
+        )
+    with source.path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(
+        repr((content, source.fingerprint, [reports[read.name].stamp for read in source.reads]))
+    )
+
+
+def _clean(domain: str, source: CsvSource, stamp: str) -> SourceReport:
+    target = clean_path(domain, source.name)
+    quarantine = quarantine_path(domain, source.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    quarantine.parent.mkdir(parents=True, exist_ok=True)
+    with connect() as connection, as_plain_file(source) as path:
+        register_clean(connection, domain, source.reads)
+        unused = read_raw(connection, source, path)
+        _type(connection, source)
+        _deduplicate(connection, source)
+        _apply_cleaning(connection, source)
+        _apply_rules(connection, source)
+        report = _report(connection, source, stamp, unused)
+        # A report stands only beside the rows that it tells of, wherever a run dies.
+        target.with_suffix(".json").unlink(missing_ok=True)
+        for table, place in (("__clean", target), ("__quarantine", quarantine)):
+            _write(connection, table, place)
+    write_whole(target.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(report)))
+    return report
+
+
+def write_whole(place: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    aside = place.with_suffix(f"{place.suffix}.aside")
+    aside.write_bytes(content)
+    aside.replace(place)
+
+
+def _write(connection: duckdb.DuckDBPyConnection, table: str, place: Path) -> None:
+    aside = place.with_suffix(".aside")
+    try:
+        connection.execute(
+            f"COPY (FROM {table}) TO {literal(str(aside))} (FORMAT parquet, COMPRESSION zstd)"
+        )
+    except duckdb.IOException as error:
+        raise DataFolderError(
+            f"cannot write {place}: {error}. Free space, mend its rights or choose another --home."
+        ) from error
+    aside.replace(place)
+
+
+def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
+    """`__typed`: readable rows; `__quarantine`: rows with a value that is not of its declared type."""
+    casts = {name: _cast(name, kind) for name, kind in source.columns.items()}
+    wrong = {
+        name: f"{quoted(name)} IS NOT NULL AND {cast} IS NULL"
+        for name, cast in casts.items()
+        if source.columns[name] != "VARCHAR"
+    }
+    for name, condition in wrong.items():
+        bad, filled, first = connection.execute(
+            f"SELECT count(*) FILTER ({condition}), count({quoted(name)}), min({quoted(name)}) FILTER ({condition}) FROM __raw"
+        ).fetchone() or (0, 0, None)
+        if filled and bad > _WRONG_SHARE * filled:
+            raise BrokenSource(
+                f"source '{source.name}': column '{name}' is not {source.columns[name]}: {bad} of {filled} values cannot be read"
+                f" as that, such as '{first}'. Expected {source.columns[name]}; correct the file or the source's contract."
+            )
+    said = [
+        f"CASE WHEN {condition} THEN {literal(f'{name} is not {source.columns[name]}: ')} || {quoted(name)} END"
+        for name, condition in wrong.items()
+    ]
+    reasons = f"nullif(concat_ws('; ', {', '.join(said)}), '')" if said else "NULL"
+    connection.execute(f"CREATE TABLE __checked AS SELECT *, {reasons} AS __reason FROM __raw")
+    raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := {quoted(name)}' for name in source.columns)}))"
+    connection.execute(
+        f"CREATE TABLE __quarantine AS SELECT {ROW_NUMBER}, 'type' AS rule, __reason AS reason, {raw} AS raw FROM __checked"
+        " WHERE __reason IS NOT NULL"
+    )
+    connection.execute(
+        "INSERT INTO __quarantine SELECT NULL, 'not a row', 'line ' || line || ': ' || reason, to_json(raw) FROM __rejected"
+    )
+    columns = ", ".join(f"{cast} AS {quoted(name)}" for name, cast in casts.items())
+    connection.execute(
+        f"CREATE TABLE __typed AS SELECT {ROW_NUMBER}, {columns} FROM __checked WHERE __reason IS NULL"
+    )
+
+
+def _cast(name: str, kind: str) -> str:
+    # DuckDB would round '1.5' to the INTEGER 2, and '1.555' to the DECIMAL(9, 2) 1.56.
+    digits = _decimals(kind)
+    if digits is None:
+        return f"TRY_CAST({quoted(name)} AS {kind})"
+    form = rf"[+-]?[0-9]*(\.[0-9]{{0,{digits}}}0*)?" if digits else "[+-]?[0-9]+"
+    return f"CASE WHEN regexp_full_match(trim({quoted(name)}), '{form}') THEN TRY_CAST({quoted(name)} AS {kind}) END"
+
+
+def _decimals(kind: str) -> int | None:
+    """How many digits behind the point the type holds; None where it is no exact number."""
+    if kind.upper() in _INTEGERS:
+        return 0
+    match = re.fullmatch(r"(?:DECIMAL|NUMERIC)(?:\( *\d+ *(?:, *(\d+) *)?\))?", kind.upper())
+    return None if match is None else int(match[1] or 0) if "(" in kind else 3
+
+
+def _deduplicate(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
+    """`source.name`: the first row of each key; equal repetitions are counted, unequal ones quarantined."""
+    keys = ", ".join(map(quoted, source.key))
+    same = f"row({', '.join(map(quoted, source.columns))})"
+    connection.execute(
+        f"CREATE TABLE __keyed AS SELECT *, first_value({ROW_NUMBER}) OVER of_key AS __first,"
+        f" {same} IS NOT DISTINCT FROM first_value({same}) OVER of_key AS __same"
+        f" FROM __typed WINDOW of_key AS (PARTITION BY {keys} ORDER BY {ROW_NUMBER})"
+    )
+    no_key = " OR ".join(f"{quoted(key)} IS NULL" for key in source.key)
+    _quarantine(
+        connection,
+        source,
+        "__keyed",
+        "key is null",
+        literal(f"one of {', '.join(source.key)} is missing"),
+        no_key,
+    )
+    _quarantine(
+        connection, source, "__keyed", "key repeated", "'has the key of row ' || __first || ' and other values'",
+        f"NOT ({no_key}) AND {ROW_NUMBER} <> __first AND NOT __same",
+    )  # fmt: skip
+    connection.execute(
+        f"CREATE TABLE {quoted(source.name)} AS SELECT * EXCLUDE (__first, __same) FROM __keyed"
+        f" WHERE {ROW_NUMBER} = __first AND NOT ({no_key})"
+    )
+
+
+def _quarantine(
+    connection: duckdb.DuckDBPyConnection,
+    source: CsvSource,
+    table: str,
+    rule: str,
+    reason: str,
+    where: str,
+) -> None:
+    raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := r.{quoted(name)}' for name in source.columns)}))"
+    connection.execute(
+        f"INSERT INTO __quarantine SELECT {ROW_NUMBER}, {literal(rule)}, {reason}, {raw}"
+        f" FROM (SELECT * FROM {table} WHERE {where}) AS t JOIN __raw AS r USING ({ROW_NUMBER})"
+    )
+
+
+def _apply_cleaning(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
+    """`__cleaned`: what the domain's SQL makes of the rows, one for one."""
+    try:
+        connection.execute(
+            f"CREATE TABLE __cleaned AS {source.clean or f'FROM {quoted(source.name)}'}"
+        )
+    except duckdb.Error as error:
+        raise InvalidDeclaration(
+            f"source '{source.name}'", [f"its cleaning does not run: {error}"]
+        ) from error
+    columns = [name for name, *_ in connection.execute("DESCRIBE __cleaned").fetchall()]
+    if ROW_NUMBER not in columns:
+        raise InvalidDeclaration(
+            f"source '{source.name}'",
+            [f"its cleaning gives no column {ROW_NUMBER}; it has to hand it on."],
+        )
+    before, after = row_count(connection, quoted(source.name)), row_count(connection, "__cleaned")
+    distinct = connection.execute(f"SELECT count(DISTINCT {ROW_NUMBER}) FROM __cleaned").fetchone()
+    if before != after or distinct != (after,):
+        raise InvalidDeclaration(
+            f"source '{source.name}'",
+            [
+                f"its cleaning made {after} rows of {before}; expected one for each, with its {ROW_NUMBER}."
+            ],
+        )
+
+
+def _apply_rules(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
+    """`__clean`: rows that break no rule; a row that breaks several is quarantined once, with all of them."""
+    rules = {rule.name: f"({rule.holds}) IS NOT DISTINCT FROM false" for rule in source.rules}
+    if not rules:
+        connection.execute("CREATE TABLE __clean AS FROM __cleaned")
+        return
+    broken = ", ".join(
+        f"CASE WHEN {condition} THEN {literal(name)} END" for name, condition in rules.items()
+    )
+    try:
+        connection.execute(
+            f"CREATE TABLE __judged AS SELECT *, concat_ws(', ', {broken}) AS __broken FROM __cleaned"
+        )
+    except duckdb.Error as error:
+        raise InvalidDeclaration(
+            f"source '{source.name}'", [f"its rules do not run: {error}"]
+        ) from error
+    raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := r.{quoted(name)}' for name in source.columns)}))"
+    connection.execute(
+        f"INSERT INTO __quarantine SELECT {ROW_NUMBER}, __broken, 'breaks ' || __broken, {raw}"
+        f" FROM (SELECT * FROM __judged WHERE __broken <> '') AS t JOIN __raw AS r USING ({ROW_NUMBER})"
+    )
+    connection.execute(
+        "CREATE TABLE __clean AS SELECT * EXCLUDE (__broken) FROM __judged WHERE __broken = ''"
+    )
+
+
+def _report(
+    connection: duckdb.DuckDBPyConnection, source: CsvSource, stamp: str, unused: list[str]
+) -> SourceReport:
+    raw, rejected = row_count(connection, "__raw"), row_count(connection, "__rejected")
+    clean, quarantined = row_count(connection, "__clean"), row_count(connection, "__quarantine")
+    has_key = " AND ".join(f"{quoted(key)} IS NOT NULL" for key in source.key)
+    first = connection.execute(
+        f"SELECT count(*) FROM __keyed WHERE {ROW_NUMBER} <> __first AND __same AND {has_key}"
+    ).fetchone()
+    rules = {rule.name: 0 for rule in source.rules}
+    for names, count in connection.execute(
+        "SELECT rule, count(*) FROM __quarantine GROUP BY rule"
+    ).fetchall():
+        for name in str(names).split(", "):
+            rules[name] = rules.get(name, 0) + count
+    missing = {
+        name: count
+        for name in source.columns
+        if (
+            count := (
+                connection.execute(
+                    f"SELECT count(*) FROM __raw WHERE {quoted(name)} IS NULL"
+                ).fetchone()
+                or (0,)
+            )[0]
+        )
+    }
+    return SourceReport(
+        source=source.name,
+        stamp=stamp,
+        rows_in=raw + rejected,
+        supplemented=len(source.supplement),
+        rows_clean=clean,
+        duplicates=first[0] if first else 0,
+        quarantined=quarantined,
+        rules=rules,
+        missing_values=missing,
+        unused_columns=unused,
+    )

@@ -1,0 +1,148 @@
+"""Reads a CSV file as text, its rows numbered, and tells lines that are no rows apart."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from punctual.errors import BrokenSource
+from punctual.home import data_path
+from punctual.sources import CsvSource
+from stores.tables import literal, quoted
+
+ROW_NUMBER = "row_number"
+
+
+# More unreadable values or lines than this, and it is the column or the file that is wrong, not its rows.
+_WRONG_SHARE = 0.5
+
+
+@contextmanager
+def as_plain_file(source: CsvSource) -> Iterator[Path]:
+    """The source as an uncompressed file; DuckDB reads no zip archives."""
+    path = source.path
+    if path.suffix not in (".zip", ".gz"):
+        yield path
+        return
+    scratch = Path(data_path("scratch"))
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        plain = Path(folder) / path.stem
+        try:
+            with _opened(path) as compressed, plain.open("wb") as file:
+                shutil.copyfileobj(compressed, file)
+        # Damage shows as any of these, and an encrypted or unknown kind of archive as the last two.
+        except (
+            zipfile.BadZipFile,
+            EOFError,
+            OSError,
+            zlib.error,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:
+            raise BrokenSource(
+                f"source '{source.name}': {path} is damaged and cannot be unpacked ({error})."
+            ) from error
+        yield plain
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            yield file  # type: ignore[misc]
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".csv")]
+        if len(names) != 1:
+            raise zipfile.BadZipFile(f"it holds {len(names)} CSV files, expected one")
+        with archive.open(names[0]) as file:
+            yield file  # type: ignore[misc]
+
+
+def read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Path) -> list[str]:
+    """`__raw`: every value as text, numbered; `__rejected`: lines that are no rows. Returns columns nobody declared."""
+    expected = ", ".join(f"{name} {kind}" for name, kind in source.columns.items())
+    header = _header(source, path, expected)
+    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
+    nulls = ", ".join(literal(value) for value in source.null_values)
+    try:
+        connection.execute(
+            f"CREATE TABLE __raw AS SELECT row_number() OVER () AS {ROW_NUMBER}, * FROM read_csv({literal(str(path))},"
+            f" columns = {{{columns}}}, header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"',"
+            f" nullstr = [{nulls}], store_rejects = true, rejects_table = '__rejects', rejects_scan = '__rejects_scan')"
+        )
+    except duckdb.Error as error:
+        raise BrokenSource(
+            f"source '{source.name}': {source.path} cannot be read as CSV: {str(error).splitlines()[0]} Expected: {expected}."
+        ) from error
+    connection.execute(
+        # A quote that nothing closes makes one value of all the lines that follow; each is a line of its own in quarantine.
+        "CREATE TABLE __rejected AS SELECT line + generate_subscripts(lines, 1) - 1 AS line, unnest(lines) AS raw, reason"
+        " FROM (SELECT line, CASE WHEN bool_or(error_type = 'UNQUOTED VALUE')"
+        " THEN string_split(rtrim(any_value(csv_line), chr(13) || chr(10)), chr(10))"
+        " ELSE [any_value(csv_line)] END AS lines, string_agg(DISTINCT error_message, '; ' ORDER BY error_message) AS reason"
+        " FROM __rejects GROUP BY line)"
+    )
+    rows, rejected = row_count(connection, "__raw"), row_count(connection, "__rejected")
+    if rows + rejected == 0:
+        raise BrokenSource(
+            f"source '{source.name}': {source.path} has a header and no rows. Expected rows of: {expected}."
+        )
+    if rejected > _WRONG_SHARE * (rows + rejected):
+        first = connection.execute(
+            "SELECT line, reason FROM __rejected ORDER BY line LIMIT 1"
+        ).fetchone()
+        raise BrokenSource(
+            f"source '{source.name}': {rejected} of {rows + rejected} lines of {source.path} are no rows,"
+            f" such as line {first[0] if first else ''}: {first[1] if first else ''} Expected rows of: {expected}."
+        )
+    for row in source.supplement:
+        values = ", ".join("NULL" if value is None else literal(str(value)) for value in row)
+        names = ", ".join(map(quoted, source.columns))
+        rows += 1
+        connection.execute(f"INSERT INTO __raw ({ROW_NUMBER}, {names}) VALUES ({rows}, {values})")
+    return [name for name in header if name not in source.columns]
+
+
+def _header(source: CsvSource, path: Path, expected: str) -> list[str]:
+    """The names in the first line; raises where one is missing, or is there twice."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            header = next(csv.reader(file), [])
+    except csv.Error:
+        header = ["\ufffd"]
+    missing = [name for name in source.columns if name not in header]
+    if missing:
+        found = ", ".join(header) or "nothing at all"
+        found = (
+            found
+            if found.isprintable() and "\ufffd" not in found and len(found) < 2_000
+            else "no readable text"
+        )
+        raise BrokenSource(
+            f"source '{source.name}': {source.path} lacks column {', '.join(missing)}; it has {found}. Expected: {expected}."
+        )
+    twice = sorted(
+        {name for name in header if [other.lower() for other in header].count(name.lower()) > 1}
+    )
+    if twice or "" in header:
+        what = f"column {', '.join(twice)} more than once" if twice else "a column without a name"
+        raise BrokenSource(
+            f"source '{source.name}': {source.path} has {what}. Expected: {expected}."
+        )
+    return header
+
+
+def row_count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    return int((connection.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,))[0])

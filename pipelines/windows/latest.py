@@ -1,0 +1,67 @@
+"""The newest event of each entity, on a grid."""
+
+from __future__ import annotations
+
+from pipelines.windows.grid import column_names, event_versions, first_grid_time, has_keys
+from punctual.times import micros
+from punctual.windows import Declaration
+from stores.tables import CREATED, EVENT, quoted
+
+
+def lives(declared: Declaration, versions: str) -> str:
+    """The versions that are anybody's newest knowledge at a grid time: from `__in` until `__out`, when some have `__moved`."""
+    every = micros(declared.every)
+    superseded = f"coalesce({first_grid_time('__next', every)}, {2**62})"
+    moved = " OR ".join(
+        f"lead({quoted(name)}) OVER of_id IS DISTINCT FROM {quoted(name)}"
+        for name in (*declared.join_keys, EVENT)
+    )
+    return (
+        f"SELECT * FROM (SELECT *, {moved} AS __moved"
+        f" FROM (SELECT *, {first_grid_time('__k', every)} AS __in, {superseded} AS __out FROM ({versions})) WHERE __in < __out"
+        f" WINDOW of_id AS (PARTITION BY {column_names(declared.events.id)} ORDER BY __in)) WHERE {has_keys(declared)}"
+    )
+
+
+def latest_rows(declared: Declaration, versions: str, low: int, high: int) -> str:
+    """A row for each version that becomes known."""
+    keys = column_names(declared.join_keys)
+    return (
+        f"SELECT {keys}, {column_names(declared.fields)}, {EVENT}, make_timestamp(__in + {micros(declared.available_after)}) AS {CREATED}"
+        f" FROM ({lives(declared, versions)}) WHERE __in > {low} AND __in <= {high}"
+        f" QUALIFY row_number() OVER (PARTITION BY {keys}, {EVENT}, __in ORDER BY __k DESC, {column_names(declared.events.id)}) = 1"
+    )
+
+
+def uncovered_rows(declared: Declaration, events: str, low: int, high: int) -> str:
+    """Rows for the event times that a correction took away: a row once published there would go on being the newest.
+
+    From then on, and whenever something at or before such a time changes, the newest event that remains stands there
+    (nulls if there is none). Its age is judged by the time that was taken away.
+    """
+    keys, ids = column_names(declared.join_keys), column_names(declared.events.id)
+    points = ", ".join(f"p.{quoted(key)}" for key in declared.join_keys)
+    corrected = f"SELECT {ids} FROM ({events}) GROUP BY {ids} HAVING count(*) > 1"
+    touched = f"SELECT {keys} FROM ({events}) SEMI JOIN __corrected USING ({ids})"
+    # Other events of the same keys are what may remain; newer versions of theirs may have other keys.
+    wanted = f"SELECT {ids} FROM ({events}) SEMI JOIN __touched USING ({keys})"
+    of_interest = f"FROM ({events}) SEMI JOIN __wanted USING ({ids})"
+    of_keys = " AND ".join(f"v.{quoted(key)} = p.{quoted(key)}" for key in declared.join_keys)
+    fields = ", ".join(f"v.{quoted(name)}" for name in declared.fields)
+    newest = f"v.__e DESC NULLS LAST, v.__k DESC, {', '.join(f'v.{quoted(name)}' for name in declared.events.id)}"
+    return (
+        f"SELECT * FROM (WITH __corrected AS MATERIALIZED ({corrected}), __touched AS ({touched}), __wanted AS ({wanted}),"
+        f" __lives AS MATERIALIZED ({lives(declared, event_versions(declared, of_interest))}),"
+        f" __taken AS (SELECT {keys}, __e AS __p, min(__out) AS __from FROM __lives"
+        f" WHERE __moved AND __out <= {high} GROUP BY {keys}, __e),"
+        f" __changes AS (SELECT {keys}, __e, unnest([__in, __out]) AS __g FROM __lives),"
+        f" __points AS (SELECT DISTINCT {points}, p.__p, v.__g"
+        f" FROM __taken AS p JOIN __changes AS v ON {of_keys} AND v.__e <= p.__p AND v.__g >= p.__from"
+        f" WHERE v.__g > {low} AND v.__g <= {high})"
+        f" SELECT {points}, {fields}, make_timestamp(p.__p) AS {EVENT},"
+        f" make_timestamp(p.__g + {micros(declared.available_after)}) AS {CREATED}"
+        f" FROM __points AS p LEFT JOIN __lives AS v ON {of_keys} AND v.__e <= p.__p AND v.__in <= p.__g AND p.__g < v.__out"
+        # Where the newest that remains has this very time, it has a row of its own.
+        f" QUALIFY row_number() OVER (PARTITION BY {points}, p.__p, p.__g ORDER BY {newest}) = 1"
+        f" AND NOT coalesce(v.__e = p.__p AND v.__in = p.__g, false))"
+    )

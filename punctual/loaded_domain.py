@@ -1,0 +1,90 @@
+"""A domain folder's declarations, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+
+from punctual.domain import Domain
+from punctual.events import Events
+from punctual.sources import CsvSource, with_dependencies
+from punctual.use_case import UseCase
+from punctual.windows import Declaration, declaration_of
+
+AT = "at"  # the request column that holds the prediction moment
+
+
+@dataclass(frozen=True)
+class LoadedDomain:
+    """A domain folder's objects, by name, as its modules define them."""
+
+    name: str
+    domain: Domain
+    entities: dict[str, Entity] = field(default_factory=dict)
+    views: dict[str, FeatureView] = field(default_factory=dict)
+    on_demand_views: dict[str, OnDemandFeatureView] = field(default_factory=dict)
+    services: dict[str, FeatureService] = field(default_factory=dict)
+    use_cases: dict[str, UseCase] = field(default_factory=dict)
+
+    @property
+    def declarations(self) -> list[Declaration]:
+        """The views whose rows the platform computes."""
+        return [declared for view in self.views.values() if (declared := declaration_of(view))]
+
+    @property
+    def events(self) -> list[Events]:
+        """Every stream of events that a view or a use case rests on."""
+        found = {declared.events.name: declared.events for declared in self.declarations}
+        for use_case in self.use_cases.values():
+            for stream in (use_case.requests, use_case.label.of):
+                found.setdefault(stream.name, stream)
+        return list(found.values())
+
+    @property
+    def sources(self) -> tuple[CsvSource, ...]:
+        """Every raw source, those first that others read."""
+        return with_dependencies([source for stream in self.events for source in stream.sources])
+
+    def service_views(self, service: str) -> list[FeatureView]:
+        """The stored feature views that a feature service reads, those behind its on-demand views included."""
+        names: dict[str, None] = {}
+        for projection in self.services[service].feature_view_projections:
+            if projection.name in self.on_demand_views:
+                on_demand = self.on_demand_views[projection.name]
+                names.update(
+                    dict.fromkeys(
+                        source.name for source in on_demand.source_feature_view_projections.values()
+                    )
+                )
+            else:
+                names[projection.name] = None
+        return [self.views[name] for name in names]
+
+    def request_columns(self, service: str) -> dict[str, str]:
+        """Columns a caller must send besides the keys (name to Feast type), the prediction moment left out."""
+        columns: dict[str, str] = {}
+        for projection in self.services[service].feature_view_projections:
+            on_demand = self.on_demand_views.get(projection.name)
+            for source in on_demand.source_request_sources.values() if on_demand else ():
+                columns.update({column.name: str(column.dtype) for column in source.schema})
+        columns.pop(AT, None)
+        return columns
+
+    def join_keys(self, service: str) -> list[str]:
+        """The join keys of all views of a feature service, each once, sorted."""
+        by_entity = {entity.name: entity.join_key for entity in self.entities.values()}
+        return sorted(
+            {by_entity[name] for view in self.service_views(service) for name in view.entities}
+        )
+
+    @cached_property
+    def all_objects(self) -> list[object]:
+        """What `feast apply` registers."""
+        return [
+            *self.entities.values(),
+            *self.views.values(),
+            *self.on_demand_views.values(),
+            *self.services.values(),
+        ]

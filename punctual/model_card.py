@@ -1,0 +1,102 @@
+"""What training publishes and inference loads: a model card beside the model, and how features become its input."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from punctual.errors import StoreOutdated
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+# File names among the artifacts of a registered model's run.
+CARD_FILE = "model_card.json"
+TEST_PREDICTIONS_FILE = "test_predictions.parquet"
+REFERENCE_FILE = "reference.parquet"
+PREDICTION_COLUMN = "prediction"
+
+
+class ModelFeature(msgspec.Struct, frozen=True):
+    """One input of the model, by its full name (`view__feature`)."""
+
+    name: str
+    kind: Literal["number", "category"]
+
+
+class ModelCard(msgspec.Struct):
+    """All that a reader, a server or an auditor needs to know of a registered model; JSON on disk."""
+
+    use_case: str
+    description: str
+    task: Literal["binary", "regression"]
+    version: str
+    run_id: str
+    as_of: str
+    trained_until: str
+    feature_service: str
+    view_fingerprints: dict[str, str]
+    features: list[ModelFeature]
+    label: str
+    label_horizon: str
+    threshold: float
+    metric: str
+    training_set: dict[str, Any]
+    split: dict[str, dict[str, Any]]
+    parameters: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, dict[str, Any]]]
+    gate: dict[str, Any]
+    libraries: dict[str, str]
+    parity_rows: list[dict[str, Any]]
+    limits: str
+
+
+def encode_card(card: ModelCard) -> bytes:
+    """The card as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(card), indent=2)
+
+
+def decode_card(data: bytes) -> ModelCard:
+    """The inverse of `encode_card`."""
+    return msgspec.json.decode(data, type=ModelCard)
+
+
+def model_features(features: pa.Table, names: list[str]) -> list[ModelFeature]:
+    """Which columns are numbers and which are categories, by their Arrow type."""
+    kinds: list[ModelFeature] = []
+    for name in names:
+        type_ = features.schema.field(name).type
+        text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
+        kinds.append(ModelFeature(name, "category" if text else "number"))
+    return kinds
+
+
+def model_input(
+    columns: dict[str, list[Any]] | pa.Table, features: list[ModelFeature]
+) -> pd.DataFrame:
+    """The model's input: float64 for numbers (NaN where null), object strings for categories (None where null).
+
+    The same function, on columns from the offline join or from the online store, feeds training and serving.
+    """
+    named = set(columns.column_names) if isinstance(columns, pa.Table) else set(columns)
+    missing = [feature.name for feature in features if feature.name not in named]
+    if missing:
+        raise StoreOutdated(
+            f"the model asks for features that were not read: {', '.join(missing)}. Train again on the current definitions."
+        )
+    frame: dict[str, np.ndarray] = {}
+    for feature in features:
+        column = columns[feature.name]
+        if feature.kind == "category":
+            frame[feature.name] = np.array(
+                column.to_pylist() if isinstance(column, pa.ChunkedArray) else column, dtype=object
+            )
+        elif isinstance(column, pa.ChunkedArray):
+            frame[feature.name] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        else:
+            frame[feature.name] = np.array(column, dtype=np.float64)
+    return pd.DataFrame(frame)

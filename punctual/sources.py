@@ -1,0 +1,84 @@
+"""What a domain says about its raw data: where rows are, what they must look like, what happened according to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# A source's place may depend on the environment it runs in, so it may be a function, called when it is read.
+Location = str | Path | Callable[[], str | Path]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What every clean row must satisfy: a DuckDB expression over the clean columns and earlier sources.
+
+    As with a SQL CHECK, a row breaks the rule only where `holds` is false; a null passes.
+    """
+
+    name: str
+    holds: str
+
+
+@dataclass(frozen=True)
+class CsvSource:
+    """A CSV file (plain, .gz or .zip), its contract, and how its rows are cleaned.
+
+    `columns` maps each column of the file to its DuckDB type; a value that cannot be read as that type sends its
+    row to quarantine. `key` identifies a row: a repetition of an equal row is a duplicate, of an unequal one is
+    quarantined. `clean` is a SELECT over the table that bears the source's name (typed rows); it must hand on
+    the column `row_number` and exactly one row for each row it gets; without it, typed rows are clean rows.
+    `supplement` adds rows that the file is known to lack; they are counted apart from it.
+    """
+
+    name: str
+    location: Location
+    columns: Mapping[str, str]
+    key: tuple[str, ...]
+    rules: tuple[Rule, ...] = ()
+    clean: str | None = None
+    supplement: tuple[tuple[object, ...], ...] = ()
+    null_values: tuple[str, ...] = ("", "NA")
+    reads: tuple[CsvSource, ...] = ()
+    description: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, resolved now."""
+        return Path(self.location() if callable(self.location) else self.location)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the contract and the cleaning, not with the file or its place."""
+        said = (
+            self.name,
+            dict(self.columns),
+            self.key,
+            [(rule.name, folded(rule.holds)) for rule in self.rules],
+            folded(self.clean or ""),
+            self.supplement,
+            self.null_values,
+            [source.fingerprint for source in self.reads],
+        )
+        return digest(repr(said))
+
+
+def with_dependencies(sources: Sequence[CsvSource]) -> tuple[CsvSource, ...]:
+    """The sources and all they read, each once, before those that read it."""
+    ordered: dict[str, CsvSource] = {}
+    for source in sources:
+        for needed in (*with_dependencies(source.reads), source):
+            ordered.setdefault(needed.name, needed)
+    return tuple(ordered.values())
+
+
+def folded(sql: str) -> str:
+    """The statement on one line: how it is broken into lines changes no row."""
+    return " ".join(sql.split())
+
+
+def digest(text: str) -> str:
+    """A short stable fingerprint of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,243 @@
+"""Feature views that a domain declares instead of programming: sliding windows over events, and the latest event.
+
+Each declaration gives a plain Feast `FeatureView`; the feature pipeline asks `declaration_of` how to compute its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from feast import Entity, FeatureView, Field, FileSource
+from feast.data_format import ParquetFormat
+from feast.types import Bool, FeastType, Float64, Int64, String
+
+from punctual.errors import InvalidDeclaration
+from punctual.events import Events
+from punctual.home import data_path
+from punctual.sources import digest
+from punctual.times import duration, duration_text
+
+EVENT_TIMESTAMP = "event_timestamp"
+CREATED_TIMESTAMP = "created_timestamp"
+
+Function = Literal["count", "sum", "mean", "share", "std"]
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT"}
+_FEAST_TYPES: Mapping[str, FeastType] = {
+    "BOOLEAN": Bool,
+    "VARCHAR": String,
+    "DOUBLE": Float64,
+    **dict.fromkeys(_INTEGERS, Int64),
+}
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """One function of one measure, over several windows."""
+
+    function: Function
+    measure: str | None
+    over: tuple[timedelta, ...]
+    description: str
+
+    def feature_name(self, window: timedelta, events: Events) -> str:
+        """`<measure>_<function>_<window>`; a count counts the events themselves."""
+        return f"{self.measure or events.name}_{self.function}_{duration_text(window)}"
+
+    def dtype(self, events: Events) -> FeastType:
+        """Counts and sums of integers are exact integers; the rest are doubles."""
+        if self.function == "count" or (
+            self.function == "sum" and events.columns[self.measure or ""] in _INTEGERS
+        ):
+            return Int64
+        return Float64
+
+
+def _aggregation(
+    function: Function, measure: str | None, over: Sequence[str | timedelta], description: str
+) -> Aggregation:
+    return Aggregation(
+        function, measure, tuple(sorted(duration(window) for window in over)), description
+    )
+
+
+def count(*, over: Sequence[str | timedelta], description: str) -> Aggregation:
+    """How many events; 0 where there are none."""
+    return _aggregation("count", None, over, description)
+
+
+def sum_of(measure: str, *, over: Sequence[str | timedelta], description: str) -> Aggregation:
+    """Sum of an integer or decimal measure; null where no event has it."""
+    return _aggregation("sum", measure, over, description)
+
+
+def mean(measure: str, *, over: Sequence[str | timedelta], description: str) -> Aggregation:
+    """Arithmetic mean over the events that have the measure; null where none has."""
+    return _aggregation("mean", measure, over, description)
+
+
+def share(measure: str, *, over: Sequence[str | timedelta], description: str) -> Aggregation:
+    """Share of true among the events where a boolean is known; null where none is."""
+    return _aggregation("share", measure, over, description)
+
+
+def std(measure: str, *, over: Sequence[str | timedelta], description: str) -> Aggregation:
+    """Population standard deviation of an integer measure; null where no event has it."""
+    return _aggregation("std", measure, over, description)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """How the rows of a feature view come about.
+
+    With `aggregations`: at each grid time g a row per entity whose value can have changed, over the events in
+    `(g - window, g]` known by g. Without: a row per event, its columns as `fields` name them. Either way a row
+    may be used from `created_timestamp` on, which is `available_after` the grid time at which its events are known.
+    """
+
+    name: str
+    join_keys: tuple[str, ...]
+    events: Events
+    every: timedelta
+    available_after: timedelta
+    aggregations: tuple[Aggregation, ...] = ()
+    fields: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever rows computed from the same file might."""
+        said = (
+            self.join_keys,
+            self.events.fingerprint,
+            self.every,
+            self.available_after,
+            self.fields,
+        )
+        asked = [(a.function, a.measure, a.over) for a in self.aggregations]
+        return digest(repr((said, asked)))
+
+    @property
+    def longest_window(self) -> timedelta:
+        """How far back an event can matter."""
+        return max(
+            (window for each in self.aggregations for window in each.over), default=timedelta(0)
+        )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Feature names in the order of the declaration."""
+        if not self.aggregations:
+            return self.fields
+        return tuple(
+            each.feature_name(window, self.events)
+            for each in self.aggregations
+            for window in each.over
+        )
+
+
+def windowed_feature_view(
+    *,
+    name: str,
+    entities: list[Entity],
+    events: Events,
+    every: timedelta,
+    available_after: timedelta,
+    features: Sequence[Aggregation],
+    description: str,
+) -> FeatureView:
+    """A feature view of sliding-window aggregates; it has no ttl, since its last row is exact until the next."""
+    declared = Declaration(
+        name, _join_keys(entities), events, every, available_after, aggregations=tuple(features)
+    )
+    schema = [
+        Field(
+            name=each.feature_name(window, events),
+            dtype=each.dtype(events),
+            description=f"{each.description}, last {duration_text(window)}",
+        )
+        for each in features
+        for window in each.over
+    ]
+    return _feature_view(declared, entities, schema, description, ttl=timedelta(0))
+
+
+def latest_feature_view(
+    *,
+    name: str,
+    entities: list[Entity],
+    events: Events,
+    every: timedelta,
+    available_after: timedelta,
+    fields: Mapping[str, str],
+    description: str,
+    ttl: timedelta = timedelta(0),
+) -> FeatureView:
+    """A feature view of the newest event itself; `fields` maps its columns to their descriptions."""
+    declared = Declaration(
+        name, _join_keys(entities), events, every, available_after, fields=tuple(fields)
+    )
+    schema = [
+        Field(name=column, dtype=_feast_type(name, events, column), description=text)
+        for column, text in fields.items()
+    ]
+    return _feature_view(declared, entities, schema, description, ttl)
+
+
+def _feast_type(view: str, events: Events, column: str) -> FeastType:
+    """The Feast type of a column as it is. A column that the events do not have is found when the domain is loaded."""
+    kind = events.columns.get(column, "BIGINT")
+    if kind not in _FEAST_TYPES:
+        raise InvalidDeclaration(
+            f"view '{view}'",
+            [
+                f"column '{column}' is {kind}; keys and fields may be {', '.join(sorted(_FEAST_TYPES))}: cast it in the events' SQL."
+            ],
+        )
+    return _FEAST_TYPES[kind]
+
+
+def _join_keys(entities: Sequence[Entity]) -> tuple[str, ...]:
+    return tuple(entity.join_key for entity in entities)
+
+
+def _feature_view(
+    declared: Declaration,
+    entities: list[Entity],
+    features: list[Field],
+    description: str,
+    ttl: timedelta,
+) -> FeatureView:
+    keys = [
+        Field(name=key, dtype=_feast_type(declared.name, declared.events, key))
+        for key in declared.join_keys
+    ]
+    view = FeatureView(
+        name=declared.name,
+        entities=entities,
+        schema=[*keys, *features],
+        source=FileSource(
+            name=f"{declared.name}_table",
+            path=data_path("tables", declared.name),
+            file_format=ParquetFormat(),
+            timestamp_field=EVENT_TIMESTAMP,
+            created_timestamp_column=CREATED_TIMESTAMP,
+        ),
+        ttl=ttl,
+        description=description,
+        tags={
+            "fingerprint": declared.fingerprint,
+            "events": declared.events.name,
+            "every": duration_text(declared.every),
+            "available_after": duration_text(declared.available_after),
+        },
+    )
+    # Feast copies what it knows into its registry; the declaration stays with the object that the domain made.
+    view.__dict__["declaration"] = declared
+    return view
+
+
+def declaration_of(view: FeatureView) -> Declaration | None:
+    """How the view's rows are computed, if the platform computes them."""
+    return view.__dict__.get("declaration")

@@ -1,0 +1,20 @@
+"""The model registry: MLflow in the data folder, one registered model per use case.
+
+Comes in: names of use cases and versions. Goes out: model cards, artifacts and aliases.
+Never: promotes or loads a model; that is the stages' work.
+"""
+
+from typing import TYPE_CHECKING
+
+from punctual.lazy import exports_of
+
+if TYPE_CHECKING:
+    from stores.models.paths import artifact_location as artifact_location
+    from stores.models.paths import tracking_uri as tracking_uri
+    from stores.models.registry import aliases as aliases
+    from stores.models.registry import artifact as artifact
+    from stores.models.registry import model_registry as model_registry
+    from stores.models.registry import read_card as read_card
+    from stores.models.registry import registered_version as registered_version
+
+__getattr__ = exports_of(__name__)

@@ -1,0 +1,21 @@
+"""Where the tracking store, the model registry and its artifacts are."""
+
+from __future__ import annotations
+
+from punctual.home import data_path
+from punctual.model_card import CHAMPION
+
+
+def tracking_uri() -> str:
+    """MLflow's tracking store and model registry: SQLite in the data folder."""
+    return f"sqlite:///{data_path('mlflow.db')}"
+
+
+def artifact_location() -> str:
+    """Where MLflow keeps models and plots."""
+    return f"file://{data_path('models')}"
+
+
+def registered_model(use_case: str, alias: str = CHAMPION) -> str:
+    """MLflow's name for the model of a use case behind an alias."""
+    return f"models:/{use_case}@{alias}"

@@ -1,0 +1,136 @@
+"""How training and inference reach the model registry: MLflow on SQLite in the data folder, a registered model per use case."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from punctual.errors import BrokenModel, BrokenRegistry, NoChampion, UnknownName, unknown_name
+from punctual.home import data_path
+from punctual.model_card import CARD_FILE, CHAMPION, ModelCard, decode_card
+from stores.models.paths import tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def has_registry() -> bool:
+    """Whether anything was ever registered; MLflow would make an empty registry where there is none, which takes seconds."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
+def model_registry() -> MlflowClient:
+    """MLflow's client on the data folder's registry, which is made where it is missing. Raises `BrokenRegistry`."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    # It says at length what it is doing and that pickles can run code; these come from our own data folder.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # SQLAlchemy 2.1 says so of MLflow's own code.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+    Path(data_path()).mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(tracking_uri())
+    with _readable():
+        return mlflow.MlflowClient(tracking_uri())
+
+
+def aliases(use_case: str) -> dict[str, str]:
+    """Alias to version; empty where nothing is registered. Raises `BrokenRegistry`."""
+    if not has_registry():
+        return {}
+    registry = model_registry()
+    from mlflow.exceptions import MlflowException
+
+    with _readable():
+        try:
+            return {
+                alias: str(version)
+                for alias, version in registry.get_registered_model(use_case).aliases.items()
+            }
+        except MlflowException as error:
+            if error.error_code not in _NOT_THERE:
+                raise
+            return {}
+
+
+def registered_version(use_case: str, version: str | None = None) -> Any:
+    """MLflow's record of the champion, or of a given version. Raises `NoChampion`, `UnknownName` or `BrokenRegistry`."""
+    if not has_registry():
+        raise no_champion(use_case)
+    registry = model_registry()
+    from mlflow.exceptions import MlflowException
+
+    with _readable():
+        try:
+            if version is None:
+                return registry.get_model_version_by_alias(use_case, CHAMPION)
+            return registry.get_model_version(use_case, version)
+        except MlflowException as error:
+            if error.error_code not in _NOT_THERE:
+                raise
+            if version is None:
+                raise no_champion(use_case) from error
+            known = [
+                str(each.version) for each in registry.search_model_versions(f"name = '{use_case}'")
+            ]
+            raise UnknownName(
+                unknown_name("version", version, known, f"the model registry of '{use_case}'")
+            ) from error
+
+
+def no_champion(use_case: str) -> NoChampion:
+    """The error that says what to do about it."""
+    return NoChampion(f"use case '{use_case}' has no champion yet; run: punctual train {use_case}.")
+
+
+def artifact(run_id: str, name: str) -> bytes:
+    """A file of a run."""
+    # Without a folder of ours MLflow would copy the file to one that stays.
+    with TemporaryDirectory() as folder:
+        return Path(model_registry().download_artifacts(run_id, name, folder)).read_bytes()
+
+
+def read_card(use_case: str, version: str | None = None) -> ModelCard:
+    """The model card of the champion, or of a given version. Raises what `registered_version` does, and `BrokenModel`."""
+    found = registered_version(use_case, version)
+    try:
+        card = decode_card(artifact(found.run_id, CARD_FILE))
+    except (
+        Exception
+    ) as error:  # a missing file is an MlflowException or an OSError, a torn one msgspec's
+        raise BrokenModel(
+            f"version {found.version} of '{use_case}' has no readable {CARD_FILE}: {error}. Train again."
+        ) from error
+    # The registry numbers versions; a card that was copied along says so here.
+    card.version, card.run_id = str(found.version), str(found.run_id)
+    return card
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Name the registry in what MLflow and SQLAlchemy say when it cannot be read."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        said = (
+            str(getattr(error, "orig", None) or getattr(error, "message", error))
+            .strip()
+            .rstrip(".")
+        )
+        raise BrokenRegistry(
+            f"the model registry {tracking_uri()} cannot be read: {said}. Restore it, or move it away: models are registered anew then."
+        ) from error

@@ -1,0 +1,259 @@
+"""The entity rows of a point-in-time join: whatever frame they come in, their moments, and their keys for SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from punctual.errors import InvalidRequest, NaiveTimestamp
+from stores.tables import EVENT, quoted
+
+if TYPE_CHECKING:
+    import polars as pl
+
+EntityFrame: TypeAlias = (
+    "pd.DataFrame | pa.Table | pl.DataFrame | duckdb.DuckDBPyRelation | Path | str"
+)
+NaiveTimestamps = Literal["refuse", "utc"]
+
+ENTITIES = "__entities"
+ROW = "__row"
+MOMENT = "__moment"
+_FRAME = "__frame"
+
+
+class EntityRows:
+    """Entity rows in the order in which they were given.
+
+    A pandas, Arrow or polars frame stays where it is; a Parquet path, SQL text or a DuckDB relation goes into DuckDB, which may spill it,
+    unless all is wanted `in_memory`.
+    In SQL, `__entities` has one row each: `__row` (from 0), `__moment` (microseconds since 1970, UTC) and the keys that were asked for.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        frame: EntityFrame,
+        *,
+        naive: NaiveTimestamps,
+        in_memory: bool = False,
+    ) -> None:
+        """Raise `InvalidRequest` for what is no frame or lacks a moment, `NaiveTimestamp` for times without a zone."""
+        self._connection = connection
+        self._prepared: tuple[tuple[str, pa.DataType], ...] | None = None
+        self._arrow = _in_memory(frame)
+        if self._arrow is None:
+            reader = self._reader(frame)
+            if in_memory:
+                self._arrow = reader.read_all()
+            else:
+                self._load(reader)
+        names = self.schema.names
+        if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise InvalidRequest(
+                f"entity rows have more than one column '{repeated[0]}'; give each a name of its own."
+            )
+        self.moments = moments_of(self._columns([time_column(self.schema)]), naive=naive)
+
+    @property
+    def rows(self) -> int:
+        """How many entity rows there are."""
+        return len(self.moments)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the frame."""
+        return self._schema if self._arrow is None else self._arrow.schema
+
+    def slices(self, rows: int) -> Iterator[pa.Table]:
+        """The frame in pieces of so many rows, in order."""
+        if self._arrow is not None:
+            for start in range(0, self.rows, rows):
+                yield self._arrow.slice(start, rows)
+            return
+        for start in range(0, self.rows, rows):
+            yield self._columns(
+                self.schema.names, f"WHERE rowid >= {start} AND rowid < {start + rows}"
+            )
+
+    def whole(self) -> pa.Table:
+        """The frame, as Arrow."""
+        return self._columns(self.schema.names) if self._arrow is None else self._arrow
+
+    def prepare(self, keys: Sequence[str], types: Sequence[pa.DataType], *, of: str = "") -> None:
+        """Make `__entities` with the moments and the named columns, each in SQL under its place in `keys` (see `key_column`).
+
+        Whatever else the frame holds stays out of SQL, which does not tell `Driver` from `driver`.
+        Raises `InvalidRequest` where a key's values cannot be of its type.
+        """
+        if self._prepared == tuple(zip(keys, types, strict=True)):
+            return
+        columns: dict[str, Any] = {ROW: np.arange(self.rows), MOMENT: self.moments}
+        for number, (name, type_) in enumerate(zip(keys, types, strict=True)):
+            columns[f"__key{number}"] = _as_key(self._columns([name])[name], type_, name, of)
+        self._connection.register("__given", pa.table(columns))
+        self._connection.execute(f"CREATE OR REPLACE TABLE {ENTITIES} AS FROM __given")
+        self._connection.unregister("__given")
+        self._prepared = tuple(zip(keys, types, strict=True))
+
+    def _reader(self, frame: EntityFrame) -> pa.RecordBatchReader:
+        if isinstance(frame, duckdb.DuckDBPyRelation):
+            return frame.to_arrow_reader(200_000)
+        if isinstance(frame, Path) or (
+            isinstance(frame, str) and frame.endswith(".parquet") and "\n" not in frame.strip()
+        ):
+            try:
+                return pads.dataset(frame, format="parquet").scanner().to_reader()
+            except (OSError, pa.ArrowException) as error:
+                raise InvalidRequest(
+                    f"the file {frame} cannot be read as entity rows: {error}."
+                ) from error
+        if isinstance(frame, str):
+            return self._read(frame, "the SQL text")
+        raise InvalidRequest(
+            f"entity rows came as {type(frame).__name__}; expected a pandas, polars or Arrow frame, a DuckDB relation,"
+            " the path of a Parquet file, or SQL."
+        )
+
+    def _load(self, reader: pa.RecordBatchReader) -> None:
+        """Bring a stream into DuckDB, its columns by number."""
+        self._schema = reader.schema
+        numbered = pa.schema(
+            [field.with_name(f"c{number}") for number, field in enumerate(reader.schema)]
+        )
+        # A second cursor, since the reader may be of this connection and would end with its next statement.
+        source = pa.RecordBatchReader.from_batches(
+            numbered, (pa.record_batch(batch.columns, schema=numbered) for batch in reader)
+        )
+        cursor = self._connection.cursor()
+        cursor.execute("SET TimeZone = 'UTC'")
+        cursor.register("__read", source)
+        cursor.execute(f"CREATE TABLE {_FRAME} AS FROM __read")
+        cursor.close()
+
+    def _read(self, select: str, what: str) -> pa.RecordBatchReader:
+        try:
+            relation = self._connection.sql(select)
+            if relation is None:
+                raise InvalidRequest(f"{what} gives no rows to be entity rows; expected a SELECT.")
+            return relation.to_arrow_reader(200_000)
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as error:
+            raise InvalidRequest(f"{what} cannot be read as entity rows: {error}.") from error
+
+    def _columns(self, names: list[str], where: str = "") -> pa.Table:
+        if self._arrow is not None:
+            return self._arrow.select(names)
+        if not names:
+            return pa.table({})
+        numbers = ", ".join(f"c{self.schema.get_field_index(name)}" for name in names)
+        table = self._connection.sql(
+            f"SELECT {numbers} FROM {_FRAME} {where} ORDER BY rowid"
+        ).to_arrow_table()
+        return table.cast(
+            pa.schema(
+                [
+                    self.schema.field(name).with_name(f"c{self.schema.get_field_index(name)}")
+                    for name in names
+                ]
+            )
+        ).rename_columns(names)
+
+
+def key_column(number: int) -> str:
+    """What the key column of this place is called in `__entities`."""
+    return quoted(f"__key{number}")
+
+
+def time_column(schema: pa.Schema) -> str:
+    """The column of the prediction moments: `event_timestamp`, else the only timestamp there is (as Feast has it)."""
+    if EVENT in schema.names:
+        return EVENT
+    times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
+    if len(times) != 1:
+        raise InvalidRequest(
+            f"entity rows need a column '{EVENT}', or one timestamp under another name; they have {', '.join(schema.names)}."
+        )
+    return times[0]
+
+
+def moments_of(entities: pa.Table, *, naive: NaiveTimestamps = "refuse") -> pa.ChunkedArray:
+    """The prediction moments as microseconds since 1970 in UTC; finer times are cut, which changes no comparison.
+
+    Raises `InvalidRequest` where the column or a value is missing, `NaiveTimestamp` for naive times unless they are to be UTC.
+    """
+    name = time_column(entities.schema)
+    type_ = entities.schema.field(name).type
+    if not pa.types.is_timestamp(type_) or (type_.tz is None and naive == "refuse"):
+        raise NaiveTimestamp(
+            f"entity column '{name}' is {type_}; expected timestamps with a time zone, such as pd.to_datetime(…, utc=True)."
+        )
+    moments = entities[name]
+    if moments.null_count:
+        raise InvalidRequest(
+            f"{moments.null_count} of {len(moments)} entity rows have no {name}; every row needs its moment."
+        )
+    in_utc = moments.cast(pa.timestamp(type_.unit))
+    if type_.unit == "ns":
+        in_utc = pc.floor_temporal(in_utc, unit="microsecond")
+    return in_utc.cast(pa.timestamp("us")).cast(pa.int64())
+
+
+def _in_memory(frame: EntityFrame) -> pa.Table | None:
+    if isinstance(frame, pa.Table):
+        return frame
+    if isinstance(frame, pd.DataFrame):
+        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    if type(frame).__module__.startswith("polars") and hasattr(frame, "to_arrow"):
+        return frame.to_arrow()  # type: ignore[operator]
+    return None
+
+
+def _as_key(column: pa.ChunkedArray, type_: pa.DataType, name: str, of: str) -> pa.ChunkedArray:
+    """A key column as it can be compared with the view's, which is of the given type; times are in UTC without a zone."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    found = column.type
+    if pa.types.is_null(found):
+        return column.cast(type_)
+    if pa.types.is_timestamp(found) and pa.types.is_timestamp(type_):
+        return column.cast(pa.timestamp(found.unit))
+    if pa.types.is_floating(found) and pa.types.is_integer(type_):
+        # pandas makes floats of integers among nulls; up to 2^53 they are what they were.
+        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), 2.0**53))
+        if pc.all(pc.or_kleene(whole, pc.is_null(column, nan_is_null=True))).as_py() is not False:
+            return pc.if_else(pc.is_nan(column), pa.scalar(None, found), column).cast(pa.int64())
+    if kind_of(found) != kind_of(type_):
+        raise InvalidRequest(
+            f"{of} is keyed by '{name}', which is {type_}; the entity rows have it as {found}. Cast the column."
+        )
+    return column
+
+
+def kind_of(type_: pa.DataType) -> str:
+    """What values of a type can be compared with: numbers with numbers, text with text."""
+    kinds = {
+        "integer": (pa.types.is_integer,),
+        "number": (pa.types.is_floating, pa.types.is_decimal),
+        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        "bytes": (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        ),
+        "timestamp": (pa.types.is_timestamp,),
+        "list": (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+    }
+    return next(
+        (kind for kind, tests in kinds.items() if any(test(type_) for test in tests)), str(type_)
+    )

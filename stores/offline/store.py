@@ -1,0 +1,397 @@
+"""Feast offline store: the point-in-time join in event time and knowledge time, as one DuckDB `ASOF` join a view.
+
+At entity row (keys, t) a view shows, among its rows with the same keys, `event_timestamp <= t` and
+`created_timestamp <= t`, the one with the greatest `event_timestamp`, ties to the greatest `created_timestamp`;
+nulls if `event_timestamp + ttl < t`. Output rows are the entity rows, all of them, in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureStore, FeatureView, FileSource, OnDemandFeatureView
+from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_service import FeatureService
+from feast.infra.offline_stores.file_source import FileLoggingDestination
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.utils import compute_non_entity_date_range
+
+from punctual.errors import InvalidRequest, NotBuilt
+from punctual.times import aware, micros, taken_for_utc
+from stores.offline.entity_rows import EntityFrame
+from stores.offline.join import Join, JoinedView
+from stores.offline.retrieval_job import AsofRetrievalJob, as_pandas
+from stores.offline.view_columns import declared_schema, refuse_mark
+from stores.offline.view_files import history_of, plain_scan, published
+from stores.tables import EVENT, WITHDRAWN, Table, connect, quoted, timestamp
+
+
+class AsofOfflineStoreConfig(FeastConfigBaseModel):
+    """What `feature_store.yaml` may say about this store.
+
+    `point_in_time`: `two_time` (the default) or `event_time`, Feast's own join. `naive_timestamps`: `refuse` entity times without a zone
+    (the default) or take them for `utc`. `memory_limit` (such as `4GB`), `threads` and `spill_folder` are each call's.
+    `as_of` (microseconds since 1970 in UTC) and `commits` (table name to version and commit) pin what is shown; `point_in_time_join`
+    sets them.
+    """
+
+    type: Literal["stores.offline.AsofOfflineStore"] = "stores.offline.AsofOfflineStore"
+    point_in_time: Literal["two_time", "event_time"] = "two_time"
+    naive_timestamps: Literal["refuse", "utc"] = "refuse"
+    memory_limit: str | None = None
+    threads: int | None = None
+    spill_folder: str | None = None
+    as_of: int | None = None
+    commits: dict[str, tuple[int, int]] | None = None
+
+
+class AsofOfflineStore(OfflineStore):
+    """See the module; behind Feast's interface. Calls from several threads or processes are safe."""
+
+    supports_filter_by_created_timestamp = True
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: EntityFrame | None,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+        **kwargs: Any,
+    ) -> AsofRetrievalJob:
+        """A job that joins the asked features to the entity rows; see the module for what it means."""
+        settings: AsofOfflineStoreConfig = config.offline_store
+        if entity_df is None:
+            entity_df = _rows_between(
+                feature_views, kwargs.get("start_date"), kwargs.get("end_date")
+            )
+        asked = _asked_features(feature_refs)
+        views = []
+        for view in feature_views:
+            name = view.projection.name_to_use()
+            history = partial(
+                history_of,
+                view,
+                asked.get(name, []),
+                as_of=settings.as_of,
+                commits=settings.commits,
+            )
+            views.append(
+                JoinedView(
+                    history,
+                    f"{name}__" if full_feature_names else "",
+                    micros(view.ttl) if view.ttl else 0,
+                )
+            )
+        join = Join(
+            entity_df,
+            views,
+            partial(_connection, settings),
+            two_time=settings.point_in_time == "two_time" or filter_by_created_timestamp,
+            naive=settings.naive_timestamps,
+        )
+        return AsofRetrievalJob(
+            join,
+            on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(
+                feature_refs, project, registry
+            ),
+            asked=asked,
+            full_feature_names=full_feature_names,
+            features=feature_refs,
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """The newest row per entity with an event time in `[start_date, end_date]`, where that is not a withdrawal."""
+        newest = ", ".join(
+            f"{quoted(column)} DESC"
+            for column in (timestamp_field, created_timestamp_column)
+            if column
+        )
+        keys = ", ".join(map(quoted, join_key_columns))
+        last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest}) = 1"
+        columns = [*join_key_columns, *feature_name_columns]
+        if (table := published(data_source)) and table.has_withdrawals:
+            last += f" AND NOT coalesce({WITHDRAWN}, false)"
+        return _pull(
+            config,
+            data_source,
+            columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+            last,
+        )
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """Every row with an event time in `[start_date, end_date]`; of a saved dataset, with every column.
+
+        Feast asks for the keys and features of a saved dataset alone, and its labels would be lost.
+        """
+        is_saved_dataset = not data_source.timestamp_field
+        columns = [] if is_saved_dataset else [*join_key_columns, *feature_name_columns]
+        return _pull(
+            config,
+            data_source,
+            columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+            "",
+        )
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Append rows to the view's table; rows that are not yet there are published as one commit."""
+        refuse_mark(feature_view)
+        target = published(feature_view.batch_source)
+        if target is None:
+            _append_to_file(feature_view, table)
+        else:
+            _append_to_table(feature_view, target, table)
+        if progress:
+            progress(table.num_rows)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Write logged features as one more Parquet file of the destination folder."""
+        destination = logging_config.destination
+        if not isinstance(destination, FileLoggingDestination):
+            raise ValueError(f"expected a FileLoggingDestination, got {type(destination).__name__}")
+        rows = pq.read_table(data) if isinstance(data, Path) else data
+        folder = Path(destination.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.parquet")
+
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """A table that is not built yet is as valid as an empty one; other files are checked by Feast."""
+        if isinstance(data_source, FileSource) and Path(data_source.path).suffix == "":
+            return
+        super().validate_data_source(config, data_source)
+
+
+def point_in_time_join(
+    store: FeatureStore,
+    entity_rows: EntityFrame,
+    features: FeatureService | list[str],
+    *,
+    as_of: datetime | None = None,
+    commits: dict[str, tuple[int, int]] | None = None,
+) -> AsofRetrievalJob:
+    """Feast's `get_historical_features` under full feature names, with the cut that its signature has no room for.
+
+    `entity_rows`: a pandas, Arrow or polars frame, a Parquet path, SQL text or a DuckDB relation, with the join keys and
+    `event_timestamp` (the prediction moment, with a zone). `as_of` (aware UTC) shows only rows created by then; `commits` pins
+    tables (name to version and commit). The join runs when the job is asked for its result.
+    """
+    pinned = {"as_of": None if as_of is None else micros(aware(as_of)), "commits": commits}
+    config = store.config.model_copy()
+    settings: AsofOfflineStoreConfig = store.config.offline_store
+    config._offline_store = settings.model_copy(update=pinned)
+    # Feast would take naive pandas times for UTC before the store sees them.
+    config.coerce_tz_aware = False
+    view_of_then = FeatureStore(config=config)
+    # The registry is the same, and opening it again would read it again.
+    view_of_then._registry = store.registry
+    job = view_of_then.get_historical_features(entity_rows, features, full_feature_names=True)  # type: ignore[arg-type]
+    assert isinstance(job, AsofRetrievalJob)
+    return job
+
+
+def historical_features(
+    store: FeatureStore,
+    entity_rows: EntityFrame,
+    features: FeatureService | list[str],
+    *,
+    as_of: datetime | None = None,
+    commits: dict[str, tuple[int, int]] | None = None,
+) -> pa.Table:
+    """The result of `point_in_time_join` as Arrow."""
+    return point_in_time_join(store, entity_rows, features, as_of=as_of, commits=commits).to_arrow()
+
+
+def _connection(settings: AsofOfflineStoreConfig) -> duckdb.DuckDBPyConnection:
+    spill = Path(settings.spill_folder) if settings.spill_folder else None
+    return connect(memory_limit=settings.memory_limit, threads=settings.threads, temporary=spill)
+
+
+def _append_to_table(view: FeatureView, target: Table, rows: pa.Table) -> None:
+    """Publish rows as one more commit; those that do not say that they withdraw something do not."""
+    files = target.files()
+    expected = (
+        pq.read_schema(target.root / files[0].path).remove_metadata()
+        if files
+        else declared_schema(view)
+    )
+    if WITHDRAWN in rows.column_names and not files:
+        expected = expected.append(pa.field(WITHDRAWN, pa.bool_()))
+    if WITHDRAWN in rows.column_names and WITHDRAWN not in expected.names:
+        raise InvalidRequest(
+            f"table '{target.name}' has no column {WITHDRAWN}, so that its rows cannot be withdrawn; see Table.publish."
+        )
+    if WITHDRAWN in expected.names and WITHDRAWN not in rows.column_names:
+        rows = rows.append_column(WITHDRAWN, pa.repeat(False, rows.num_rows))
+    with connect() as connection:
+        connection.register("__pushed", _fitted(view, rows, expected))
+        target.publish(connection, "FROM __pushed")
+
+
+def _append_to_file(view: FeatureView, rows: pa.Table) -> None:
+    """Add rows to a Parquet file that is no table of ours: written anew beside it, then put in its place."""
+    path = Path(view.batch_source.path) if isinstance(view.batch_source, FileSource) else None
+    if path is None or not path.is_file():
+        raise NotBuilt(
+            f"view '{view.name}' has no table yet; build it before pushing rows into it."
+        )
+    here = pq.read_table(path).replace_schema_metadata(None)
+    aside = path.with_name(f".{path.name}.aside")
+    pq.write_table(pa.concat_tables([here, _fitted(view, rows, here.schema)]), aside)
+    aside.replace(path)
+
+
+def _fitted(view: FeatureView, rows: pa.Table, expected: pa.Schema) -> pa.Table:
+    """Rows that are pushed into a view, with the columns and types of those that are there."""
+    missing = [name for name in expected.names if name not in rows.column_names]
+    if missing:
+        raise InvalidRequest(f"rows pushed into view '{view.name}' lack {', '.join(missing)}.")
+    try:
+        return rows.select(expected.names).cast(expected)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidRequest(
+            f"rows pushed into view '{view.name}' do not fit its columns: {error}."
+        ) from error
+
+
+def _rows_between(views: list[FeatureView], start: datetime | None, end: datetime | None) -> str:
+    """Entity rows where none are given, as SQL: the keys and event times of the views' rows in `[start, end]` (Feast's defaults)."""
+    begin, until = compute_non_entity_date_range(views, start_date=start, end_date=end)
+    histories = [history_of(view, []) for view in views]
+    bounds = f"NOT __withdrawn AND __event BETWEEN {micros(taken_for_utc(begin))} AND {micros(taken_for_utc(until))}"
+    selects = []
+    for view, history in zip(views, histories, strict=True):
+        if [*history.keys] != [*histories[0].keys]:
+            raise InvalidRequest(
+                f"views '{views[0].name}' and '{view.name}' have different keys, so that their rows make no common entity rows;"
+                " give entity rows, or ask for one view at a time."
+            )
+        if history.paths:
+            names = [f"__key{number} AS {quoted(name)}" for number, name in enumerate(history.keys)]
+            moment = f"make_timestamp(__event)::TIMESTAMPTZ AS {EVENT}"
+            selects.append(
+                f"SELECT DISTINCT {', '.join([*names, moment])} FROM ({history.scan()}) WHERE {bounds}"
+            )
+    if not selects:
+        raise NotBuilt(
+            f"views {', '.join(view.name for view in views)} have no rows yet; build them, or give entity rows."
+        )
+    return " UNION ".join(selects) + " ORDER BY ALL"
+
+
+def _asked_features(refs: list[str]) -> dict[str, list[str]]:
+    asked: dict[str, list[str]] = {}
+    for ref in refs:
+        view, feature = ref.split(":", 1)
+        asked.setdefault(view, []).append(feature)
+    return asked
+
+
+def _pull(
+    config: RepoConfig,
+    source: DataSource,
+    columns: list[str],
+    timestamp_field: str,
+    created_column: str | None,
+    start: datetime | None,
+    end: datetime | None,
+    last: str,
+) -> RetrievalJob:
+    def read() -> pa.Table:
+        table = published(source)
+        with _connection(config.offline_store) as connection:
+            scan = table.scan() if table else plain_scan(Path(source.path))  # type: ignore[attr-defined]
+            wanted = (
+                ", ".join(
+                    map(
+                        quoted,
+                        [*columns, timestamp_field, *([created_column] if created_column else [])],
+                    )
+                )
+                if columns
+                else "*"
+            )
+            bounds = [
+                f"{quoted(timestamp_field)} {sign} {timestamp(taken_for_utc(moment))}"
+                for sign, moment in ((">=", start), ("<=", end))
+                if moment
+            ]
+            where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+            return connection.sql(f"SELECT {wanted} FROM ({scan}){where} {last}").to_arrow_table()
+
+    return _PulledRows(read)
+
+
+class _PulledRows(RetrievalJob):
+    """Rows of one table, read when they are asked for."""
+
+    def __init__(self, read: Callable[[], pa.Table]) -> None:
+        self._read = read
+
+    @property
+    def full_feature_names(self) -> bool:
+        return False
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return []
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._read()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return as_pandas(self._read())

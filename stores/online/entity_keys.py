@@ -1,0 +1,154 @@
+"""Entity keys as bytes that sort as the keys do, so that records written in key order lie in key order."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from feast.types import (
+    Bool,
+    Bytes,
+    FeastType,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    String,
+    TimeUuid,
+    UnixTimestamp,
+    Uuid,
+)
+
+from punctual.errors import InvalidRequest
+from punctual.times import micros, taken_for_utc
+
+_SIGN = 1 << 63
+_pack = struct.Struct(">Q").pack
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _integer(value: Any) -> bytes:
+    if value is True or value is False:
+        raise TypeError("expected an integer")
+    return _pack(value.__index__() + _SIGN)
+
+
+def _number(value: Any, form: str) -> bytes:
+    """What has a fraction, in its own width; 1 is 1.0, and -0.0 is 0.0."""
+    if value is True or value is False or isinstance(value, str):
+        raise TypeError("expected a number")
+    packed = struct.pack(form, float(value) + 0.0)
+    bits = int.from_bytes(packed, "big")
+    sign = 1 << 8 * len(packed) - 1
+    # Negative numbers count down.
+    return (2 * sign - 1 - bits if bits & sign else bits + sign).to_bytes(len(packed), "big")
+
+
+def _uuid(value: Any) -> bytes:
+    return (value if isinstance(value, UUID) else UUID(value)).bytes
+
+
+def _moment(value: Any) -> bytes:
+    if not isinstance(value, datetime):
+        raise TypeError("expected a datetime")
+    return _pack(micros(taken_for_utc(value)) + _SIGN)
+
+
+def _boolean(value: Any) -> bytes:
+    if value is not True and value is not False and not isinstance(value, np.bool_):
+        raise TypeError("expected a boolean")
+    return b"\x01" if value else b"\x00"
+
+
+_PARTS: dict[FeastType, Callable[[Any], bytes]] = {
+    Int32: _integer,
+    Int64: _integer,
+    UnixTimestamp: _moment,
+    Bool: _boolean,
+    Float32: lambda value: _number(value, ">f"),
+    Float64: lambda value: _number(value, ">d"),
+    Uuid: _uuid,
+    TimeUuid: _uuid,
+    String: lambda value: str.encode(value, "utf-8"),
+    Bytes: lambda value: b"".join((value,)),  # nothing that is not bytes passes
+}
+# What encoding a value raises that is not of its key's type.
+_NO_KEY = (TypeError, ValueError, AttributeError, struct.error, OverflowError)
+_FIXED = (Int32, Int64, UnixTimestamp, Bool, Float32, Float64, Uuid, TimeUuid)
+
+
+class EntityKeys:
+    """The keys of a view: its join keys in sorted order of their names, with their types."""
+
+    def __init__(self, names: Sequence[str], types: Sequence[FeastType]) -> None:
+        self.names = tuple(names)
+        self.types = tuple(types)
+        # Types that nobody would expect as a key are exact as well; only their order is not.
+        self._parts = [_PARTS.get(type_, _encode) for type_ in types]
+        # What has no fixed length says where it ends, unless it is the last.
+        self._ended = [
+            type_ not in _FIXED and place < len(types) - 1 for place, type_ in enumerate(types)
+        ]
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether a key is one integer: 8 bytes, big-endian, 2^63 more than its value."""
+        return len(self._parts) == 1 and self._parts[0] in (_integer, _moment)
+
+    def encode(self, values: Sequence[Any]) -> bytes | None:
+        """The key of one entity; None where a part is null. Raises `InvalidRequest` where a value is not of its key's type."""
+        key = b""
+        for place, value in enumerate(values):
+            if value is None:
+                return None
+            try:
+                part = self._parts[place](value)
+            except _NO_KEY as error:
+                raise InvalidRequest(
+                    f"join key '{self.names[place]}' = {value!r} ({type(value).__name__}) is no {self.types[place]}."
+                ) from error
+            key += part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" if self._ended[place] else part
+        return key
+
+    def encode_all(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        """The keys of many entities, from their values by join key; as `encode` gives them one by one, and sooner."""
+        try:
+            if not any(None in values for values in columns):
+                return self._encode_all(columns)
+        except _NO_KEY:
+            pass  # one by one it turns out which value that is
+        return [self.encode(values) for values in zip(*columns, strict=True)]
+
+    def _encode_all(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        if self._parts == [_integer] and set(map(type, columns[0])) == {int}:
+            packed = struct.pack(f">{len(columns[0])}Q", *[value + _SIGN for value in columns[0]])
+            return [packed[start : start + 8] for start in range(0, len(packed), 8)]
+        parts = [list(map(part, values)) for part, values in zip(self._parts, columns, strict=True)]
+        for place, is_ended in enumerate(self._ended):
+            if is_ended:
+                parts[place] = [
+                    part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" for part in parts[place]
+                ]
+        return list(map(b"".join, zip(*parts, strict=True)))
+
+    def encode_columns(self, columns: Sequence[pa.Array]) -> list[bytes | None]:
+        """The keys of many entities, from a column per join key."""
+        if (
+            self._parts == [_integer]
+            and pa.types.is_signed_integer(columns[0].type)
+            and not columns[0].null_count
+        ):
+            biased = columns[0].cast(pa.int64()).to_numpy(zero_copy_only=False).view(
+                np.uint64
+            ) + np.uint64(_SIGN)
+            packed = biased.astype(">u8").tobytes()
+            return [packed[start : start + 8] for start in range(0, len(packed), 8)]
+        if len(columns) == 1 and pa.types.is_string(columns[0].type) and self.types[0] is String:
+            return columns[0].cast(pa.binary()).to_pylist()
+        return self.encode_all([column.to_pylist() for column in columns])

@@ -1,0 +1,79 @@
+"""How far each view is built and materialized, and until when what is online is all that should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from punctual.home import data_path
+from punctual.loaded_domain import LoadedDomain
+from punctual.times import from_micros, micros
+from punctual.windows import declaration_of
+from stores.online.backend import Mark
+from stores.online.records import PackedDatabase
+from stores.online.view import OnlineView
+from stores.tables import Table
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """A view's watermarks; before `complete_until` the online store shows all that has taken effect.
+
+    None where the view was never built, never materialized, or promises no grid to be judged by.
+    """
+
+    view: str
+    every: timedelta | None
+    built_until: datetime | None
+    materialized_until: datetime | None
+    complete_until: datetime | None
+
+    def is_stale(self, at: datetime) -> bool:
+        """Whether a value was due by the moment that is not online."""
+        return self.materialized_until is None or (
+            self.complete_until is not None and at >= self.complete_until
+        )
+
+    def behind(self, at: datetime) -> timedelta:
+        """How long a value has been due that is not online; zero where none is."""
+        if self.complete_until is None:
+            return timedelta(0)
+        return max(timedelta(0), at - self.complete_until)
+
+
+def online_mark(database: PackedDatabase, view: OnlineView) -> Mark | None:
+    """How far the view is online as it is defined now, and from which version of its table; None before the first run."""
+    return _mark_of(database, view, _table_of(view))
+
+
+def _table_of(view: OnlineView) -> Table | None:
+    return Table.current(Path(data_path("tables")), view.name)
+
+
+def _mark_of(database: PackedDatabase, view: OnlineView, table: Table | None) -> Mark | None:
+    mark = database.records.mark(view)
+    return mark if table and mark and mark.version == table.version.version else None
+
+
+def view_freshness(
+    domain: LoadedDomain, database: PackedDatabase, views: Iterable[OnlineView]
+) -> dict[str, Freshness]:
+    """Each view's freshness, by its name. Run hourly and on time, no view is ever stale."""
+    return {view.name: _freshness(domain, database, view) for view in views}
+
+
+def _freshness(domain: LoadedDomain, database: PackedDatabase, view: OnlineView) -> Freshness:
+    declared = declaration_of(domain.views[view.name])
+    table = _table_of(view)
+    mark = _mark_of(database, view, table)
+    built, online = table.built_until if table else None, from_micros(mark.until) if mark else None
+    if declared is None:
+        return Freshness(view.name, None, built, online, None)
+    complete = None
+    if online is not None:
+        # What is not online yet belongs to the next grid time at the earliest, and is shown when it is available.
+        every = micros(declared.every)
+        complete = from_micros((micros(online) // every + 1) * every) + declared.available_after
+    return Freshness(view.name, declared.every, built, online, complete)

@@ -1,0 +1,19 @@
+"""The prediction log: every prediction is on disk before it is answered.
+
+Comes in: predictions of one request. Goes out: logged predictions of a period.
+Never: predicts, or answers.
+"""
+
+from typing import TYPE_CHECKING
+
+from punctual.lazy import exports_of
+
+if TYPE_CHECKING:
+    from stores.predictions.log import RESERVED as RESERVED
+    from stores.predictions.log import LoggedPrediction as LoggedPrediction
+    from stores.predictions.log import PredictionLog as PredictionLog
+    from stores.predictions.log import ViewShown as ViewShown
+    from stores.predictions.log import exact as exact
+    from stores.predictions.log import logged_predictions as logged_predictions
+
+__getattr__ = exports_of(__name__)

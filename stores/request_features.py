@@ -1,0 +1,107 @@
+"""Runs Feast's on-demand (request-time) features; one function for the offline join and for online reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from feast import OnDemandFeatureView
+from feast.type_map import feast_value_type_to_pa
+from feast.types import FeastType
+
+from punctual.errors import InvalidDeclaration, InvalidRequest
+
+
+def inputs_of(view: OnDemandFeatureView) -> dict[str, str]:
+    """What the function of the view is given: each input's name, and the column it is in under full names.
+
+    Request columns have one name; a feature of a view is `view__feature` in full.
+    """
+    inputs = {name: name for name in view.get_request_data_schema()}
+    for projection in view.source_feature_view_projections.values():
+        inputs.update(
+            {
+                feature.name: f"{projection.name_to_use()}__{feature.name}"
+                for feature in projection.features
+            }
+        )
+    return inputs
+
+
+def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> dict[str, pa.Array]:
+    """The view's features, by short name, each as an Arrow array of its declared type.
+
+    `columns` holds the inputs by short name, `rows` values each. Raises `InvalidDeclaration` where the function
+    does not give what the view declares.
+    """
+    # Request-time features are written in `python` mode; Feast's older `pandas` mode gets and gives a frame.
+    udf = view.feature_transformation.udf  # type: ignore[union-attr]
+    if view.singleton:
+        each = [
+            udf(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
+        ]
+        result = {
+            feature.name: [row.get(feature.name) for row in each] for feature in view.features
+        }
+    else:
+        result = udf(pd.DataFrame(columns) if view.mode == "pandas" else columns)
+    arrays: dict[str, pa.Array] = {}
+    problems: list[str] = []
+    for feature in view.features:
+        values = result.get(feature.name)
+        type_ = _arrow_type(feature.dtype)
+        if values is None or len(values) != rows:
+            problems.append(
+                f"gave {'nothing' if values is None else f'{len(values)} values'} for '{feature.name}', expected {rows}."
+            )
+            continue
+        try:
+            arrays[feature.name] = pa.array(values, type=type_, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            problems.append(
+                f"gave values for '{feature.name}' that are no {feature.dtype}: {error}."
+            )
+    if problems:
+        raise InvalidDeclaration(f"on-demand view '{view.name}'", problems)
+    return arrays
+
+
+@cache
+def _arrow_type(type_: FeastType) -> pa.DataType:
+    # Feast makes the table of all types anew for every question.
+    return feast_value_type_to_pa(type_.to_value_type())
+
+
+def append(
+    table: pa.Table,
+    views: Sequence[OnDemandFeatureView],
+    asked: dict[str, list[str]],
+    *,
+    full_names: bool,
+) -> pa.Table:
+    """The table with the asked features of each view behind its columns.
+
+    Raises `InvalidRequest` where a request column is not in the table.
+    """
+    for view in views:
+        columns: dict[str, list[Any]] = {}
+        for name, full_name in inputs_of(view).items():
+            column = full_name if full_name in table.column_names else name
+            if column not in table.column_names:
+                raise InvalidRequest(
+                    f"on-demand view '{view.name}' needs column '{name}'; the entity frame has {', '.join(table.column_names)}."
+                )
+            columns[name] = table[column].to_pylist()
+        arrays = run(view, columns, table.num_rows)
+        prefix = f"{view.projection.name_to_use()}__" if full_names else ""
+        for feature in asked.get(view.projection.name_to_use(), []):
+            if prefix + feature in table.column_names:
+                raise InvalidRequest(
+                    f"feature '{prefix + feature}' of on-demand view '{view.name}' would stand beside a column of that name;"
+                    " ask with full_feature_names=True or rename the column."
+                )
+            table = table.append_column(prefix + feature, arrays[feature])
+    return table

@@ -1,0 +1,43 @@
+"""DuckDB as the tables use it: connections of one's own, and names, texts and moments as SQL."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from punctual.times import micros
+from stores.tables.spill import spill_folder
+
+
+def quoted(name: str) -> str:
+    """A column or table name as a SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as a SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def timestamp(moment: datetime) -> str:
+    """An aware moment as a naive-UTC SQL timestamp, exact to the microsecond."""
+    return f"make_timestamp({micros(moment)})"
+
+
+def connect(
+    *, memory_limit: str | None = None, threads: int | None = None, temporary: Path | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection of one's own, whose clock zone is UTC, with limits where given; what it spills goes below `temporary`."""
+    config: dict[str, str | bool | int | float | list[str]] = {}
+    if memory_limit:
+        config["memory_limit"] = memory_limit
+    if threads:
+        config["threads"] = threads
+    config["temp_directory"] = str(spill_folder(temporary))
+    connection = duckdb.connect(config=config)
+    connection.execute("SET TimeZone = 'UTC'")
+    # Its own progress bar would write over ours.
+    connection.execute("SET enable_progress_bar = false")
+    return connection

@@ -1,0 +1,360 @@
+"""Append-only tables of immutable Parquet files, partitioned by the day their rows became known."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from punctual.errors import BrokenTable, DataFolderError
+from punctual.times import from_micros, micros
+from stores.tables.manifest import DataFile, Manifest, Stretch, TableVersion
+from stores.tables.parquet import write_parquet
+from stores.tables.sql import connect, literal, quoted
+
+EVENT = "event_timestamp"
+CREATED = "created_timestamp"
+WITHDRAWN = "is_withdrawn"
+PUBLISHER_LOCK = ".lock"
+_DAY = 86_400_000_000
+
+
+class Table:
+    """One version of a table in a `tables` folder.
+
+    Rows are unique in (keys, event_timestamp, created_timestamp). Both times are naive UTC in the files.
+    """
+
+    def __init__(self, root: Path, version: TableVersion) -> None:
+        self.root = root
+        self.version = version
+        self.manifest = Manifest(root)
+        self.folder = root / version.name / f"v{version.version}"
+
+    @classmethod
+    def current(cls, root: Path, name: str) -> Table | None:
+        """The newest version of a table, if it has been published."""
+        version = Manifest(root).current(name)
+        return cls(root, version) if version else None
+
+    @classmethod
+    def for_definition(
+        cls, root: Path, name: str, fingerprint: str, keys: tuple[str, ...]
+    ) -> Table:
+        """The table as the definition makes it: the newest version if that fits, else a new one."""
+        manifest = Manifest(root)
+        now = manifest.current(name)
+        if now and now.fingerprint == fingerprint:
+            return cls(root, now)
+        return cls(root, manifest.next_version(name, fingerprint, keys))
+
+    @property
+    def name(self) -> str:
+        """The table's name, which is its feature view's or its events'."""
+        return self.version.name
+
+    @property
+    def built_until(self) -> datetime | None:
+        """Every row that becomes effective by this moment is in the table; None before the first build."""
+        return self.manifest.watermark(self.version, "built")
+
+    def files(self, commit: int | None = None) -> list[DataFile]:
+        """The files at a commit, by default the newest."""
+        return self.manifest.files(self.version, commit)
+
+    def rows(self, commit: int | None = None) -> int:
+        """How many rows the table has at a commit."""
+        return sum(file.rows for file in self.files(commit))
+
+    @property
+    def has_withdrawals(self) -> bool:
+        """Whether the table's rows can be withdrawn (see `publish`)."""
+        files = self.files()
+        return bool(files) and WITHDRAWN in pq.read_schema(self.root / files[0].path).names
+
+    def scan(
+        self, files: list[DataFile] | None = None, columns: tuple[str, ...] | None = None
+    ) -> str:
+        """A SQL SELECT over the files (all of the newest commit by default); an empty table gives no rows."""
+        chosen = self.files() if files is None else files
+        if not chosen:
+            raise BrokenTable(f"table '{self.name}' has no files yet.")
+        paths = ", ".join(literal(str(self.root / file.path)) for file in chosen)
+        wanted = ", ".join(quoted(column) for column in columns) if columns else "*"
+        return f"SELECT {wanted} FROM read_parquet([{paths}], hive_partitioning = false)"
+
+    def read(self, commit: int | None = None) -> pa.Table:
+        """All rows at a commit, as Arrow."""
+        files = self.files(commit)
+        if not files:
+            return pa.table({})
+        with connect() as connection:
+            return connection.sql(self.scan(files)).to_arrow_table()
+
+    def publish(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        select: str,
+        built_until: datetime | None = None,
+    ) -> int:
+        """Append the rows of a SELECT and move the built watermark; returns how many rows were added.
+
+        A row whose `is_withdrawn` is true takes back what its keys showed: from its effect on they show nulls, until a newer row.
+        It has the `event_timestamp` of what it withdraws, or a later one, and a later `created_timestamp`; its features are not read.
+        The columns of a version are fixed: where rows may be withdrawn, every commit from the first has the column (false or null
+        elsewhere), beside those that the view declares; a table without it gets it in a new version. No feature may bear that name.
+        Files are written aside and renamed; a process that dies leaves the table as it was.
+        Raises `BrokenTable` where rows repeat (keys, event_timestamp, created_timestamp), among themselves or
+        with rows that are there, where they have other columns than those, no time, or a moment that is closed.
+        """
+        with self._alone():
+            aside = self.folder / f".aside-{uuid.uuid4().hex[:8]}"
+            aside.mkdir(parents=True)
+            try:
+                written = self._write(connection, select, aside)
+                self._refuse_other_columns(connection, written, aside)
+                self._refuse_repetitions(connection, written, aside)
+                self._move_into_place(written, aside)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            if written or built_until is not None:
+                self.manifest.commit(self.version, written, built_until)
+        return sum(file.rows for file in written)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the table's lock, or wait for it: what is checked against the rows that are there must stay true until the commit."""
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with (self.folder.parent / PUBLISHER_LOCK).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for left_behind in self.folder.glob(".aside-*"):
+                    shutil.rmtree(left_behind, ignore_errors=True)
+                yield
+        except OSError as error:
+            raise DataFolderError(
+                f"cannot write table '{self.name}' in {self.folder}: {error.strerror or error}."
+            ) from error
+
+    def _write(
+        self, connection: duckdb.DuckDBPyConnection, select: str, aside: Path
+    ) -> list[DataFile]:
+        number = self.manifest.head(self.version) + 1
+        self._refuse_other_times(
+            {
+                name: kind
+                for name, kind, *_ in connection.execute(
+                    f"DESCRIBE SELECT * FROM ({select})"
+                ).fetchall()
+            }
+        )
+        order = ", ".join(map(quoted, (CREATED, EVENT, *self.version.keys)))
+        reader = connection.sql(f"SELECT * FROM ({select}) ORDER BY {order}").to_arrow_reader(
+            200_000
+        )
+        here, closed = self.files(), self.built_until
+        newest = max((file.max_event for file in here), default=-(2**63))
+        latest = max((file.max_created for file in here), default=-(2**63))
+        written: list[DataFile] = []
+        for day, rows in self._days(reader):
+            self._refuse_neighbours(rows)
+            created, event = (rows[name].cast(pa.int64()).to_numpy() for name in (CREATED, EVENT))
+            first = int(np.maximum(created, event).min())
+            if closed is not None and first <= micros(closed):
+                raise BrokenTable(
+                    f"table '{self.name}' was offered a row that is known from {from_micros(first)} on, and is closed up to {closed};"
+                    " what comes late needs a created_timestamp after that."
+                )
+            in_order = (
+                bool(np.all(np.diff(event) >= 0))
+                and int(event[0]) >= newest
+                and int(created[0]) >= latest
+            )
+            newest, latest = max(int(event.max()), newest), max(int(created[-1]), latest)
+            # A name is used once: a run that died before its commit may have left the file of the same number.
+            name = f"{np.datetime64(day, 'D')}/{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
+            (aside / name).parent.mkdir(exist_ok=True)
+            write_parquet(rows, aside / name)
+            path = str((self.folder / name).relative_to(self.root))
+            ends = (int(event.min()), int(event.max()), int(created[0]), int(created[-1]))
+            lags = (int((created - event).min()), int((created - event).max()))
+            written.append(
+                DataFile(rows.num_rows, *ends, *lags, in_order, path, (aside / name).stat().st_size)
+            )
+        return written
+
+    def _refuse_other_times(self, columns: dict[str, str]) -> None:
+        """Raise where the rows lack a key or a time, or have a time that is not naive UTC in microseconds."""
+        missing = [name for name in (*self.version.keys, EVENT, CREATED) if name not in columns]
+        if missing:
+            raise BrokenTable(
+                f"table '{self.name}' was offered rows without {', '.join(missing)}; they have {', '.join(columns)}."
+            )
+        for name in (EVENT, CREATED):
+            if columns[name] != "TIMESTAMP":
+                raise BrokenTable(
+                    f"table '{self.name}' was offered {name} as {columns[name]}; expected TIMESTAMP, naive UTC in microseconds."
+                )
+        if columns.get(WITHDRAWN, "BOOLEAN") != "BOOLEAN":
+            raise BrokenTable(
+                f"table '{self.name}' was offered {WITHDRAWN}, which marks withdrawals, as {columns[WITHDRAWN]}; expected BOOLEAN."
+            )
+
+    def _refuse_other_columns(
+        self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path
+    ) -> None:
+        """Raise where the written rows have other columns or types than the rows that are there."""
+        here = self.files()
+        if not here or not written:
+            return
+        new = aside / Path(written[0].path).relative_to(self.folder.relative_to(self.root))
+        described = [
+            {
+                name: kind
+                for name, kind, *_ in connection.execute(
+                    f"DESCRIBE FROM read_parquet({literal(str(path))})"
+                ).fetchall()
+            }
+            for path in (self.root / here[0].path, new)
+        ]
+        if described[0] != described[1]:
+            had, have = (
+                {f"{name} {kind}" for name, kind in columns.items()} for columns in described
+            )
+            raise BrokenTable(
+                f"table '{self.name}' was offered rows with {', '.join(sorted(have - had)) or 'nothing more'}"
+                f" and without {', '.join(sorted(had - have)) or 'nothing'}; other columns are another definition and another version."
+            )
+
+    def _refuse_repetitions(
+        self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path
+    ) -> None:
+        """Raise where a written row is in the table already; repetitions among the written ones are found as they are written."""
+        if not written:
+            return
+        low, high = (
+            min(file.min_created for file in written),
+            max(file.max_created for file in written),
+        )
+        near = [
+            file for file in self.files() if file.max_created >= low and file.min_created <= high
+        ]
+        if not near:
+            return
+        columns = (*self.version.keys, EVENT, CREATED)
+        new = ", ".join(literal(str(path)) for path in aside.glob("*/*.parquet"))
+        same = " AND ".join(
+            f"n.{quoted(name)} IS NOT DISTINCT FROM h.{quoted(name)}" for name in columns
+        )
+        found = connection.execute(
+            f"SELECT {', '.join(f'n.{quoted(name)}' for name in columns)} FROM read_parquet([{new}], hive_partitioning = false) AS n"
+            f" SEMI JOIN ({self.scan(near, columns)}) AS h ON {same} LIMIT 1"
+        ).fetchall()
+        if found:
+            raise self._repetition(found[0])
+
+    def _refuse_neighbours(self, rows: pa.Table) -> None:
+        """Raise where two rows of a sorted day are the same in keys and times."""
+        columns = (*self.version.keys, EVENT, CREATED)
+        same = None
+        for name in columns:
+            one, other = rows[name].slice(1), rows[name].slice(0, rows.num_rows - 1)
+            equal = pc.if_else(
+                pc.is_null(one), pc.is_null(other), pc.equal(one, other).fill_null(False)
+            )
+            same = equal if same is None else pc.and_(same, equal)
+        if same is not None and pc.any(same).as_py():
+            at = pc.index(same, True).as_py()
+            raise self._repetition(tuple(rows[name][at].as_py() for name in columns))
+
+    def _repetition(self, values: tuple[object, ...]) -> BrokenTable:
+        what = ", ".join(
+            f"{name}={value}"
+            for name, value in zip((*self.version.keys, EVENT, CREATED), values, strict=True)
+        )
+        return BrokenTable(
+            f"table '{self.name}' was offered two rows for {what}; a correction needs a later created_timestamp."
+        )
+
+    def _days(self, reader: pa.RecordBatchReader) -> Iterator[tuple[int, pa.Table]]:
+        """Consecutive rows of one day of created_timestamp, from a reader that is sorted by it."""
+        waiting: list[pa.RecordBatch] = []
+        current: int | None = None
+        for batch in reader:
+            if batch.num_rows == 0:
+                continue
+            for name in (EVENT, CREATED):
+                if batch[name].null_count:
+                    raise BrokenTable(
+                        f"table '{self.name}' was offered rows without a value of {name}."
+                    )
+            days = pc.cast(batch[CREATED], pa.int64()).to_numpy(zero_copy_only=False) // _DAY
+            edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), batch.num_rows]
+            for start, end in pairwise(edges):
+                day = int(days[start])
+                if current is not None and day != current:
+                    yield current, pa.Table.from_batches(waiting)
+                    waiting = []
+                current = day
+                waiting.append(batch.slice(start, end - start))
+        if waiting and current is not None:
+            yield current, pa.Table.from_batches(waiting)
+
+    def _move_into_place(self, written: list[DataFile], aside: Path) -> None:
+        for file in written:
+            final = self.root / file.path
+            final.parent.mkdir(parents=True, exist_ok=True)
+            (aside / final.relative_to(self.folder)).replace(final)
+
+    def compact(self, before: datetime, *, least: int = 2) -> int:
+        """Merge the files of each day of created_timestamp that ended before a moment; returns how many went.
+
+        What earlier commits show stays as it was: their files are kept.
+        """
+        with self._alone():
+            return self._compact(before, least)
+
+    def _compact(self, before: datetime, least: int) -> int:
+        closed = micros(before) // _DAY
+        days: dict[str, list[DataFile]] = {}
+        for file in self.files():
+            if file.max_created // _DAY < closed:
+                days.setdefault(Path(file.path).parent.name, []).append(file)
+        merged: list[DataFile] = []
+        replaced: list[DataFile] = []
+        number = self.manifest.head(self.version) + 1
+        for day, files in days.items():
+            if len(files) < least:
+                continue
+            rows = pa.concat_tables([pq.read_table(self.root / file.path) for file in files])
+            rows = rows.sort_by(
+                [(column, "ascending") for column in (CREATED, EVENT, *self.version.keys)]
+            )
+            final = self.folder / day / f"{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
+            aside = final.with_suffix(".aside")
+            write_parquet(rows, aside)
+            size = aside.stat().st_size
+            aside.replace(final)
+            merged.append(
+                DataFile(
+                    **asdict(Stretch.over(files)),
+                    path=str(final.relative_to(self.root)),
+                    bytes=size,
+                )
+            )
+            replaced += files
+        if merged:
+            self.manifest.commit(self.version, merged, None, replaced)
+        return len(replaced)
