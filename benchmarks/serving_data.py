@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from benchmarks.harness import Outcome, Work
+from punctual.home import Home
 from punctual.times import iso
 from stores.tables import CREATED, EVENT, Table, connect, quoted, timestamp
 
@@ -47,7 +48,7 @@ def prepare(home: str, folder: str, use_case: str, at: str, rows: list[int]) -> 
     def run() -> int:
         from punctual.repository import find_use_case
 
-        domain, chosen = find_use_case(use_case)
+        domain, chosen = find_use_case(Home.at(), use_case)
         moment = datetime.fromisoformat(at)
         store = _stock(place, domain, chosen.feature_service)
         views = domain.service_views(chosen.feature_service)

@@ -24,6 +24,7 @@ from punctual.command_line import (
     working,
 )
 from punctual.errors import InvalidRequest
+from punctual.home import Home
 from punctual.times import iso, moment
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def cli() -> None:
 @as_of_option
 @common_options
 def serve(
-    use_cases: tuple[str, ...], port: int, host: str, speed: float, as_of: str | None
+    home: Home, use_cases: tuple[str, ...], port: int, host: str, speed: float, as_of: str | None
 ) -> None:
     """Serve predictions over HTTP until Ctrl-C or SIGTERM; all use cases unless some are named.
 
@@ -72,15 +73,15 @@ def serve(
     with ended_by_sigterm(), take_port(host, port) as taken:
         from inference.api.app import create_app
 
-        chosen = _chosen(use_cases)
+        chosen = _chosen(home, use_cases)
         demo_at = _demo_at({domain.name: domain for domain, _ in chosen}, as_of)
         clock = Clock(
-            starting_moment(as_of, demo_at), speed, None if as_of in (None, NOW) else started
+            starting_moment(home, as_of, demo_at), speed, None if as_of in (None, NOW) else started
         )
         # A clock that was set by hand is this server's own; one that goes on from the data folder's takes that along.
         goes_on = as_of is None and demo_at is not None
         app = create_app(
-            chosen, clock, then=(lambda: remember_moment(clock())) if goes_on else None
+            chosen, clock, then=(lambda: remember_moment(home, clock())) if goes_on else None
         )
         at = address(taken)
         click.echo(
@@ -92,16 +93,18 @@ def serve(
         serve_forever(app, taken)
 
 
-def _chosen(names: Sequence[str]) -> list[tuple[LoadedDomain, UseCase]]:
+def _chosen(home: Home, names: Sequence[str]) -> list[tuple[LoadedDomain, UseCase]]:
     from punctual.errors import UnknownUseCase
-    from punctual.repository import find_use_case, load_all, repository_path
+    from punctual.repository import find_use_case, load_all
 
     if names:
-        return [find_use_case(name) for name in dict.fromkeys(names)]
-    chosen = [(domain, use_case) for domain in load_all() for use_case in domain.use_cases.values()]
+        return [find_use_case(home, name) for name in dict.fromkeys(names)]
+    chosen = [
+        (domain, use_case) for domain in load_all(home) for use_case in domain.use_cases.values()
+    ]
     if not chosen:
         raise UnknownUseCase(
-            f"there is no use case in {repository_path()}. Choose another --repository."
+            f"there is no use case in {home.repository}. Choose another --repository."
         )
     return chosen
 
@@ -142,6 +145,7 @@ def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime
 @json_option
 @common_options
 def predict(
+    home: Home,
     use_case: str,
     keys: tuple[str, ...],
     row: str | None,
@@ -155,9 +159,11 @@ def predict(
     The prediction is logged, as the server's are. With --url it is the server's, and --as-of is sent as its moment.
     """
     with working(f"predicting {use_case}", quiet=as_json):
-        rows = _rows(use_case, keys, row, file)
+        rows = _rows(home, use_case, keys, row, file)
         answer = (
-            _from_server(url, use_case, rows, as_of) if url else _in_process(use_case, rows, as_of)
+            _from_server(home, url, use_case, rows, as_of)
+            if url
+            else _in_process(home, use_case, rows, as_of)
         )
     if as_json:
         show_json(answer)
@@ -166,7 +172,7 @@ def predict(
 
 
 def _rows(
-    use_case: str, keys: Sequence[str], row: str | None, file: str | None
+    home: Home, use_case: str, keys: Sequence[str], row: str | None, file: str | None
 ) -> list[dict[str, Any]]:
     if sum(bool(each) for each in (keys, row, file)) != 1:
         raise click.UsageError(
@@ -183,7 +189,7 @@ def _rows(
         return [
             from_text(
                 {name: value for name, _, value in pairs},
-                row_columns(OnlineFeatures(*find_use_case(use_case))),
+                row_columns(OnlineFeatures(*find_use_case(home, use_case))),
             )
         ]
     where = "--row" if row else str(file)
@@ -199,7 +205,9 @@ def _rows(
     return rows
 
 
-def _in_process(use_case: str, rows: list[dict[str, Any]], as_of: str | None) -> dict[str, Any]:
+def _in_process(
+    home: Home, use_case: str, rows: list[dict[str, Any]], as_of: str | None
+) -> dict[str, Any]:
     import msgspec
 
     from inference.predict import Predictor, predict_rows
@@ -207,23 +215,25 @@ def _in_process(use_case: str, rows: list[dict[str, Any]], as_of: str | None) ->
     from punctual.repository import find_use_case
     from stores.predictions import PredictionLog
 
-    domain, declared = find_use_case(use_case)
-    at = starting_moment(as_of, domain.domain.demo_at)
+    domain, declared = find_use_case(home, use_case)
+    at = starting_moment(home, as_of, domain.domain.demo_at)
     predictor = Predictor.load(domain, declared)
     checked = checked_rows(predictor.row_model, rows)
     return dict(
         msgspec.to_builtins(
-            predict_rows(predictor, checked, clock=lambda: at, at=at, log=PredictionLog(use_case))
+            predict_rows(
+                predictor, checked, clock=lambda: at, at=at, log=PredictionLog(home, use_case)
+            )
         )
     )
 
 
 def _from_server(
-    url: str, use_case: str, rows: list[dict[str, Any]], as_of: str | None
+    home: Home, url: str, use_case: str, rows: list[dict[str, Any]], as_of: str | None
 ) -> dict[str, Any]:
     from inference.api.client import ask
 
-    return ask(url, use_case, rows, None if as_of is None else starting_moment(as_of, None))
+    return ask(url, use_case, rows, None if as_of is None else starting_moment(home, as_of, None))
 
 
 @cli.command(
@@ -239,14 +249,16 @@ def _from_server(
 @json_option
 @quiet_option
 @common_options
-def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, quiet: bool) -> None:
+def batch(
+    home: Home, use_case: str, as_of: str | None, since: str | None, as_json: bool, quiet: bool
+) -> None:
     """Predict for every request of USE_CASE in a period, with the features that were known at each one's moment."""
     with working(f"predicting the requests of {use_case}", quiet=quiet or as_json):
         from inference.batch import batch as predict_batch
         from punctual.repository import find_use_case
 
-        domain, declared = find_use_case(use_case)
-        at = starting_moment(as_of, domain.domain.demo_at)
+        domain, declared = find_use_case(home, use_case)
+        at = starting_moment(home, as_of, domain.domain.demo_at)
         done = predict_batch(domain, declared, at, None if since is None else moment(since))
     if as_json:
         show_json(done)
@@ -269,7 +281,7 @@ def batch(use_case: str, as_of: str | None, since: str | None, as_json: bool, qu
 )
 @json_option
 @common_options
-def monitor(use_case: str, as_of: str | None, since: str | None, as_json: bool) -> int:
+def monitor(home: Home, use_case: str, as_of: str | None, since: str | None, as_json: bool) -> int:
     """Watch USE_CASE: freshness of its features, drift of inputs and predictions, and the score where labels are known.
 
     Judges the logged predictions, or the last batch where too few were logged. The exit code is 1 where something needs attention.
@@ -278,8 +290,8 @@ def monitor(use_case: str, as_of: str | None, since: str | None, as_json: bool) 
         from inference.monitoring.report import monitor as monitor_use_case
         from punctual.repository import find_use_case
 
-        domain, declared = find_use_case(use_case)
-        at = starting_moment(as_of, domain.domain.demo_at)
+        domain, declared = find_use_case(home, use_case)
+        at = starting_moment(home, as_of, domain.domain.demo_at)
         report = monitor_use_case(
             domain, declared, as_of=at, since=None if since is None else moment(since)
         )

@@ -15,7 +15,7 @@ from feast.errors import FeatureServiceNotFoundException
 
 from inference.champion import Champion, load_champion
 from punctual.errors import DataFolderError, InvalidRequest, NotBuilt, StoreOutdated
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.loaded_domain import AT, LoadedDomain
 from punctual.model_card import PREDICTION_COLUMN, model_input
 from punctual.repository import feature_store
@@ -72,9 +72,9 @@ def batch(
             f"run: punctual features build {domain.name} --as-of {iso(as_of)}."
         )
     requests = known_events(domain, use_case.requests, as_of=as_of, since=since, until=until)
-    rows = _predicted(store or feature_store(), champion, requests, as_of)
+    rows = _predicted(store or feature_store(domain.home), champion, requests, as_of)
     path = (
-        batch_folder(use_case.name)
+        batch_folder(domain.home, use_case.name)
         / f"{_stamp(since)}-{_stamp(until)}-v{champion.card.version}.parquet"
     )
     _write(rows, path)
@@ -94,16 +94,16 @@ def batch(
     )
 
 
-def batch_folder(use_case: str) -> Path:
+def batch_folder(home: Home, use_case: str) -> Path:
     """Where a use case's batches are: a Parquet file each, named by its period and the model's version."""
-    return Path(data_path("predictions", "batch", use_case))
+    return home.path("predictions", "batch", use_case)
 
 
-def newest_batch(use_case: str, version: str, as_of: datetime) -> Path | None:
+def newest_batch(home: Home, use_case: str, version: str, as_of: datetime) -> Path | None:
     """The file of the model's batch that ends last by a moment, the longest of those."""
     ended = {
         path: path.name.split("-")[1]
-        for path in sorted(batch_folder(use_case).glob(f"*-*-v{version}.parquet"))
+        for path in sorted(batch_folder(home, use_case).glob(f"*-*-v{version}.parquet"))
     }
     ended = {path: end for path, end in ended.items() if end <= _stamp(as_of)}
     return max(ended, key=lambda path: ended[path], default=None)
@@ -113,7 +113,7 @@ def _built(domain: LoadedDomain, use_case: UseCase, champion: Champion) -> datet
     """How far all that the batch reads is built."""
     built = [built_until(domain, use_case.requests)]
     for view in domain.service_views(champion.card.feature_service):
-        table = Table.current(Path(data_path("tables")), view.name)
+        table = Table.current(domain.home.tables, view.name)
         until = table.built_until if table else None
         if table is None or until is None:
             raise NotBuilt(

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from inference.fast.parity import difference, parity_inputs
 from inference.fast.pipeline import FastModel
 from punctual.errors import BrokenModel, StoreOutdated
+from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import REFERENCE_FILE, ModelCard, model_input
 from punctual.use_case import UseCase
@@ -78,9 +79,9 @@ class Champion:
         ]
 
 
-def champion_version(use_case: str) -> str:
+def champion_version(home: Home, use_case: str) -> str:
     """The version behind the alias `champion`. Raises `NoChampion`."""
-    return str(registered_version(use_case).version)
+    return str(registered_version(home, use_case).version)
 
 
 def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> ModelCard:
@@ -89,7 +90,7 @@ def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None =
     Raises `NoChampion` or `UnknownName`; `StoreOutdated` where the features are defined otherwise than those it was
     trained on; `BrokenModel` where there is no readable card.
     """
-    card = read_card(use_case.name, version)
+    card = read_card(domain.home, use_case.name, version)
     _refuse_other_definitions(domain, card)
     return card
 
@@ -104,14 +105,14 @@ def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None =
     model = _model(use_case.name, card.version)
     champion = Champion(card, model, FastModel.of(card, model))
     _refuse_other_predictions(champion)
-    _refuse_unfaithful_ways(champion)
+    _refuse_unfaithful_ways(domain.home, champion)
     return champion
 
 
-def reference(card: ModelCard) -> pa.Table:
+def reference(home: Home, card: ModelCard) -> pa.Table:
     """A sample of the rows the model was trained on, with its predictions: what drift is measured against."""
     try:
-        return pq.read_table(pa.BufferReader(artifact(card.run_id, REFERENCE_FILE)))
+        return pq.read_table(pa.BufferReader(artifact(home, card.run_id, REFERENCE_FILE)))
     except (
         Exception
     ) as error:  # a missing file is an MlflowException or an OSError, a torn one Arrow's
@@ -177,12 +178,12 @@ def _refuse_other_predictions(champion: Champion) -> None:
         )
 
 
-def _refuse_unfaithful_ways(champion: Champion) -> None:
+def _refuse_unfaithful_ways(home: Home, champion: Champion) -> None:
     """Predictions are logged and repeated bit for bit: alone, among others and by the pipeline they must be the same."""
     if champion.fast is None:
         return
     card = champion.card
-    inputs = parity_inputs(card, reference(card))
+    inputs = parity_inputs(card, reference(home, card))
     if found := difference(
         inputs, champion.predict_registered(inputs.frame), champion.fast.predict
     ):

@@ -112,7 +112,7 @@ class OnlineFeatures:
         service: str | None = None,
         store: FeatureStore | None = None,
     ) -> None:
-        store = store or feature_store()
+        store = store or feature_store(domain.home)
         self.domain = domain
         self.use_case = use_case
         self.service = service or use_case.feature_service
@@ -182,7 +182,10 @@ class OnlineFeatures:
 
     def check_store(self) -> None:
         """Raise `NotBuilt` unless every view is online, to some moment, as it is defined now."""
-        marks = {view.online.name: online_mark(self.database, view.online) for view in self.views}
+        marks = {
+            view.online.name: online_mark(self.domain.home, self.database, view.online)
+            for view in self.views
+        }
         self._versions = {name: mark.version for name, mark in marks.items() if mark}
         if missing := [name for name, mark in marks.items() if mark is None]:
             raise self._not_online(missing)
@@ -275,7 +278,9 @@ class OnlineFeatures:
             return
         mark = self.database.records.mark(view.online)
         if mark is None or mark.version != self._versions.get(view.online.name):
-            mark = online_mark(self.database, view.online)  # asks the tables too, which takes long
+            mark = online_mark(
+                self.domain.home, self.database, view.online
+            )  # asks the tables too, which takes long
         if mark is None:
             raise self._not_online([view.online.name])
         if at < mark.until and any(

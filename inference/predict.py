@@ -16,6 +16,7 @@ from inference.champion import Champion, load_champion
 from inference.features import OnlineFeatures, OnlineValues, PastNotKept
 from inference.request_rows import MAX_ROWS, checked_rows, row_columns, row_model
 from punctual.errors import BrokenModel, InvalidRequest, PunctualError, StoreOutdated
+from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.times import from_micros, iso, micros
 from punctual.use_case import UseCase
@@ -295,17 +296,20 @@ def predict_rows(
 
 
 def predict_frame(
-    use_case: str, rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]], at: datetime
+    home: Home,
+    use_case: str,
+    rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]],
+    at: datetime,
 ) -> pd.DataFrame:
     """The champion's prediction for each row at a moment, logged: the rows with prediction, decision and what is unknown."""
     import pandas as pd
 
     from punctual.repository import find_use_case
 
-    domain, declared = find_use_case(use_case)
+    domain, declared = find_use_case(home, use_case)
     predictor = Predictor.load(domain, declared)
     listed = predictor.features.typed(rows, list(predictor.row_model.model_fields))
-    log, records = PredictionLog(declared.name), []
+    log, records = PredictionLog(home, declared.name), []
     for start in range(0, len(listed), MAX_ROWS):
         checked = checked_rows(predictor.row_model, listed[start : start + MAX_ROWS])
         answer = predict_rows(predictor, checked, clock=lambda: at, at=at, log=log)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import click
 
-from punctual.command_line import common_options, run
+from punctual.command_line import location_options, run
 from punctual.errors import unknown_name
 
 
@@ -118,7 +118,7 @@ def _front_door() -> click.Group:
             )
             root.add_command(parent)
         parent.add_command(click.Command(words[-1], help=target.help))
-    return common_options(root)
+    return location_options(root)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import contextlib
 import sys
 import time
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +20,7 @@ from punctual.command_line import (
     working,
 )
 from punctual.errors import PunctualError
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.times import iso, micros
 
 if TYPE_CHECKING:
@@ -52,7 +51,9 @@ class DemoFailed(PunctualError):
 @as_of_option
 @json_option
 @common_options
-def command(domain: str | None, once: bool, port: int, as_of: str | None, as_json: bool) -> None:
+def command(
+    home: Home, domain: str | None, once: bool, port: int, as_of: str | None, as_json: bool
+) -> None:
     """Build, train, materialize, serve and predict, then show what really happened.
 
     DOMAIN is the first one that has a demo moment, unless named. Run again, it does only what is new.
@@ -60,19 +61,19 @@ def command(domain: str | None, once: bool, port: int, as_of: str | None, as_jso
     from orchestration.server import refuse_taken
 
     refuse_taken(port)
-    loaded, use_case = _chosen(domain)
-    now = starting_moment(as_of, loaded.domain.demo_at)
+    loaded, use_case = _chosen(home, domain)
+    now = starting_moment(home, as_of, loaded.domain.demo_at)
     started = time.monotonic()
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         click.secho(
-            f"{loaded.domain.description}. The clock stands at {iso(now)}; data in {data_path()}.",
+            f"{loaded.domain.description}. The clock stands at {iso(now)}; data in {home.folder}.",
             bold=True,
         )
-        _step("pipelines", "build", loaded.name, "--as-of", iso(now))
-        _step("pipelines", "apply")
-        _train(use_case, now)
-        _step("pipelines", "materialize", loaded.name, "--as-of", iso(now))
-        server = _serve(port, now)
+        _step(home, "pipelines", "build", loaded.name, "--as-of", iso(now))
+        _step(home, "pipelines", "apply")
+        _train(home, use_case, now)
+        _step(home, "pipelines", "materialize", loaded.name, "--as-of", iso(now))
+        server = _serve(home, port, now)
         try:
             url = f"http://{HOST}:{port}"
             asked = _due(loaded, use_case, now)
@@ -95,11 +96,13 @@ def command(domain: str | None, once: bool, port: int, as_of: str | None, as_jso
         )
 
 
-def _chosen(name: str | None) -> tuple[LoadedDomain, UseCase]:
+def _chosen(home: Home, name: str | None) -> tuple[LoadedDomain, UseCase]:
     from punctual.repository import load_all, load_domain
 
     domains = (
-        [load_domain(name)] if name else [found for found in load_all() if found.domain.demo_at]
+        [load_domain(home, name)]
+        if name
+        else [found for found in load_all(home) if found.domain.demo_at]
     )
     with_use_case = [found for found in domains if found.use_cases]
     if not with_use_case:
@@ -109,45 +112,46 @@ def _chosen(name: str | None) -> tuple[LoadedDomain, UseCase]:
     return with_use_case[0], next(iter(with_use_case[0].use_cases.values()))
 
 
-def _step(module: str, *arguments: Any) -> None:
+def _step(home: Home, module: str, *arguments: Any) -> None:
     """Run a stage's command line in this process, as a person would, and stop where it fails."""
     import importlib
 
     words = [str(argument) for argument in arguments]
+    location = ["--home", str(home.folder), "--repository", str(home.repository)]
     click.secho(f"\n$ python -m {module} {' '.join(words)}", fg="cyan")
-    code = importlib.import_module(f"{module}.__main__").main(words)
+    code = importlib.import_module(f"{module}.__main__").main([*words, *location])
     if code:
         raise DemoFailed(
             f"python -m {module} {' '.join(words)} ended with exit code {code}; its own words are above."
         )
 
 
-def _train(use_case: UseCase, now: datetime) -> None:
+def _train(home: Home, use_case: UseCase, now: datetime) -> None:
     """Train, unless the champion was trained at this moment already: the gate would refuse the same model."""
     from punctual.model_card import CHAMPION
     from stores.models import aliases, read_card
 
-    version = aliases(use_case.name).get(CHAMPION)
-    if version and read_card(use_case.name, version).as_of == iso(now):
+    version = aliases(home, use_case.name).get(CHAMPION)
+    if version and read_card(home, use_case.name, version).as_of == iso(now):
         click.secho(
             f"\nVersion {version} of {use_case.name} was trained as of {iso(now)} and is champion.",
             fg="cyan",
         )
-        _step("training", "card", use_case.name)
+        _step(home, "training", "card", use_case.name)
         return
-    _step("training", "fit", use_case.name, "--as-of", iso(now))
+    _step(home, "training", "fit", use_case.name, "--as-of", iso(now))
 
 
-def _serve(port: int, now: datetime) -> Any:
+def _serve(home: Home, port: int, now: datetime) -> Any:
     """The prediction server as a child process, once it is ready."""
     import requests
 
     from orchestration import processes
 
     click.secho(f"\n$ python -m inference serve --port {port} --as-of {iso(now)}", fg="cyan")
-    log = Path(data_path("logs", "server.log"))
+    log = home.path("logs", "server.log")
     server = processes.start(
-        ["inference", "serve", "--port", str(port), "--as-of", str(iso(now))], log
+        home, ["inference", "serve", "--port", str(port), "--as-of", str(iso(now))], log
     )
     patience = time.monotonic() + _PATIENCE_SECONDS
     with working("loading model and online store"):
@@ -171,7 +175,7 @@ def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[st
     from stores.tables import CREATED, EVENT, Table, connect
 
     events = use_case.requests
-    table = Table.current(Path(data_path("tables")), f"{loaded.name}.{events.name}")
+    table = Table.current(loaded.home.tables, f"{loaded.name}.{events.name}")
     if table is None or not table.files():
         raise DemoFailed(
             f"there are no requests '{events.name}' by {iso(now)}; choose a later --as-of."
@@ -220,6 +224,7 @@ def _beside_what_happened(
 
     ids = use_case.requests.id
     outcomes = in_the_end(
+        loaded.home,
         loaded.name,
         use_case.label.of,
         pa.table({name: [row[name] for row in asked] for name in ids}),

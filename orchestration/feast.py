@@ -8,7 +8,7 @@ import sys
 import click
 
 from punctual.command_line import common_options
-from punctual.home import HOME_VARIABLE, data_path
+from punctual.home import Home
 
 
 @click.command(
@@ -17,12 +17,10 @@ from punctual.home import HOME_VARIABLE, data_path
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, required=True)
 @common_options
-def command(arguments: tuple[str, ...]) -> None:
+def command(home: Home, arguments: tuple[str, ...]) -> None:
     """Run Feast with ARGUMENTS on the feature repository; it takes the place of this process."""
-    from punctual.repository import repository_path
-
-    os.environ[HOME_VARIABLE] = data_path()
+    os.environ.update(home.environment)
     os.execv(
         sys.executable,
-        [sys.executable, "-m", "feast.cli.cli", "-c", str(repository_path()), *arguments],
+        [sys.executable, "-m", "feast.cli.cli", "-c", str(home.repository), *arguments],
     )

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from orchestration.steps import Step
 from punctual.errors import DataFolderError
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.times import from_micros, micros
 from stores.tables import sqlite_uri
 
@@ -65,8 +64,9 @@ class Run:
 class Ledger:
     """Reads and writes `schedule.db` in the data folder; each call is a transaction. Only who holds the lock `SCHEDULE` writes."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or Path(data_path("schedule.db"))
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.path = home.path("schedule.db")
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

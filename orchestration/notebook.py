@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from punctual.clock import starting_moment
-from punctual.home import HOME_VARIABLE, data_path
+from punctual.home import Home
 from punctual.times import aware
 
 if TYPE_CHECKING:
@@ -20,12 +19,17 @@ if TYPE_CHECKING:
 class Punctual:
     """A data folder as it stands at a moment.
 
-    `as_of` is an aware datetime or ISO 8601 text; by default the moment the folder's clock has reached.
+    Any number of them can be open in one process. `repository` is by default `$PUNCTUAL_REPOSITORY`
+    or the installed `feature_repo`. `as_of` is an aware datetime or ISO 8601 text; by default the moment the folder's clock has reached.
     """
 
-    def __init__(self, home: str | Path = "data", as_of: datetime | str | None = None) -> None:
-        os.environ[HOME_VARIABLE] = str(Path(home).absolute())
-        self.home = Path(data_path())
+    def __init__(
+        self,
+        home: str | Path = "data",
+        as_of: datetime | str | None = None,
+        repository: str | Path | None = None,
+    ) -> None:
+        self.home = Home.at(home, repository)
         self._as_of = as_of
 
     def moment(self, use_case: str) -> datetime:
@@ -34,27 +38,29 @@ class Punctual:
 
         if isinstance(self._as_of, datetime):
             return aware(self._as_of)
-        return starting_moment(self._as_of, find_use_case(use_case)[0].domain.demo_at)
+        return starting_moment(
+            self.home, self._as_of, find_use_case(self.home, use_case)[0].domain.demo_at
+        )
 
     @cached_property
     def store(self) -> FeatureStore:
         """The Feast feature store, for whatever Feast can do."""
         from punctual.repository import feature_store
 
-        return feature_store()
+        return feature_store(self.home)
 
     def training_set(self, use_case: str, as_of: datetime | str | None = None) -> pd.DataFrame:
         """Labelled requests with the features that were known at each prediction moment (`event_timestamp`)."""
         from punctual.repository import find_use_case
         from training.training_set import training_set
 
-        domain, declared = find_use_case(use_case)
+        domain, declared = find_use_case(self.home, use_case)
         at = (
             self.moment(use_case)
             if as_of is None
             else aware(as_of)
             if isinstance(as_of, datetime)
-            else starting_moment(as_of, None)
+            else starting_moment(self.home, as_of, None)
         )
         return training_set(self.store, domain, declared, as_of=at).rows.to_pandas()
 
@@ -65,8 +71,12 @@ class Punctual:
         from inference.features import OnlineFeatures
         from punctual.repository import find_use_case
 
-        domain, declared = find_use_case(use_case)
-        return OnlineFeatures(domain, declared).read(rows, at or self.moment(use_case)).to_pandas()
+        domain, declared = find_use_case(self.home, use_case)
+        return (
+            OnlineFeatures(domain, declared, store=self.store)
+            .read(rows, at or self.moment(use_case))
+            .to_pandas()
+        )
 
     def predict(
         self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None
@@ -74,4 +84,4 @@ class Punctual:
         """The champion's prediction for each row; logged, as every prediction is."""
         from inference.predict import predict_frame
 
-        return predict_frame(use_case, rows, at or self.moment(use_case))
+        return predict_frame(self.home, use_case, rows, at or self.moment(use_case))

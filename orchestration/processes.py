@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from punctual.errors import DataFolderError
+from punctual.home import Home
 
 _PR_SET_PDEATHSIG = 1
 
@@ -48,8 +49,8 @@ class Child:
         return "\n".join(line.rstrip()[:width] for line in text.splitlines()[-lines:]).strip()
 
 
-def start(argv: Sequence[str], log: Path, *, keeps: Sequence[int] = ()) -> Child:
-    """Run `python -m argv…`, its output appended to a log file.
+def start(home: Home, argv: Sequence[str], log: Path, *, keeps: Sequence[int] = ()) -> Child:
+    """Run `python -m argv…` on a home, its output appended to a log file.
 
     On Linux the kernel kills it when this process dies, however that dies. `keeps` are file descriptors that it
     holds open as long as it lives. Raises `DataFolderError` where the log cannot be written.
@@ -67,6 +68,7 @@ def start(argv: Sequence[str], log: Path, *, keeps: Sequence[int] = ()) -> Child
         process = subprocess.Popen(
             # -P: a folder of the caller that happens to be called `training` is not the stage.
             [sys.executable, "-P", "-m", *argv],
+            env={**os.environ, **home.environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -12,7 +12,6 @@ from cronsim import CronSim
 
 from orchestration.ledger import Ledger, Run, Status
 from orchestration.steps import BATCH, STEP_NAMES, TRAIN, Outcome, Step, Stopped
-from punctual.home import data_path
 from punctual.times import iso
 
 ATTEMPTS = 3
@@ -141,7 +140,8 @@ class Scheduler:
     def _run(self, step: Step, moment: datetime) -> Run:
         self.ledger.give_up_before(step, moment)
         failures = _failures(self.ledger.attempts(step, moment))
-        log = Path(data_path("logs", f"{step.name}-{step.target}-{moment:%Y%m%dT%H%M}.log"))
+        name = f"{step.name}-{step.target}-{moment:%Y%m%dT%H%M}.log"
+        log = self.ledger.home.path("logs", name)
         run = self.ledger.start(step, moment, now=self.clock(), wall=self.wall(), log=str(log))
         try:
             outcome = self.run_step(step, moment, log)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestration import processes
 from punctual.errors import PortInUse
+from punctual.home import Home
 
 HOST = "127.0.0.1"
 # A server that has lived so long was well; the wait before its next start begins anew.
@@ -42,6 +43,7 @@ class Server:
 
     def __init__(
         self,
+        home: Home,
         argv: Callable[[], list[str]],
         port: int,
         log: Path,
@@ -49,6 +51,7 @@ class Server:
         first_wait: float = 1.0,
     ) -> None:
         self.wanted = False
+        self._home = home
         self._argv = argv
         self._port = port
         self._log = log
@@ -68,7 +71,7 @@ class Server:
         if self._child is None:
             if now >= self._not_before:
                 self._child, self._started, self._answers = (
-                    processes.start(self._argv(), self._log),
+                    processes.start(self._home, self._argv(), self._log),
                     now,
                     False,
                 )

@@ -17,7 +17,7 @@ from punctual.command_line import (
     working,
 )
 from punctual.errors import PunctualError
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.times import duration_text
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ RUNS_SHOWN = 20
 @as_of_option
 @json_option
 @common_options
-def command(as_of: str | None, as_json: bool) -> None:
+def command(home: Home, as_of: str | None, as_json: bool) -> None:
     """Show the champions, how fresh features are, and the last runs of the schedule."""
     with working("looking", quiet=as_json):
-        found = status(as_of)
+        found = status(home, as_of)
     if as_json:
         show_json(found)
     else:
         show_status(found)
 
 
-def status(as_of: str | None = None) -> dict[str, Any]:
+def status(home: Home, as_of: str | None = None) -> dict[str, Any]:
     """What there is in the data folder, judged at a moment; `missing` says in sentences what there is not yet.
 
     `champion` is that of the first use case; `use_cases` has them all. A view is fresh until rows of its next grid time
@@ -54,19 +54,23 @@ def status(as_of: str | None = None) -> dict[str, Any]:
     from punctual.locks import is_running
     from punctual.repository import feature_store, load_all
 
-    domains = load_all()
-    moments = {domain.name: starting_moment(as_of, domain.domain.demo_at) for domain in domains}
+    domains = load_all(home)
+    moments = {
+        domain.name: starting_moment(home, as_of, domain.domain.demo_at) for domain in domains
+    }
     missing: list[str] = []
-    use_cases = {name: _models(name, missing) for domain in domains for name in domain.use_cases}
-    store = feature_store()
+    use_cases = {
+        name: _models(home, name, missing) for domain in domains for name in domain.use_cases
+    }
+    store = feature_store(home)
     views = {
         each.name: _view(store, domain, each, moments[domain.name])
         for domain in domains
         for each in domain.declarations
     }
     events = {each.name: _events(domain, each) for domain in domains for each in domain.events}
-    scheduler = "running" if is_running(SCHEDULE) else "stopped"
-    runs = [_run(run, scheduler) for run in Ledger().recent(RUNS_SHOWN)]
+    scheduler = "running" if is_running(home, SCHEDULE) else "stopped"
+    runs = [_run(run, scheduler) for run in Ledger(home).recent(RUNS_SHOWN)]
     if not runs:
         missing.append("Nothing has run on schedule; run: punctual up.")
     if unbuilt := [name for name, view in views.items() if view["built_until"] is None]:
@@ -81,13 +85,13 @@ def status(as_of: str | None = None) -> dict[str, Any]:
         missing.append(f"Not online: {', '.join(offline)}; run: punctual features materialize.")
     return {
         "as_of": max(moments.values(), default=None),
-        "home": data_path(),
+        "home": str(home.folder),
         "champion": next((each["champion"] for each in use_cases.values()), None),
         "use_cases": use_cases,
         "views": views,
         "events": events,
         "clock": max(
-            (starting_moment(None, domain.domain.demo_at) for domain in domains), default=None
+            (starting_moment(home, None, domain.domain.demo_at) for domain in domains), default=None
         ),
         "scheduler": scheduler,
         "schedule": [
@@ -104,14 +108,14 @@ def _run(run: Run, scheduler: str) -> dict[str, Any]:
     return {**vars(run), "seconds": run.seconds, **gone}
 
 
-def _models(use_case: str, missing: list[str]) -> dict[str, Any]:
+def _models(home: Home, use_case: str, missing: list[str]) -> dict[str, Any]:
     """What the model registry has of a use case, behind each alias."""
     from punctual.model_card import CHALLENGER, CHAMPION
     from stores.models import aliases, read_card
 
     models: dict[str, Any] = dict.fromkeys((CHAMPION, CHALLENGER))
     try:
-        versions = aliases(use_case)
+        versions = aliases(home, use_case)
     except PunctualError as error:
         missing.append(str(error))
         return models
@@ -120,7 +124,7 @@ def _models(use_case: str, missing: list[str]) -> dict[str, Any]:
     for alias in models:
         try:
             models[alias] = (
-                _model(read_card(use_case, versions[alias])) if alias in versions else None
+                _model(read_card(home, use_case, versions[alias])) if alias in versions else None
             )
         except PunctualError as error:
             missing.append(str(error))
@@ -140,7 +144,7 @@ def _view(
     from pipelines.materialize import online_database
     from stores.online import OnlineView, view_freshness
 
-    table, database = view_table(declared), online_database(store)
+    table, database = view_table(domain.home, declared), online_database(store)
     built = table.built_until
     shown: dict[str, Any] = {
         "domain": domain.name,
@@ -170,7 +174,7 @@ def _view(
 def _events(domain: LoadedDomain, stream: Any) -> dict[str, Any]:
     from pipelines.ingest import event_table
 
-    table = event_table(domain.name, stream)
+    table = event_table(domain.home, domain.name, stream)
     return {"domain": domain.name, "rows": table.rows(), "built_until": table.built_until}
 
 
@@ -180,7 +184,7 @@ def _schedule(domain: LoadedDomain, now: datetime) -> list[dict[str, Any]]:
     from orchestration.schedule import next_moment
     from orchestration.steps import steps_of
 
-    ledger = Ledger()
+    ledger = Ledger(domain.home)
     return [
         {
             "domain": step.domain,

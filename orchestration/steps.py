@@ -15,6 +15,7 @@ from cronsim import CronSim, CronSimError
 from orchestration import processes
 from punctual import errors
 from punctual.errors import InvalidDeclaration, unknown_name
+from punctual.home import Home
 from punctual.times import duration_text, iso
 
 if TYPE_CHECKING:  # it takes Feast with it
@@ -145,6 +146,7 @@ def run_step(
     as_of: datetime,
     log: Path,
     *,
+    home: Home,
     sleep: Callable[[float], None],
     keeps: Sequence[int] = (),
     clock: Callable[[], Sequence[str]] = tuple,
@@ -157,7 +159,7 @@ def run_step(
     until = time.monotonic() + step.time_limit.total_seconds()
     for number, argv in enumerate(step.commands(as_of)):
         argv += clock() if step.takes_clock(number) else ()
-        child = processes.start(argv, log, keeps=keeps)
+        child = processes.start(home, argv, log, keeps=keeps)
         try:
             while child.code is None and time.monotonic() < until:
                 sleep(0.1)

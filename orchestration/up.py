@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from punctual.clock import NOW, Clock, remember_moment, starting_moment
+from punctual.clock import NOW, Clock, remember_moment, starting_moment, wall_clock
 from punctual.command_line import as_of_option, common_options
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.times import iso
 
 if TYPE_CHECKING:
@@ -46,24 +45,25 @@ _PATIENCE_SECONDS = 3.0
 )
 @as_of_option
 @common_options
-def command(port: int, speed: float, names: tuple[str, ...], as_of: str | None) -> None:
+def command(home: Home, port: int, speed: float, names: tuple[str, ...], as_of: str | None) -> None:
     """Build, materialize, predict and train on schedule, and serve predictions, until Ctrl-C.
 
     Each domain declares its schedule. What was missed is caught up once, then the server starts; what fails is tried again and
     shown by `punctual status`. The clock goes on from --as-of.
     """
     from punctual.errors import UnknownDomain
-    from punctual.repository import domain_names, load_domain, repository_path
+    from punctual.repository import domain_names, load_domain
 
-    domains = [load_domain(name) for name in names or domain_names()]
+    domains = [load_domain(home, name) for name in names or domain_names(home)]
     if not domains:
         raise UnknownDomain(
-            f"there is no domain in {repository_path()}: no folder with a use_case.py. Choose another --repository."
+            f"there is no domain in {home.repository}: no folder with a use_case.py. Choose another --repository."
         )
-    up(domains, port=port, as_of=as_of, speed=speed)
+    up(home, domains, port=port, as_of=as_of, speed=speed)
 
 
 def up(
+    home: Home,
     domains: Sequence[LoadedDomain],
     *,
     port: int,
@@ -84,8 +84,8 @@ def up(
 
     steps = [step for domain in domains for step in steps_of(domain)]
     use_cases = [name for domain in domains for name in domain.use_cases]
-    clock, live = clock_of(domains, as_of, speed)
-    remember: Callable[[datetime], None] = (lambda _: None) if live else Remembered(speed)
+    clock, live = clock_of(home, domains, as_of, speed)
+    remember: Callable[[datetime], None] = (lambda _: None) if live else Remembered(home, speed)
 
     def standing() -> list[str]:
         return [NOW if live else str(iso(clock())), "--speed", str(speed)]
@@ -108,22 +108,24 @@ def up(
     def show_run(run: Run) -> None:
         show(f"{clock():%Y-%m-%d %H:%M:%S}  {told(run)}")
 
-    with only_one(SCHEDULE, _PATIENCE_SECONDS) as lock, _caught_signals() as stop_signals:
+    with only_one(home, SCHEDULE, _PATIENCE_SECONDS) as lock, _caught_signals() as stop_signals:
         refuse_taken(port)
-        server = Server(serve, port, Path(data_path("logs", "server.log")), show)
-        run = partial(run_step, sleep=sleep, keeps=(lock,), clock=lambda: ["--clock", *standing()])
+        server = Server(home, serve, port, home.path("logs", "server.log"), show)
+        run = partial(
+            run_step, home=home, sleep=sleep, keeps=(lock,), clock=lambda: ["--clock", *standing()]
+        )
         scheduler = Scheduler(
             steps,
-            Ledger(),
+            Ledger(home),
             clock,
             run,
             sleep,
-            wall=_wall,
-            has_champion=ChampionSeen(),
+            wall=wall_clock,
+            has_champion=ChampionSeen(home),
             show=show_run,
         )
         show(
-            f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast as the wall's; data in {data_path()}."
+            f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast as the wall's; data in {home.folder}."
         )
         try:
             scheduler.recover()
@@ -140,12 +142,12 @@ def up(
         finally:
             server.stop()
             if not live:
-                remember_moment(clock())
+                remember_moment(home, clock())
         show(f"Stopped at {clock():%Y-%m-%d %H:%M:%S}.")
 
 
 def clock_of(
-    domains: Sequence[LoadedDomain], as_of: str | None, speed: float
+    home: Home, domains: Sequence[LoadedDomain], as_of: str | None, speed: float
 ) -> tuple[Callable[[], datetime], bool]:
     """The clock of a schedule, and whether it is the wall's.
 
@@ -161,36 +163,34 @@ def clock_of(
         )
     demo_at = max((moment for moment in moments if moment), default=None)
     if as_of != NOW and (as_of or demo_at):
-        return Clock(starting_moment(as_of, demo_at), speed), False
+        return Clock(starting_moment(home, as_of, demo_at), speed), False
     if speed != 1:
         raise click.UsageError(
             "the present cannot go faster; --speed needs a moment of the past with --as-of."
         )
-    return _wall, True
-
-
-def _wall() -> datetime:
-    return starting_moment(NOW, None)
+    return wall_clock, True
 
 
 class Remembered:
     """Notes where the data folder's clock is, once a minute or, where minutes fly, once a second by the wall's."""
 
-    def __init__(self, speed: float) -> None:
+    def __init__(self, home: Home, speed: float) -> None:
+        self._home = home
         self._every = timedelta(seconds=max(60.0, speed))
         self._next: datetime | None = None
 
     def __call__(self, now: datetime) -> None:
         """Note the moment if it is time to."""
         if self._next is None or now >= self._next:
-            remember_moment(now)
+            remember_moment(self._home, now)
             self._next = now + self._every
 
 
 class ChampionSeen:
     """Says whether a use case has a champion; where it has none, the model registry is asked again every few seconds."""
 
-    def __init__(self, every: float = 5.0) -> None:
+    def __init__(self, home: Home, every: float = 5.0) -> None:
+        self._home = home
         self._every = every
         self._answers: dict[str, tuple[float, bool]] = {}
 
@@ -202,7 +202,7 @@ class ChampionSeen:
         asked, answer = self._answers.get(use_case, (float("-inf"), False))
         if not answer and time.monotonic() - asked >= self._every:
             try:
-                answer = bool(champion_version(use_case))
+                answer = bool(champion_version(self._home, use_case))
             except NoChampion:
                 answer = False
             self._answers[use_case] = (time.monotonic(), answer)

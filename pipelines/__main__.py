@@ -19,6 +19,7 @@ from punctual.command_line import (
     show_table,
     working,
 )
+from punctual.home import Home
 from punctual.times import iso
 
 
@@ -33,17 +34,17 @@ def cli() -> None:
 @json_option
 @quiet_option
 @common_options
-def build(domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
+def build(home: Home, domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
     """Bring every table of DOMAIN up to a moment; what is there is left alone."""
     from pipelines.build import build as build_domain
     from punctual.progress import Progress
     from punctual.repository import load_domain
 
-    loaded = load_domain(domain)
-    moment = starting_moment(as_of, loaded.domain.demo_at)
+    loaded = load_domain(home, domain)
+    moment = starting_moment(home, as_of, loaded.domain.demo_at)
     built = build_domain(loaded, moment, Progress(quiet=quiet or as_json))
     if as_of != NOW:
-        remember_moment(moment)
+        remember_moment(home, moment)
     if as_json:
         show_json(built)
         return
@@ -100,17 +101,17 @@ def _show_sources(reports: Sequence[Any]) -> None:
 @click.option("--limit", default=20, show_default=True, help="How many rows to show.")
 @json_option
 @common_options
-def quarantine(domain: str, source: str, limit: int, as_json: bool) -> None:
+def quarantine(home: Home, domain: str, source: str, limit: int, as_json: bool) -> None:
     """Show the rows of a SOURCE that broke its contract, and why."""
     from pipelines.clean.cleaning import quarantined_rows
     from punctual.errors import UnknownName, unknown_name
     from punctual.repository import load_domain
 
-    loaded = load_domain(domain)
+    loaded = load_domain(home, domain)
     names = [each.name for each in loaded.sources]
     if source not in names:
         raise UnknownName(unknown_name("source", source, names, f"domain '{domain}'"))
-    rows = quarantined_rows(domain, source, limit)
+    rows = quarantined_rows(home, domain, source, limit)
     if as_json:
         show_json(rows)
         return
@@ -124,13 +125,13 @@ def quarantine(domain: str, source: str, limit: int, as_json: bool) -> None:
 @cli.command(epilog="Example: python -m pipelines apply")
 @json_option
 @common_options
-def apply(as_json: bool) -> None:
+def apply(home: Home, as_json: bool) -> None:
     """Register the definitions of all domains, as `feast -c feature_repo apply` does."""
     with working("registering definitions"):
         from pipelines.materialize import apply_definitions
         from punctual.repository import feature_store, load_all
 
-        applied = apply_definitions(feature_store(), load_all())
+        applied = apply_definitions(feature_store(home), load_all(home))
     if as_json:
         show_json(applied)
         return
@@ -166,6 +167,7 @@ def apply(as_json: bool) -> None:
 @quiet_option
 @common_options
 def materialize(
+    home: Home,
     domain: str,
     as_of: str | None,
     clock_at: str | None,
@@ -179,7 +181,7 @@ def materialize(
     What comes online after the moment it was promised for is counted: a run that stands for --as-of and starts late says so with --clock.
     """
     # First of all: what is imported takes seconds, and on a fast clock those are minutes.
-    clock = None if clock_at is None else Clock(starting_moment(clock_at, None), speed)
+    clock = None if clock_at is None else Clock(starting_moment(home, clock_at, None), speed)
     from pipelines.materialize import apply_if_changed
     from pipelines.materialize import materialize as materialize_domain
     from punctual.progress import Progress
@@ -187,18 +189,18 @@ def materialize(
     from punctual.times import duration_text
     from stores.online import give_way
 
-    loaded = load_domain(domain)
-    moment = starting_moment(as_of, loaded.domain.demo_at)
+    loaded = load_domain(home, domain)
+    moment = starting_moment(home, as_of, loaded.domain.demo_at)
     if clock is None and (as_of == NOW or (as_of is None and loaded.domain.demo_at is None)):
         clock = Clock(moment)
-    store = feature_store()
-    apply_if_changed(store)
+    store = feature_store(home)
+    apply_if_changed(home, store)
     give_way()
     done = materialize_domain(
         store, loaded, moment, Progress(quiet=quiet or as_json), clock=clock, rebuild=rebuild
     )
     if as_of != NOW:
-        remember_moment(moment)
+        remember_moment(home, moment)
     if as_json:
         show_json(done)
         return

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from pipelines.clean.cleaning import SourceReport, clean_source
 from pipelines.ingest import Ingested, event_table, ingest
 from pipelines.windows.feature_rows import feature_rows
 from punctual.events import Events
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.locks import only_one
 from punctual.progress import Progress
@@ -42,10 +41,10 @@ class Built:
     views: list[BuiltView]
 
 
-def view_table(declared: Declaration) -> Table:
+def view_table(home: Home, declared: Declaration) -> Table:
     """The table of a feature view as its definition makes it."""
     return Table.for_definition(
-        Path(data_path("tables")), declared.name, declared.fingerprint, declared.join_keys
+        home.tables, declared.name, declared.fingerprint, declared.join_keys
     )
 
 
@@ -56,19 +55,21 @@ def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
     beside another build.
     """
     as_of = aware(as_of)
-    with only_one("build"):
+    with only_one(domain.home, "build"):
         reports: dict[str, SourceReport] = {}
         progress.each(
             "clean",
             domain.sources,
             _name,
-            lambda each: reports.update({each.name: clean_source(domain.name, each, reports)}),
+            lambda each: reports.update(
+                {each.name: clean_source(domain.home, domain.name, each, reports)}
+            ),
         )
         events = progress.each(
             "events",
             domain.events,
             _name,
-            lambda each: ingest(domain.name, each, list(reports.values()), as_of),
+            lambda each: ingest(domain.home, domain.name, each, list(reports.values()), as_of),
         )
         for use_case in domain.use_cases.values():
             check_horizon(use_case, _label_delays(domain, use_case.name))
@@ -76,7 +77,7 @@ def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
             "features",
             domain.declarations,
             _name,
-            lambda each: _build_view(domain.name, each, as_of),
+            lambda each: _build_view(domain, each, as_of),
         )
     return Built(domain.name, as_of, list(reports.values()), events, views)
 
@@ -85,8 +86,11 @@ def _name(declared: CsvSource | Events | Declaration) -> str:
     return declared.name
 
 
-def _build_view(domain: str, declared: Declaration, as_of: datetime) -> BuiltView:
-    table, events = view_table(declared), event_table(domain, declared.events)
+def _build_view(domain: LoadedDomain, declared: Declaration, as_of: datetime) -> BuiltView:
+    table, events = (
+        view_table(domain.home, declared),
+        event_table(domain.home, domain.name, declared.events),
+    )
     since = table.built_until
     new_rows = 0
     if since is None or since < as_of:
@@ -104,8 +108,8 @@ def _label_delays(domain: LoadedDomain, name: str) -> list[int]:
     """How long after the prediction moment each label seen so far became known, in microseconds."""
     use_case = domain.use_cases[name]
     labels, requests = (
-        event_table(domain.name, use_case.label.of),
-        event_table(domain.name, use_case.requests),
+        event_table(domain.home, domain.name, use_case.label.of),
+        event_table(domain.home, domain.name, use_case.requests),
     )
     if not labels.files() or not requests.files():
         return []

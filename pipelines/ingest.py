@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
 import msgspec
@@ -13,7 +12,7 @@ import pyarrow as pa
 from pipelines.clean.cleaning import SourceReport, register_clean, write_whole
 from punctual.errors import InvalidDeclaration
 from punctual.events import Events
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.times import micros
 from stores.tables import CREATED, EVENT, Table, connect, quoted
 
@@ -29,33 +28,35 @@ class Ingested:
     first_load: bool
 
 
-def event_table(domain: str, events: Events) -> Table:
+def event_table(home: Home, domain: str, events: Events) -> Table:
     """The table of a stream as its definition makes it."""
     return Table.for_definition(
-        Path(data_path("tables")), f"{domain}.{events.name}", events.fingerprint, events.id
+        home.tables, f"{domain}.{events.name}", events.fingerprint, events.id
     )
 
 
-def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: datetime) -> Ingested:
+def ingest(
+    home: Home, domain: str, events: Events, reports: list[SourceReport], as_of: datetime
+) -> Ingested:
     """Append the events that became known by `as_of` (aware UTC) and are not in the stream's table.
 
     The domain's rule says when an event was known. A moment that is already closed stays closed: what should have
     been known by the last run and was not there, and what differs from what was there, is known from `as_of` on.
     """
-    table = event_table(domain, events)
+    table = event_table(home, domain, events)
     closed = table.built_until
     if closed is not None and closed >= as_of:
         return Ingested(events.name, 0, 0, 0, first_load=False)
     stamps = {report.source: report.stamp for report in reports}
     used = {source.name: stamps[source.name] for source in events.all_sources}
-    marker = Path(data_path("clean", domain, f"{events.name}.ingested.json"))
+    marker = home.path("clean", domain, f"{events.name}.ingested.json")
     unchanged = (
         closed is not None
         and marker.exists()
         and msgspec.json.decode(marker.read_bytes()) == [table.version.version, used]
     )
     with connect() as connection:
-        register_clean(connection, domain, events.all_sources)
+        register_clean(connection, home, domain, events.all_sources)
         # Where no file changed, what was known by the last run is in the table.
         _known_events(connection, events, closed if unchanged else None, as_of)
         if closed is None or unchanged:
@@ -76,13 +77,13 @@ def ingest(domain: str, events: Events, reports: list[SourceReport], as_of: date
     return Ingested(events.name, new, late, corrected, first_load=closed is None)
 
 
-def in_the_end(domain: str, events: Events, ids: pa.Table) -> pa.Table:
+def in_the_end(home: Home, domain: str, events: Events, ids: pa.Table) -> pa.Table:
     """What a stream says of some ids once everything is known, whatever the clock; for showing what then really happened.
 
     `ids` has the stream's id columns. Nothing is published: no feature, label or training set ever sees these rows.
     """
     with connect() as connection:
-        register_clean(connection, domain, events.all_sources)
+        register_clean(connection, home, domain, events.all_sources)
         connection.register("__ids", ids)
         columns = ", ".join(map(quoted, events.id))
         return connection.sql(

@@ -12,6 +12,7 @@ from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
 
+from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.locks import only_one
 from punctual.progress import Progress
@@ -67,9 +68,9 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Appli
     )
 
 
-def apply_if_changed(store: FeatureStore) -> None:
+def apply_if_changed(home: Home, store: FeatureStore) -> None:
     """Register the definitions of all domains, where the registry holds others or none."""
-    domains = load_all()
+    domains = load_all(home)
     declared = {
         view.name: view.tags.get("fingerprint", "")
         for domain in domains
@@ -126,5 +127,5 @@ def materialize(
             store.config, database, view, now=aware(now), clock=clock, rebuild=rebuild, progress=say
         )
 
-    with only_one("materialize"):
+    with only_one(domain.home, "materialize"):
         return progress.each("online", views, lambda view: view.name, bring)

@@ -13,7 +13,7 @@ from punctual.lazy import exports_of
 if TYPE_CHECKING:
     from punctual.domain import Domain as Domain
     from punctual.events import Events as Events
-    from punctual.home import data_path as data_path
+    from punctual.home import Home as Home
     from punctual.request_features import RequestFeature as RequestFeature
     from punctual.request_features import request_feature_view as request_feature_view
     from punctual.sources import CsvSource as CsvSource

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from punctual.errors import DataFolderError
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.times import aware, from_micros, micros, moment
 
 NOW = "now"
@@ -30,24 +29,29 @@ class Clock:
         return self.start + timedelta(seconds=(time.monotonic() - self._started) * self.speed)
 
 
-def starting_moment(as_of: str | None, demo_at: datetime | None) -> datetime:
+def wall_clock() -> datetime:
+    """What the machine's clock says, aware UTC."""
+    return datetime.now(UTC)
+
+
+def starting_moment(home: Home, as_of: str | None, demo_at: datetime | None) -> datetime:
     """Where a command's clock stands: `--as-of`, else where this data folder's clock has got to, else the domain's demo.
 
     A domain without a demo moment lives in the present. The data folder's clock never goes back of itself.
     """
     if as_of == NOW or (as_of is None and demo_at is None):
-        return datetime.now(UTC)
+        return wall_clock()
     if as_of is not None:
         return moment(as_of)
     assert demo_at is not None
-    path = Path(data_path("clock"))
+    path = home.path("clock")
     reached = from_micros(int(path.read_text())) if path.exists() else demo_at
     return max(demo_at, reached)
 
 
-def remember_moment(reached: datetime) -> None:
+def remember_moment(home: Home, reached: datetime) -> None:
     """Note how far this data folder's clock has got, so that the next command goes on from there."""
-    path = Path(data_path("clock"))
+    path = home.path("clock")
     if path.exists() and int(path.read_text()) >= micros(reached):
         return
     try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,39 +17,35 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from punctual.errors import PunctualError
-from punctual.home import HOME_VARIABLE, data_path
+from punctual.home import Home
 from punctual.plain import plain
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def common_options(command: Command) -> Command:
-    """`--home` and `--repository`, which take effect before anything else is read."""
-
-    def set_variable(name: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
-        def put(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
-            if value is not None:
-                os.environ[name] = str(Path(value).absolute())
-
-        return put
-
+def location_options(command: Command) -> Command:
+    """`--home` and `--repository`, as every command has them."""
     home = click.option(
         "--home",
         metavar="FOLDER",
-        expose_value=False,
-        is_eager=True,
-        callback=set_variable(HOME_VARIABLE),
         help="The data folder; everything is written there.  [default: $PUNCTUAL_HOME or ./data]",
     )
     repository = click.option(
         "--repository",
         metavar="FOLDER",
-        expose_value=False,
-        is_eager=True,
-        callback=set_variable("PUNCTUAL_REPOSITORY"),
         help="The feature repository.  [default: $PUNCTUAL_REPOSITORY or the installed feature_repo]",
     )
     return home(repository(command))
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`location_options`, given to the command as one `Home`, its argument `home`."""
+
+    @functools.wraps(command)
+    def at_home(*, home: str | None, repository: str | None, **options: Any) -> Any:
+        return command(home=Home.at(home, repository), **options)
+
+    return location_options(at_home)
 
 
 as_of_option = click.option(
@@ -134,7 +129,7 @@ def run(
         if error.filename is None and error.errno is None:
             raise
         click.echo(
-            f"DataFolderError: {error.strerror}: {error.filename or data_path()}. Free space, mend its rights or choose another --home.",
+            f"DataFolderError: {error.strerror}: {error.filename or 'the data folder'}. Free space, mend its rights or choose another --home.",
             err=True,
         )
         return 2

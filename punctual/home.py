@@ -1,13 +1,49 @@
-"""The data folder: where everything is written."""
+"""Where a platform lives: its data folder, and the feature repository whose domains live in it.
+
+A `Home` is made at a command line or by `Punctual(home)` and passed down. Two can be open in one
+process. No path inside the data folder is stored as an absolute path, so that the folder can be moved
+or copied.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 HOME_VARIABLE = "PUNCTUAL_HOME"
+REPOSITORY_VARIABLE = "PUNCTUAL_REPOSITORY"
+# The package `feature_repo` beside this one; `--repository` names another.
+INSTALLED_REPOSITORY = Path(__file__).parents[1].absolute() / "feature_repo"
 
 
-def data_path(*parts: str) -> str:
-    """An absolute path in the data folder: `PUNCTUAL_HOME`, or `data` in the current folder."""
-    return str(Path(os.environ.get(HOME_VARIABLE) or "data").absolute().joinpath(*parts))
+@dataclass(frozen=True)
+class Home:
+    """A data folder and a feature repository; both paths are absolute."""
+
+    folder: Path
+    repository: Path
+
+    @classmethod
+    def at(cls, folder: str | Path | None = None, repository: str | Path | None = None) -> Home:
+        """The home at a folder, by default `$PUNCTUAL_HOME` or `./data`.
+
+        The repository is by default `$PUNCTUAL_REPOSITORY` or the installed `feature_repo`.
+        """
+        folder = folder or os.environ.get(HOME_VARIABLE) or "data"
+        repository = repository or os.environ.get(REPOSITORY_VARIABLE) or INSTALLED_REPOSITORY
+        return cls(Path(folder).absolute(), Path(repository).absolute())
+
+    def path(self, *parts: str) -> Path:
+        """A path in the data folder."""
+        return self.folder.joinpath(*parts)
+
+    @property
+    def tables(self) -> Path:
+        """The folder of the tables and their manifest."""
+        return self.folder / "tables"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process this home."""
+        return {HOME_VARIABLE: str(self.folder), REPOSITORY_VARIABLE: str(self.repository)}

@@ -9,6 +9,7 @@ from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 
 from punctual.domain import Domain
 from punctual.events import Events
+from punctual.home import Home
 from punctual.sources import CsvSource, with_dependencies
 from punctual.use_case import UseCase
 from punctual.windows import Declaration, declaration_of
@@ -20,6 +21,7 @@ AT = "at"  # the request column that holds the prediction moment
 class LoadedDomain:
     """A domain folder's objects, by name, as its modules define them."""
 
+    home: Home
     name: str
     domain: Domain
     entities: dict[str, Entity] = field(default_factory=dict)

@@ -7,20 +7,19 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
 from punctual.errors import AlreadyRunning, DataFolderError
-from punctual.home import data_path
+from punctual.home import Home
 
 
 @contextmanager
-def only_one(work: str, patience: float = 0.0) -> Iterator[int]:
+def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
     """Hold the lock of a kind of work; the descriptor that is given, handed to child processes, holds it as long as they live.
 
     Raises `AlreadyRunning` where another process has it after `patience` seconds, and `DataFolderError` where the folder cannot be written.
     """
-    path = _path(work)
+    path = home.path("locks", work)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
@@ -33,7 +32,7 @@ def only_one(work: str, patience: float = 0.0) -> Iterator[int]:
         while not _taken(file, fcntl.LOCK_EX):
             if time.monotonic() >= until:
                 raise AlreadyRunning(
-                    f"'{work}' runs in {data_path()} already (process {_holder(file)}, or a child it left);"
+                    f"'{work}' runs in {home.folder} already (process {_holder(file)}, or a child it left);"
                     " wait for it to end, stop it, or choose another --home."
                 )
             time.sleep(0.05)
@@ -43,17 +42,13 @@ def only_one(work: str, patience: float = 0.0) -> Iterator[int]:
         yield file.fileno()
 
 
-def is_running(work: str) -> bool:
+def is_running(home: Home, work: str) -> bool:
     """Whether a process, or a child that one left, holds the lock of a kind of work; changes nothing."""
-    path = _path(work)
+    path = home.path("locks", work)
     if not path.exists():
         return False
     with path.open() as file:
         return not _taken(file, fcntl.LOCK_SH)
-
-
-def _path(work: str) -> Path:
-    return Path(data_path("locks", work))
 
 
 def _holder(file: IO[str]) -> str:

@@ -7,13 +7,18 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import msgspec
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView
 from feast.data_source import RequestSource
-from feast.repo_config import load_repo_config
+from feast.repo_config import RepoConfig
 
 from punctual.checks import problems_of
 from punctual.domain import Domain
@@ -24,74 +29,92 @@ from punctual.errors import (
     UnknownUseCase,
     unknown_name,
 )
-from punctual.home import HOME_VARIABLE, data_path
+from punctual.home import INSTALLED_REPOSITORY, Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.use_case import UseCase
 
-REPOSITORY_VARIABLE = "PUNCTUAL_REPOSITORY"
-# The package `feature_repo` beside this one; another repository is named by --repository.
-INSTALLED = Path(__file__).parents[1].absolute() / "feature_repo"
+_SQLITE = "sqlite:///"
 
 
-def repository_path() -> Path:
-    """The feature repository: `PUNCTUAL_REPOSITORY`, or the installed one."""
-    return Path(os.environ.get(REPOSITORY_VARIABLE) or INSTALLED).absolute()
+def feature_store(home: Home) -> FeatureStore:
+    """The repository's Feast store on this data folder, which is made where it is missing.
 
-
-def feature_store(repository: Path | None = None) -> FeatureStore:
-    """The repository's Feast store, with its paths in the data folder, which is made where it is missing."""
-    repository = repository or repository_path()
+    Raises `DataFolderError` where it cannot be made.
+    """
     try:
-        Path(data_path()).mkdir(parents=True, exist_ok=True)
+        home.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataFolderError(
-            f"cannot make {data_path()}: {error.strerror}. Mend its rights or choose another --home."
+            f"cannot make {home.folder}: {error.strerror}. Mend its rights or choose another --home."
         ) from error
-    # Feast puts environment variables into its configuration as it reads it.
-    os.environ[HOME_VARIABLE] = data_path()
     # Feast imports MLflow where it is installed, which would write an installation id into the person's home.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    return FeatureStore(config=load_repo_config(repository, repository / "feature_store.yaml"))
+    return FeatureStore(config=_repo_config(home))
 
 
-def domain_names(repository: Path | None = None) -> list[str]:
+def _repo_config(home: Home) -> RepoConfig:
+    """`feature_store.yaml` with its variables put in, of which `PUNCTUAL_HOME` is this home's.
+
+    Feast puts them into the text, from the environment of the process, which has room for one home
+    and takes a folder's name for YAML.
+    """
+    settings = msgspec.yaml.decode((home.repository / "feature_store.yaml").read_bytes())
+    config = RepoConfig(**_expanded(settings, {**os.environ, **home.environment}))
+    config.repo_path = home.repository
+    return config
+
+
+def _expanded(value: Any, variables: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _expanded(each, variables) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_expanded(each, variables) for each in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith(_SQLITE):
+        # An address, in which a folder's name may not be taken for a query or an escape.
+        file = quote(_put_in(value.removeprefix(_SQLITE), variables))
+        return f"{_SQLITE}file:{file}?uri=true"
+    return _put_in(value, variables)
+
+
+def _put_in(text: str, variables: Mapping[str, str]) -> str:
+    return re.sub(r"\$\{(\w+)\}", lambda found: variables.get(found[1], found[0]), text)
+
+
+def domain_names(home: Home) -> list[str]:
     """The folders of the repository that hold a `use_case.py`."""
-    return sorted(
-        path.parent.name for path in (repository or repository_path()).glob("*/use_case.py")
-    )
+    return sorted(path.parent.name for path in home.repository.glob("*/use_case.py"))
 
 
-def load_domain(name: str, repository: Path | None = None) -> LoadedDomain:
+def load_domain(home: Home, name: str) -> LoadedDomain:
     """Import a domain folder and collect what it declares.
 
     Raises `UnknownDomain`, or `InvalidDeclaration` with every problem found.
     """
-    repository = repository or repository_path()
-    known = domain_names(repository)
+    known = domain_names(home)
     if name not in known:
-        raise UnknownDomain(unknown_name("domain", name, known, f"{repository.name}/"))
-    loaded = _collect(name, repository)
+        raise UnknownDomain(unknown_name("domain", name, known, f"{home.repository.name}/"))
+    loaded = _collect(home, name)
     problems = problems_of(loaded)
     if problems:
         raise InvalidDeclaration(f"domain '{name}'", problems)
     return loaded
 
 
-def load_all(repository: Path | None = None) -> list[LoadedDomain]:
+def load_all(home: Home) -> list[LoadedDomain]:
     """Every domain of the repository."""
-    return [load_domain(name, repository) for name in domain_names(repository)]
+    return [load_domain(home, name) for name in domain_names(home)]
 
 
-def find_use_case(name: str, repository: Path | None = None) -> tuple[LoadedDomain, UseCase]:
+def find_use_case(home: Home, name: str) -> tuple[LoadedDomain, UseCase]:
     """The use case and its domain. Raises `UnknownUseCase` with the names there are."""
-    domains = load_all(repository)
+    domains = load_all(home)
     for loaded in domains:
         if name in loaded.use_cases:
             return loaded, loaded.use_cases[name]
     known = [use_case for loaded in domains for use_case in loaded.use_cases]
-    raise UnknownUseCase(
-        unknown_name("use case", name, known, f"{(repository or repository_path()).name}/")
-    )
+    raise UnknownUseCase(unknown_name("use case", name, known, f"{home.repository.name}/"))
 
 
 def _package(repository: Path) -> str:
@@ -99,8 +122,8 @@ def _package(repository: Path) -> str:
 
     Feast's command imports the same files as top-level modules, in a process of its own.
     """
-    if repository == INSTALLED:
-        return INSTALLED.name
+    if repository == INSTALLED_REPOSITORY:
+        return INSTALLED_REPOSITORY.name
     name = f"feature_repository_{hashlib.sha256(str(repository).encode()).hexdigest()[:12]}"
     if name not in sys.modules:
         package = types.ModuleType(name)
@@ -110,15 +133,15 @@ def _package(repository: Path) -> str:
     return name
 
 
-def _collect(name: str, repository: Path) -> LoadedDomain:
+def _collect(home: Home, name: str) -> LoadedDomain:
     found: dict[type, dict[str, object]] = {
         kind: {}
         for kind in (Domain, Entity, FeatureView, OnDemandFeatureView, FeatureService, UseCase)
     }
-    for path in sorted((repository / name).glob("*.py")):
+    for path in sorted((home.repository / name).glob("*.py")):
         if path.stem == "__init__":
             continue
-        module = importlib.import_module(f"{_package(repository)}.{name}.{path.stem}")
+        module = importlib.import_module(f"{_package(home.repository)}.{name}.{path.stem}")
         for thing in vars(module).values():
             for kind, things in found.items():
                 if isinstance(thing, kind) and not isinstance(thing, RequestSource):
@@ -129,6 +152,7 @@ def _collect(name: str, repository: Path) -> LoadedDomain:
             f"domain '{name}'", [f"its modules define {len(domains)} Domain objects; expected one."]
         )
     return LoadedDomain(
+        home,
         name,
         domains[0],  # type: ignore[arg-type]
         found[Entity],  # type: ignore[arg-type]

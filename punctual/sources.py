@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from punctual.home import Home
+
 # A source's place may depend on the environment it runs in, so it may be a function, called when it is read.
 Location = str | Path | Callable[[], str | Path]
 
@@ -44,10 +46,9 @@ class CsvSource:
     reads: tuple[CsvSource, ...] = ()
     description: str = ""
 
-    @property
-    def path(self) -> Path:
-        """Where the file is, resolved now."""
-        return Path(self.location() if callable(self.location) else self.location)
+    def path(self, home: Home) -> Path:
+        """Where the file is, resolved now; a relative location is in the data folder."""
+        return home.folder / (self.location() if callable(self.location) else self.location)
 
     @property
     def fingerprint(self) -> str:

@@ -16,7 +16,6 @@ from feast.types import Bool, FeastType, Float64, Int64, String
 
 from punctual.errors import InvalidDeclaration
 from punctual.events import Events
-from punctual.home import data_path
 from punctual.sources import digest
 from punctual.times import duration, duration_text
 
@@ -219,7 +218,8 @@ def _feature_view(
         schema=[*keys, *features],
         source=FileSource(
             name=f"{declared.name}_table",
-            path=data_path("tables", declared.name),
+            # In the data folder; the stores know which one that is.
+            path=f"tables/{declared.name}",
             file_format=ParquetFormat(),
             timestamp_field=EVENT_TIMESTAMP,
             created_timestamp_column=CREATED_TIMESTAMP,

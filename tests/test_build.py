@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.build import build
 from punctual.errors import AlreadyRunning
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.locks import only_one
 from punctual.progress import Progress
 from punctual.repository import load_domain
@@ -33,7 +33,7 @@ def hashes(home):
 
 def rows(name):
     """A table's rows as (shop, day, cents, created_timestamp)."""
-    table = Table.current(Path(data_path("tables")), name).read()
+    table = Table.current(Home.at().path("tables"), name).read()
     return list(
         zip(
             *(
@@ -52,12 +52,16 @@ def built_at_once(tmp_path_factory, sales):
     shutil.copytree(sales.parent, folder / "raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUNCTUAL_HOME", str(folder))
-        build(load_domain("shop", Path(__file__).parent / "repository"), END, QUIET)
+        build(
+            load_domain(Home.at(repository=Path(__file__).parent / "repository"), "shop"),
+            END,
+            QUIET,
+        )
     return hashes(folder)
 
 
 def test_building_again_changes_nothing(shop):
-    domain = load_domain("shop")
+    domain = load_domain(Home.at(), "shop")
     build(domain, END, QUIET)
     before = hashes(shop)
     again = build(domain, END, QUIET)
@@ -67,7 +71,7 @@ def test_building_again_changes_nothing(shop):
 
 
 def test_building_week_by_week_gives_the_rows_of_building_at_once(shop, built_at_once):
-    domain = load_domain("shop")
+    domain = load_domain(Home.at(), "shop")
     at = moment("2019-01-03T06:00Z")
     while at < END:
         build(domain, at, QUIET)
@@ -77,7 +81,7 @@ def test_building_week_by_week_gives_the_rows_of_building_at_once(shop, built_at
 
 
 def test_what_is_late_or_corrected_is_known_from_the_run_that_found_it(shop):
-    domain, path = load_domain("shop"), shop / "raw" / "sales.csv"
+    domain, path = load_domain(Home.at(), "shop"), shop / "raw" / "sales.csv"
     lines = path.read_text().splitlines()
     held_back, path_lines = lines[30], lines[:30] + lines[31:]
     path.write_text("\n".join(path_lines) + "\n")
@@ -122,23 +126,26 @@ def test_a_build_that_is_killed_is_repaired_by_building_again(shop, built_at_onc
     time.sleep(delay)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    build(load_domain("shop"), END, QUIET)
+    build(load_domain(Home.at(), "shop"), END, QUIET)
     assert hashes(shop) == built_at_once
 
 
 def test_two_builds_at_once_are_refused(shop):
-    with only_one("build"), pytest.raises(AlreadyRunning, match="'build' runs in .* already"):
-        build(load_domain("shop"), END, QUIET)
+    with (
+        only_one(Home.at(), "build"),
+        pytest.raises(AlreadyRunning, match="'build' runs in .* already"),
+    ):
+        build(load_domain(Home.at(), "shop"), END, QUIET)
 
 
 def test_a_changed_definition_is_a_new_version_of_its_table_only(shop, tmp_path):
-    build(load_domain("shop"), END, QUIET)
+    build(load_domain(Home.at(), "shop"), END, QUIET)
     before = hashes(shop)
     changed = tmp_path / "changed"
     (tmp_path / "repository").rename(changed)
     path = changed / "shop" / "shop.py"
     path.write_text(path.read_text().replace('over=("7d", "28d")', 'over=("7d", "14d")'))
-    build(load_domain("shop", changed), END, QUIET)
+    build(load_domain(Home.at(repository=changed), "shop"), END, QUIET)
     after = hashes(shop)
     assert {name for name in before if before[name] != after[name]} == {"shop_sales"}
     versions = {name: Table.current(shop / "tables", name).version.version for name in before}

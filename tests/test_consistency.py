@@ -17,7 +17,7 @@ import pytest
 from inference.features import OnlineFeatures
 from pipelines.build import build
 from pipelines.materialize import apply_definitions, materialize
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.progress import Progress
 from punctual.repository import feature_store, load_domain
 from punctual.times import MICROSECOND, moment
@@ -97,7 +97,7 @@ def flights(home, tmp_path, monkeypatch):
     )
     shutil.copy(ROOT / "feature_repo" / "feature_store.yaml", repository)
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
-    installed = load_domain("flights")
+    installed = load_domain(Home.at(), "flights")
     files.mkdir()
     for source in installed.sources:
         if source.name != "flights":
@@ -122,9 +122,9 @@ def flights(home, tmp_path, monkeypatch):
 
 @pytest.mark.timeout(280)
 def test_online_at_t_is_the_point_in_time_join_at_t(flights):
-    domain = load_domain("flights")
+    domain = load_domain(Home.at(), "flights")
     use_case = domain.use_cases["arrival_delay"]
-    store = feature_store()
+    store = feature_store(Home.at())
     apply_definitions(store, [domain])
     shown, asked, corrected, late = [], [], 0, 0
     for number, at in enumerate(MOMENTS):
@@ -180,7 +180,7 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
 
 def requests_near(use_case, at):
     """Flights around a moment, as if each were asked about at that moment; some without the optional tail number."""
-    table = Table.current(Path(data_path("tables")), "flights.scheduled_flights")
+    table = Table.current(Home.at().path("tables"), "flights.scheduled_flights")
     with connect() as connection:
         rows = connection.execute(
             f"SELECT * EXCLUDE (event_timestamp, created_timestamp) FROM ({table.scan()})"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.clean.cleaning import clean_source, quarantined_rows, register_clean
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.repository import load_domain
 from stores.tables import connect
 
@@ -18,12 +18,12 @@ def flights(tmp_path_factory):
     """The real files, cleaned once; yields (reports by source, a connection that sees the clean rows)."""
     patch = pytest.MonkeyPatch()
     patch.setenv("PUNCTUAL_HOME", str(tmp_path_factory.mktemp("flights")))
-    domain = load_domain("flights")
+    domain = load_domain(Home.at(), "flights")
     reports = {}
     for source in domain.sources:
-        reports[source.name] = clean_source("flights", source, reports)
+        reports[source.name] = clean_source(Home.at(), "flights", source, reports)
     with connect() as connection:
-        register_clean(connection, "flights", domain.sources)
+        register_clean(connection, domain.home, "flights", domain.sources)
         yield domain, reports, connection
     patch.undo()
 
@@ -47,10 +47,10 @@ def test_a_wind_of_a_thousand_miles_an_hour_is_quarantined_with_its_reason(fligh
     _, reports, _ = flights
     assert reports["weather"].rules["wind_possible"] == 1
     assert reports["weather"].quarantined == 1
-    (row,) = quarantined_rows("flights", "weather", 10)
+    (row,) = quarantined_rows(Home.at(), "flights", "weather", 10)
     assert row["rule"] == "wind_possible"
     assert '"wind_speed":"1048.36058"' in row["raw"]
-    assert Path(data_path("quarantine", "flights", "weather.parquet")).exists()
+    assert Home.at().path("quarantine", "flights", "weather.parquet").exists()
 
 
 def test_what_is_odd_but_not_wrong_stays(flights):
@@ -162,8 +162,8 @@ def _raw(flights):
     """The raw flights as a plain file, for reading what cleaning has left behind."""
     domain, _, _ = flights
     source = next(source for source in domain.sources if source.name == "flights")
-    folder = Path(data_path("raw"))
+    folder = Home.at().path("raw")
     if not (folder / "flights.csv").exists():
-        with zipfile.ZipFile(source.path) as archive:
+        with zipfile.ZipFile(source.path(domain.home)) as archive:
             archive.extract("flights.csv", folder)
     return folder / "flights.csv"

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.clean.cleaning import clean_path, clean_source, quarantined_rows
 from punctual.errors import BrokenSource, InvalidDeclaration
+from punctual.home import Home
 from punctual.sources import CsvSource, Rule
 from stores.tables import connect
 
@@ -48,7 +49,7 @@ def dirty(home, tmp_path):
 
 
 def test_rows_in_are_rows_clean_plus_quarantined_plus_duplicates(dirty):
-    report = clean_source("travel", source(dirty), {})
+    report = clean_source(Home.at(), "travel", source(dirty), {})
     assert (report.rows_in, report.rows_clean, report.duplicates, report.quarantined) == (
         11,
         2,
@@ -61,30 +62,34 @@ def test_rows_in_are_rows_clean_plus_quarantined_plus_duplicates(dirty):
     assert report.missing_values == {"id": 1, "day": 1}
     with connect() as connection:
         rows = connection.execute(
-            f"SELECT id, minutes FROM read_parquet('{clean_path('travel', 'trips')}') ORDER BY id"
+            f"SELECT id, minutes FROM read_parquet('{clean_path(Home.at(), 'travel', 'trips')}') ORDER BY id"
         ).fetchall()
     assert rows == [(1, 5), (8, 2)]
 
 
 def test_each_reason_says_what_was_wrong(dirty):
-    clean_source("travel", source(dirty), {})
-    reasons = {row["rule"]: row["reason"] for row in quarantined_rows("travel", "trips", 100)}
+    clean_source(Home.at(), "travel", source(dirty), {})
+    reasons = {
+        row["rule"]: row["reason"] for row in quarantined_rows(Home.at(), "travel", "trips", 100)
+    }
     assert reasons["not_negative"] == "breaks not_negative"
     assert reasons["under_a_day, not_long"] == "breaks under_a_day, not_long"
     assert reasons["key repeated"] == "has the key of row 1 and other values"
     assert reasons["key is null"] == "one of id is missing"
     types = {
-        row["reason"] for row in quarantined_rows("travel", "trips", 100) if row["rule"] == "type"
+        row["reason"]
+        for row in quarantined_rows(Home.at(), "travel", "trips", 100)
+        if row["rule"] == "type"
     }
     assert types == {"minutes is not INTEGER: 1.5", "day is not DATE: not a day"}
 
 
 def test_an_unchanged_file_is_not_cleaned_again_and_a_changed_rule_cleans_it_again(dirty):
-    first = clean_source("travel", source(dirty), {})
-    written = clean_path("travel", "trips").stat().st_mtime_ns
-    assert clean_source("travel", source(dirty), {}) == first
-    assert clean_path("travel", "trips").stat().st_mtime_ns == written
-    looser = clean_source("travel", source(dirty, rules=()), {})
+    first = clean_source(Home.at(), "travel", source(dirty), {})
+    written = clean_path(Home.at(), "travel", "trips").stat().st_mtime_ns
+    assert clean_source(Home.at(), "travel", source(dirty), {}) == first
+    assert clean_path(Home.at(), "travel", "trips").stat().st_mtime_ns == written
+    looser = clean_source(Home.at(), "travel", source(dirty, rules=()), {})
     assert looser.rows_clean == 4
 
 
@@ -96,15 +101,15 @@ def test_compressed_files_are_read_like_plain_ones(dirty, tmp_path, kind):
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("trips.csv", DIRTY)
-    assert clean_source("travel", source(path), {}).rows_in == 11
+    assert clean_source(Home.at(), "travel", source(path), {}).rows_in == 11
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(BrokenSource, match="is damaged and cannot be unpacked"):
-        clean_source("travel", source(path), {})
+        clean_source(Home.at(), "travel", source(path), {})
 
 
 def test_a_broken_source_leaves_the_clean_rows_of_before(dirty):
-    clean_source("travel", source(dirty), {})
-    before = clean_path("travel", "trips").read_bytes()
+    clean_source(Home.at(), "travel", source(dirty), {})
+    before = clean_path(Home.at(), "travel", "trips").read_bytes()
     for text in (
         "",
         "id,day,minutes,name\n",
@@ -113,21 +118,28 @@ def test_a_broken_source_leaves_the_clean_rows_of_before(dirty):
     ):
         dirty.write_text(text)
         with pytest.raises(BrokenSource, match="trips"):
-            clean_source("travel", source(dirty), {})
-        assert clean_path("travel", "trips").read_bytes() == before
+            clean_source(Home.at(), "travel", source(dirty), {})
+        assert clean_path(Home.at(), "travel", "trips").read_bytes() == before
 
 
 def test_a_supplement_adds_rows_and_is_counted(dirty):
     report = clean_source(
-        "travel", source(dirty, supplement=((99, "2020-02-01", 1, "known to be missing"),)), {}
+        Home.at(),
+        "travel",
+        source(dirty, supplement=((99, "2020-02-01", 1, "known to be missing"),)),
+        {},
     )
     assert (report.rows_in, report.supplemented, report.rows_clean) == (12, 1, 3)
 
 
 def test_cleaning_that_loses_or_multiplies_rows_is_refused(dirty):
     with pytest.raises(InvalidDeclaration, match="made 1 rows of 4; expected one for each"):
-        clean_source("travel", source(dirty, clean="SELECT * FROM trips WHERE id = 1"), {})
+        clean_source(
+            Home.at(), "travel", source(dirty, clean="SELECT * FROM trips WHERE id = 1"), {}
+        )
     with pytest.raises(InvalidDeclaration, match="made 8 rows of 4"):
-        clean_source("travel", source(dirty, clean="SELECT t.* FROM trips AS t, range(2)"), {})
+        clean_source(
+            Home.at(), "travel", source(dirty, clean="SELECT t.* FROM trips AS t, range(2)"), {}
+        )
     with pytest.raises(InvalidDeclaration, match="its cleaning does not run"):
-        clean_source("travel", source(dirty, clean="SELECT nothing FROM trips"), {})
+        clean_source(Home.at(), "travel", source(dirty, clean="SELECT nothing FROM trips"), {})

@@ -19,6 +19,7 @@ from punctual.command_line import (
     show_table,
     working,
 )
+from punctual.home import Home
 from punctual.times import moment as read_moment
 
 
@@ -46,6 +47,7 @@ def cli() -> None:
 @quiet_option
 @common_options
 def fit(
+    home: Home,
     use_case: str,
     as_of: str | None,
     until: str | None,
@@ -61,16 +63,16 @@ def fit(
     from training.progress import Progress
     from training.run import raise_if_refused, train
 
-    loaded, declared = find_use_case(use_case)
+    loaded, declared = find_use_case(home, use_case)
     ends = tuple(read_moment(part.strip()) for part in until.split(",")) if until else None
     if ends is not None and len(ends) != 3:
         raise click.BadParameter(
             f"expected three moments with commas between, got {len(ends)}", param_hint="--until"
         )
-    moment = starting_moment(as_of, loaded.domain.demo_at)
+    moment = starting_moment(home, as_of, loaded.domain.demo_at)
     with Progress(6 if random_split else 5, quiet=quiet or as_json) as progress:
         done = train(
-            feature_store(),
+            feature_store(home),
             loaded,
             declared,
             as_of=moment,
@@ -86,7 +88,7 @@ def fit(
             click.echo(
                 f"\nVersion {done.card.version} {done.verdict.message}, and is champion now."
             )
-    raise_if_refused(done)
+    raise_if_refused(home, done)
 
 
 @cli.command(epilog="Example: python -m training card arrival_delay")
@@ -94,14 +96,14 @@ def fit(
 @click.option("--version", help="A version of the model.  [default: the champion]")
 @json_option
 @common_options
-def card(use_case: str, version: str | None, as_json: bool) -> None:
+def card(home: Home, use_case: str, version: str | None, as_json: bool) -> None:
     """Show the model card of USE_CASE's champion, or of a version."""
     with working("reading the model registry", quiet=as_json):
         from punctual.repository import find_use_case
         from stores.models import read_card
 
-        find_use_case(use_case)
-        found = read_card(use_case, version)
+        find_use_case(home, use_case)
+        found = read_card(home, use_case, version)
     if as_json:
         show_json(found)
     else:
@@ -117,14 +119,14 @@ def card(use_case: str, version: str | None, as_json: bool) -> None:
 )
 @json_option
 @common_options
-def rollback(use_case: str, to: str | None, as_json: bool) -> None:
+def rollback(home: Home, use_case: str, to: str | None, as_json: bool) -> None:
     """Make USE_CASE's earlier champion champion again; a running server takes it up."""
     with working("writing to the model registry", quiet=as_json):
         from punctual.repository import find_use_case
         from training import publish
 
-        find_use_case(use_case)
-        before, after = publish.rollback(use_case, to)
+        find_use_case(home, use_case)
+        before, after = publish.rollback(home, use_case, to)
     if as_json:
         show_json({"use_case": use_case, "from": before, "to": after})
     else:
@@ -140,7 +142,9 @@ def rollback(use_case: str, to: str | None, as_json: bool) -> None:
 @click.option("--out", type=click.Path(dir_okay=False), help="Write the rows to this Parquet file.")
 @json_option
 @common_options
-def training_set_command(use_case: str, as_of: str | None, out: str | None, as_json: bool) -> None:
+def training_set_command(
+    home: Home, use_case: str, as_of: str | None, out: str | None, as_json: bool
+) -> None:
     """Make USE_CASE's training set as of a moment, and show the manifest that rebuilds it."""
     from pathlib import Path
 
@@ -150,9 +154,12 @@ def training_set_command(use_case: str, as_of: str | None, out: str | None, as_j
         from punctual.repository import feature_store, find_use_case
         from training.training_set import training_set
 
-        loaded, declared = find_use_case(use_case)
+        loaded, declared = find_use_case(home, use_case)
         made = training_set(
-            feature_store(), loaded, declared, as_of=starting_moment(as_of, loaded.domain.demo_at)
+            feature_store(home),
+            loaded,
+            declared,
+            as_of=starting_moment(home, as_of, loaded.domain.demo_at),
         )
     if out:
         aside = Path(f"{out}.aside")

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as skm
 
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.use_case import UseCase
 
 
 def draw(
+    home: Home,
     folder: Path,
     use_case: UseCase,
     labels: np.ndarray,
@@ -22,7 +23,7 @@ def draw(
 ) -> list[Path]:
     """Draw the plots of the test part into a folder; `predictions` maps a model's name to its own, the model first."""
     # Its font cache belongs in the data folder, as all that is written.
-    os.environ.setdefault("MPLCONFIGDIR", data_path("cache", "matplotlib"))
+    os.environ.setdefault("MPLCONFIGDIR", str(home.path("cache", "matplotlib")))
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from punctual.errors import NoChampion, UnknownName, unknown_name
+from punctual.home import Home
 from punctual.model_card import CARD_FILE, CHALLENGER, CHAMPION, ModelCard, encode_card
 from stores.models import aliases, artifact_location, model_registry
 
@@ -27,6 +28,7 @@ class Published:
 
 
 def publish(
+    home: Home,
     card: ModelCard,
     pipeline: Any,
     files: list[Path],
@@ -37,14 +39,14 @@ def publish(
 
     The card's `version` and `run_id` are filled in here.
     """
-    registry = model_registry()
+    registry = model_registry(home)
     import mlflow
 
     experiment = registry.get_experiment_by_name(card.use_case)
     number = (
         experiment.experiment_id
         if experiment
-        else registry.create_experiment(card.use_case, artifact_location=artifact_location())
+        else registry.create_experiment(card.use_case, artifact_location=artifact_location(home))
     )
     with mlflow.start_run(
         experiment_id=number, run_name=f"{card.use_case} as of {card.as_of}"
@@ -79,14 +81,14 @@ def _log_card(card: ModelCard) -> None:
         mlflow.log_artifact(str(path), run_id=card.run_id)
 
 
-def champion_version(use_case: str) -> str | None:
+def champion_version(home: Home, use_case: str) -> str | None:
     """The champion's version, if there is one."""
-    return aliases(use_case).get(CHAMPION)
+    return aliases(home, use_case).get(CHAMPION)
 
 
-def load_pipeline(use_case: str, version: str) -> Any:
+def load_pipeline(home: Home, use_case: str, version: str) -> Any:
     """The fitted pipeline of a version."""
-    model_registry()
+    model_registry(home)
     import mlflow
 
     return mlflow.sklearn.load_model(f"models:/{use_case}/{version}")
@@ -96,25 +98,25 @@ def _reigns(registry: Any, use_case: str) -> list[str]:
     return json.loads(registry.get_registered_model(use_case).tags.get(_REIGNS, "[]"))
 
 
-def promote(use_case: str, version: str) -> None:
+def promote(home: Home, use_case: str, version: str) -> None:
     """Make a version champion; the one before stays known for a rollback."""
-    registry = model_registry()
+    registry = model_registry(home)
     reigns = [past for past in _reigns(registry, use_case) if past != version]
     registry.set_registered_model_tag(use_case, _REIGNS, json.dumps([*reigns, version]))
     registry.set_registered_model_alias(use_case, CHAMPION, version)
 
 
-def rollback(use_case: str, to: str | None = None) -> tuple[str, str]:
+def rollback(home: Home, use_case: str, to: str | None = None) -> tuple[str, str]:
     """Make the champion before this one, or a given version, champion again; returns (from, to).
 
     Raises `NoChampion` where there is none to go back to, `UnknownName` for a version that does not exist.
     """
-    now = champion_version(use_case)
+    now = champion_version(home, use_case)
     if now is None:
         raise NoChampion(
             f"use case '{use_case}' has no champion to roll back from; run: punctual train {use_case}."
         )
-    registry = model_registry()
+    registry = model_registry(home)
     reigns = _reigns(registry, use_case)
     if to is None:
         earlier = [past for past in reigns if past != now]

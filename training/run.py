@@ -13,6 +13,7 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from punctual.errors import GateRefused
+from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import (
     REFERENCE_FILE,
@@ -103,7 +104,14 @@ def train(
     }
     trained_until = parts["validation"].end + use_case.label.horizon
     verdict = _verdict(
-        store, use_case, made, parts["test"], predictions["test"], test_baselines, trained_until
+        store,
+        domain,
+        use_case,
+        made,
+        parts["test"],
+        predictions["test"],
+        test_baselines,
+        trained_until,
     )
     card = ModelCard(
         use_case=use_case.name,
@@ -137,6 +145,7 @@ def train(
     progress.step("registry")
     with tempfile.TemporaryDirectory() as folder:
         files = draw(
+            domain.home,
             Path(folder),
             use_case,
             parts["test"].labels,
@@ -158,6 +167,7 @@ def train(
             )
         )
         published = registry.publish(
+            domain.home,
             card,
             pipeline,
             files,
@@ -165,21 +175,22 @@ def train(
             [f"{name}=={number}" for name, number in card.libraries.items()],
         )
     if verdict.passed:
-        registry.promote(use_case.name, published.version)
+        registry.promote(domain.home, use_case.name, published.version)
     progress.done()
     return TrainingRun(card, verdict, verdict.passed)
 
 
-def raise_if_refused(run: TrainingRun) -> None:
+def raise_if_refused(home: Home, run: TrainingRun) -> None:
     """Raise `GateRefused` with the reasons, where the gate refused."""
     if not run.promoted:
-        champion = registry.champion_version(run.card.use_case)
+        champion = registry.champion_version(home, run.card.use_case)
         fate = f"Champion {champion} unchanged" if champion else "There is still no champion"
         raise GateRefused(f"challenger {run.card.version} {run.verdict.message}. {fate}.")
 
 
 def _verdict(
     store: FeatureStore,
+    domain: LoadedDomain,
     use_case: UseCase,
     made: TrainingSet,
     test: Part,
@@ -188,8 +199,8 @@ def _verdict(
     trained_until: datetime,
 ) -> Verdict:
     """The gate's verdict on the rows of the test part that are later than the challenger's and the champion's training."""
-    version = registry.champion_version(use_case.name)
-    champion = read_card(use_case.name, version) if version else None
+    version = registry.champion_version(domain.home, use_case.name)
+    champion = read_card(domain.home, use_case.name, version) if version else None
     since = max(trained_until, moment(champion.trained_until)) if champion else trained_until
     later = test.rows[EVENT].cast(pa.int64()).to_numpy() >= micros(since)
     labels = test.labels[later]
@@ -214,7 +225,7 @@ def _verdict(
             "test", test.start, test.end, rows, model_input(rows, champion.features), test.labels
         )
         champion_score = score(
-            predict(use_case, registry.load_pipeline(use_case.name, version), part)
+            predict(use_case, registry.load_pipeline(domain.home, use_case.name, version), part)
         )
     return judge(
         use_case,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -12,7 +11,6 @@ from feast import FeatureStore
 
 from punctual.errors import NotBuilt, NotEnoughData, StoreOutdated
 from punctual.events import Events
-from punctual.home import data_path
 from punctual.loaded_domain import AT, LoadedDomain
 from punctual.times import aware, iso, micros
 from punctual.use_case import UseCase
@@ -114,7 +112,7 @@ def _current_commits(
     domain: LoadedDomain, use_case: UseCase, as_of: datetime
 ) -> dict[str, tuple[int, int]]:
     """The newest commit of every table the set is made of; each must be built up to `as_of` from today's definition."""
-    root = Path(data_path("tables"))
+    root = domain.home.tables
     manifest = Manifest(root)
     wanted = {
         f"{domain.name}.{stream.name}": stream.fingerprint
@@ -151,7 +149,7 @@ def _newest_versions(
     name: str,
 ) -> str:
     """Each event of a stream as it was known at `as_of`; returns the name of the DuckDB table."""
-    root = Path(data_path("tables"))
+    root = domain.home.tables
     table_name = f"{domain.name}.{events.name}"
     number, commit = commits[table_name]
     version = Manifest(root).at_version(table_name, number)

@@ -38,7 +38,9 @@ class Serving:
 
     def __init__(self, use_cases: Sequence[tuple[LoadedDomain, UseCase]]) -> None:
         self.use_cases = {use_case.name: (domain, use_case) for domain, use_case in use_cases}
-        self.logs = {name: PredictionLog(name) for name in self.use_cases}
+        self.logs = {
+            name: PredictionLog(domain.home, name) for name, (domain, _) in self.use_cases.items()
+        }
         self._served: dict[str, Served] = {}
         self._problems: dict[str, PunctualError] = {}
         self._problems.update(
@@ -102,7 +104,7 @@ class Serving:
 
     def _look(self, name: str) -> Served:
         domain, use_case = self.use_cases[name]
-        version = champion_version(name)
+        version = champion_version(domain.home, name)
         served = self._served.get(name)
         if served is None or served.predictor.champion.card.version != version:
             predictor = Predictor.load(domain, use_case)

@@ -18,7 +18,6 @@ from inference.monitoring import plots
 from inference.monitoring.drift import LEAST_ROWS, Drift, drift, in_words, span_of
 from inference.monitoring.live import LiveScore, Outcomes, live_score, outcomes
 from punctual.errors import DataFolderError, InvalidRequest
-from punctual.home import data_path
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import PREDICTION_COLUMN, ModelCard, ModelFeature
 from punctual.plain import plain
@@ -76,8 +75,8 @@ def monitor(
             f"the report is on ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since."
         )
     card = champion_card(domain, use_case)
-    current = _current(use_case, card, since, as_of)
-    trained = reference(card)
+    current = _current(domain, use_case, card, since, as_of)
+    trained = reference(domain.home, card)
     prediction_drift, data_drift = _drifts(card, trained, current)
     found = outcomes(domain, use_case, current.rows, as_of)
     live = live_score(use_case, card, found)
@@ -94,12 +93,14 @@ def monitor(
         use_case.name, card.version, as_of, since, current.source, current.rows.num_rows, prediction_drift, data_drift, live, fresh,
         _reasons(as_of, prediction_drift, data_drift, live, fresh), notes, [],
     )  # fmt: skip
-    return _written(report, card, trained, current, found)
+    return _written(domain, report, card, trained, current, found)
 
 
-def _current(use_case: UseCase, card: ModelCard, since: datetime, as_of: datetime) -> Current:
+def _current(
+    domain: LoadedDomain, use_case: UseCase, card: ModelCard, since: datetime, as_of: datetime
+) -> Current:
     """The logged predictions of the champion, or its last batch where too few were logged."""
-    logged = logged_predictions(use_case.name, since, as_of)
+    logged = logged_predictions(domain.home, use_case.name, since, as_of)
     mine = logged.filter(pa.compute.equal(logged["model_version"], card.version))
     others = (
         f" ({logged.num_rows - mine.num_rows} by other versions)"
@@ -109,7 +110,7 @@ def _current(use_case: UseCase, card: ModelCard, since: datetime, as_of: datetim
     said = f"version {card.version} has {mine.num_rows} logged predictions{others} in ({iso(since)}, {iso(as_of)}]"
     if mine.num_rows >= LEAST_ROWS:
         return Current("log", mine, "")
-    path = newest_batch(use_case.name, card.version, as_of)
+    path = newest_batch(domain.home, use_case.name, card.version, as_of)
     batch = _batch(path) if path else None
     if batch is not None and batch.num_rows > mine.num_rows:
         few = (
@@ -179,10 +180,15 @@ def _reasons(
 
 
 def _written(
-    report: Report, card: ModelCard, trained: pa.Table, current: Current, found: Outcomes
+    domain: LoadedDomain,
+    report: Report,
+    card: ModelCard,
+    trained: pa.Table,
+    current: Current,
+    found: Outcomes,
 ) -> Report:
     """The report with its files, which stand in a folder named by its moment."""
-    folder = Path(data_path("reports", report.use_case, f"{report.as_of:%Y%m%dT%H%M%SZ}"))
+    folder = domain.home.path("reports", report.use_case, f"{report.as_of:%Y%m%dT%H%M%SZ}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("*.png"):
@@ -191,6 +197,7 @@ def _written(
         files = [
             path,
             *plots.draw(
+                domain.home,
                 folder,
                 card,
                 trained,

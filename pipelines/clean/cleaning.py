@@ -11,7 +11,7 @@ import msgspec
 
 from pipelines.sources.csv_file import _WRONG_SHARE, ROW_NUMBER, as_plain_file, read_raw, row_count
 from punctual.errors import BrokenSource, DataFolderError, InvalidDeclaration
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.sources import CsvSource, digest
 from stores.tables import connect, literal, quoted
 
@@ -37,37 +37,43 @@ class SourceReport(msgspec.Struct):
     unused_columns: list[str]
 
 
-def clean_path(domain: str, source: str) -> Path:
+def clean_path(home: Home, domain: str, source: str) -> Path:
     """The clean rows of a source, as Parquet."""
-    return Path(data_path("clean", domain, f"{source}.parquet"))
+    return home.path("clean", domain, f"{source}.parquet")
 
 
-def quarantine_path(domain: str, source: str) -> Path:
+def quarantine_path(home: Home, domain: str, source: str) -> Path:
     """The rows that broke the contract, with the line they were in, the rule and the reason."""
-    return Path(data_path("quarantine", domain, f"{source}.parquet"))
+    return home.path("quarantine", domain, f"{source}.parquet")
 
 
-def clean_source(domain: str, source: CsvSource, earlier: dict[str, SourceReport]) -> SourceReport:
+def clean_source(
+    home: Home, domain: str, source: CsvSource, earlier: dict[str, SourceReport]
+) -> SourceReport:
     """Bring a source's clean rows up to date; where its file and contract are unchanged they are left alone.
 
     `earlier` holds the reports of the sources it reads. Raises `BrokenSource` before anything is replaced.
     """
-    stamp = _stamp(source, earlier)
-    report = read_report(domain, source.name)
-    if report is not None and report.stamp == stamp and clean_path(domain, source.name).exists():
+    stamp = _stamp(home, source, earlier)
+    report = read_report(home, domain, source.name)
+    if (
+        report is not None
+        and report.stamp == stamp
+        and clean_path(home, domain, source.name).exists()
+    ):
         return report
-    return _clean(domain, source, stamp)
+    return _clean(home, domain, source, stamp)
 
 
-def read_report(domain: str, source: str) -> SourceReport | None:
+def read_report(home: Home, domain: str, source: str) -> SourceReport | None:
     """The report of the last cleaning, if there was one."""
-    path = clean_path(domain, source).with_suffix(".json")
+    path = clean_path(home, domain, source).with_suffix(".json")
     return msgspec.json.decode(path.read_bytes(), type=SourceReport) if path.exists() else None
 
 
-def quarantined_rows(domain: str, source: str, limit: int) -> list[dict[str, object]]:
+def quarantined_rows(home: Home, domain: str, source: str, limit: int) -> list[dict[str, object]]:
     """Rows in quarantine with their number (a line that is no row has none), the rule, the reason and what they were."""
-    path = quarantine_path(domain, source)
+    path = quarantine_path(home, domain, source)
     if not path.exists():
         return []
     with connect() as connection:
@@ -79,36 +85,36 @@ def quarantined_rows(domain: str, source: str, limit: int) -> list[dict[str, obj
 
 
 def register_clean(
-    connection: duckdb.DuckDBPyConnection, domain: str, sources: tuple[CsvSource, ...]
+    connection: duckdb.DuckDBPyConnection, home: Home, domain: str, sources: tuple[CsvSource, ...]
 ) -> None:
     """Make each source's clean rows a view that bears its name."""
     for source in sources:
-        path = literal(str(clean_path(domain, source.name)))
+        path = literal(str(clean_path(home, domain, source.name)))
         connection.execute(
             f"CREATE OR REPLACE VIEW {quoted(source.name)} AS SELECT * FROM read_parquet({path})"
         )
 
 
-def _stamp(source: CsvSource, reports: dict[str, SourceReport]) -> str:
-    if not source.path.is_file():
+def _stamp(home: Home, source: CsvSource, reports: dict[str, SourceReport]) -> str:
+    if not source.path(home).is_file():
         raise BrokenSource(
-            f"source '{source.name}': there is no file {source.path}. Put it there or change the source's location."
+            f"source '{source.name}': there is no file {source.path(home)}. Put it there or change the source's location."
         )
-    with source.path.open("rb") as file:
+    with source.path(home).open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     return digest(
         repr((content, source.fingerprint, [reports[read.name].stamp for read in source.reads]))
     )
 
 
-def _clean(domain: str, source: CsvSource, stamp: str) -> SourceReport:
-    target = clean_path(domain, source.name)
-    quarantine = quarantine_path(domain, source.name)
+def _clean(home: Home, domain: str, source: CsvSource, stamp: str) -> SourceReport:
+    target = clean_path(home, domain, source.name)
+    quarantine = quarantine_path(home, domain, source.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     quarantine.parent.mkdir(parents=True, exist_ok=True)
-    with connect() as connection, as_plain_file(source) as path:
-        register_clean(connection, domain, source.reads)
-        unused = read_raw(connection, source, path)
+    with connect() as connection, as_plain_file(home, source) as path:
+        register_clean(connection, home, domain, source.reads)
+        unused = read_raw(connection, home, source, path)
         _type(connection, source)
         _deduplicate(connection, source)
         _apply_cleaning(connection, source)

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from punctual.errors import BrokenSource
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.sources import CsvSource
 from stores.tables import literal, quoted
 
@@ -28,13 +28,13 @@ _WRONG_SHARE = 0.5
 
 
 @contextmanager
-def as_plain_file(source: CsvSource) -> Iterator[Path]:
+def as_plain_file(home: Home, source: CsvSource) -> Iterator[Path]:
     """The source as an uncompressed file; DuckDB reads no zip archives."""
-    path = source.path
+    path = source.path(home)
     if path.suffix not in (".zip", ".gz"):
         yield path
         return
-    scratch = Path(data_path("scratch"))
+    scratch = home.path("scratch")
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         plain = Path(folder) / path.stem
@@ -70,10 +70,12 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
             yield file  # type: ignore[misc]
 
 
-def read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Path) -> list[str]:
+def read_raw(
+    connection: duckdb.DuckDBPyConnection, home: Home, source: CsvSource, path: Path
+) -> list[str]:
     """`__raw`: every value as text, numbered; `__rejected`: lines that are no rows. Returns columns nobody declared."""
     expected = ", ".join(f"{name} {kind}" for name, kind in source.columns.items())
-    header = _header(source, path, expected)
+    header = _header(home, source, path, expected)
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     nulls = ", ".join(literal(value) for value in source.null_values)
     try:
@@ -84,7 +86,7 @@ def read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Pat
         )
     except duckdb.Error as error:
         raise BrokenSource(
-            f"source '{source.name}': {source.path} cannot be read as CSV: {str(error).splitlines()[0]} Expected: {expected}."
+            f"source '{source.name}': {source.path(home)} cannot be read as CSV: {str(error).splitlines()[0]} Expected: {expected}."
         ) from error
     connection.execute(
         # A quote that nothing closes makes one value of all the lines that follow; each is a line of its own in quarantine.
@@ -97,14 +99,14 @@ def read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Pat
     rows, rejected = row_count(connection, "__raw"), row_count(connection, "__rejected")
     if rows + rejected == 0:
         raise BrokenSource(
-            f"source '{source.name}': {source.path} has a header and no rows. Expected rows of: {expected}."
+            f"source '{source.name}': {source.path(home)} has a header and no rows. Expected rows of: {expected}."
         )
     if rejected > _WRONG_SHARE * (rows + rejected):
         first = connection.execute(
             "SELECT line, reason FROM __rejected ORDER BY line LIMIT 1"
         ).fetchone()
         raise BrokenSource(
-            f"source '{source.name}': {rejected} of {rows + rejected} lines of {source.path} are no rows,"
+            f"source '{source.name}': {rejected} of {rows + rejected} lines of {source.path(home)} are no rows,"
             f" such as line {first[0] if first else ''}: {first[1] if first else ''} Expected rows of: {expected}."
         )
     for row in source.supplement:
@@ -115,7 +117,7 @@ def read_raw(connection: duckdb.DuckDBPyConnection, source: CsvSource, path: Pat
     return [name for name in header if name not in source.columns]
 
 
-def _header(source: CsvSource, path: Path, expected: str) -> list[str]:
+def _header(home: Home, source: CsvSource, path: Path, expected: str) -> list[str]:
     """The names in the first line; raises where one is missing, or is there twice."""
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -131,7 +133,7 @@ def _header(source: CsvSource, path: Path, expected: str) -> list[str]:
             else "no readable text"
         )
         raise BrokenSource(
-            f"source '{source.name}': {source.path} lacks column {', '.join(missing)}; it has {found}. Expected: {expected}."
+            f"source '{source.name}': {source.path(home)} lacks column {', '.join(missing)}; it has {found}. Expected: {expected}."
         )
     twice = sorted(
         {name for name in header if [other.lower() for other in header].count(name.lower()) > 1}
@@ -139,7 +141,7 @@ def _header(source: CsvSource, path: Path, expected: str) -> list[str]:
     if twice or "" in header:
         what = f"column {', '.join(twice)} more than once" if twice else "a column without a name"
         raise BrokenSource(
-            f"source '{source.name}': {source.path} has {what}. Expected: {expected}."
+            f"source '{source.name}': {source.path(home)} has {what}. Expected: {expected}."
         )
     return header
 

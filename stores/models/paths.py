@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.model_card import CHAMPION
 
 
-def tracking_uri() -> str:
+def tracking_uri(home: Home) -> str:
     """MLflow's tracking store and model registry: SQLite in the data folder."""
-    return f"sqlite:///{data_path('mlflow.db')}"
+    return f"sqlite:///{home.path('mlflow.db')}"
 
 
-def artifact_location() -> str:
+def artifact_location(home: Home) -> str:
     """Where MLflow keeps models and plots."""
-    return f"file://{data_path('models')}"
+    return f"file://{home.path('models')}"
 
 
 def registered_model(use_case: str, alias: str = CHAMPION) -> str:

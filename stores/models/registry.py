@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from punctual.errors import BrokenModel, BrokenRegistry, NoChampion, UnknownName, unknown_name
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.model_card import CARD_FILE, CHAMPION, ModelCard, decode_card
 from stores.models.paths import tracking_uri
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
-def has_registry() -> bool:
+def has_registry(home: Home) -> bool:
     """Whether anything was ever registered; MLflow would make an empty registry where there is none, which takes seconds."""
-    uri = tracking_uri()
+    uri = tracking_uri(home)
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 
 
-def model_registry() -> MlflowClient:
+def model_registry(home: Home) -> MlflowClient:
     """MLflow's client on the data folder's registry, which is made where it is missing. Raises `BrokenRegistry`."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -39,20 +39,20 @@ def model_registry() -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     # SQLAlchemy 2.1 says so of MLflow's own code.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-    Path(data_path()).mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(tracking_uri())
-    with _readable():
-        return mlflow.MlflowClient(tracking_uri())
+    home.folder.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(tracking_uri(home))
+    with _readable(home):
+        return mlflow.MlflowClient(tracking_uri(home))
 
 
-def aliases(use_case: str) -> dict[str, str]:
+def aliases(home: Home, use_case: str) -> dict[str, str]:
     """Alias to version; empty where nothing is registered. Raises `BrokenRegistry`."""
-    if not has_registry():
+    if not has_registry(home):
         return {}
-    registry = model_registry()
+    registry = model_registry(home)
     from mlflow.exceptions import MlflowException
 
-    with _readable():
+    with _readable(home):
         try:
             return {
                 alias: str(version)
@@ -64,14 +64,14 @@ def aliases(use_case: str) -> dict[str, str]:
             return {}
 
 
-def registered_version(use_case: str, version: str | None = None) -> Any:
+def registered_version(home: Home, use_case: str, version: str | None = None) -> Any:
     """MLflow's record of the champion, or of a given version. Raises `NoChampion`, `UnknownName` or `BrokenRegistry`."""
-    if not has_registry():
+    if not has_registry(home):
         raise no_champion(use_case)
-    registry = model_registry()
+    registry = model_registry(home)
     from mlflow.exceptions import MlflowException
 
-    with _readable():
+    with _readable(home):
         try:
             if version is None:
                 return registry.get_model_version_by_alias(use_case, CHAMPION)
@@ -94,18 +94,18 @@ def no_champion(use_case: str) -> NoChampion:
     return NoChampion(f"use case '{use_case}' has no champion yet; run: punctual train {use_case}.")
 
 
-def artifact(run_id: str, name: str) -> bytes:
+def artifact(home: Home, run_id: str, name: str) -> bytes:
     """A file of a run."""
     # Without a folder of ours MLflow would copy the file to one that stays.
     with TemporaryDirectory() as folder:
-        return Path(model_registry().download_artifacts(run_id, name, folder)).read_bytes()
+        return Path(model_registry(home).download_artifacts(run_id, name, folder)).read_bytes()
 
 
-def read_card(use_case: str, version: str | None = None) -> ModelCard:
+def read_card(home: Home, use_case: str, version: str | None = None) -> ModelCard:
     """The model card of the champion, or of a given version. Raises what `registered_version` does, and `BrokenModel`."""
-    found = registered_version(use_case, version)
+    found = registered_version(home, use_case, version)
     try:
-        card = decode_card(artifact(found.run_id, CARD_FILE))
+        card = decode_card(artifact(home, found.run_id, CARD_FILE))
     except (
         Exception
     ) as error:  # a missing file is an MlflowException or an OSError, a torn one msgspec's
@@ -118,7 +118,7 @@ def read_card(use_case: str, version: str | None = None) -> ModelCard:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def _readable(home: Home) -> Iterator[None]:
     """Name the registry in what MLflow and SQLAlchemy say when it cannot be read."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -132,5 +132,5 @@ def _readable() -> Iterator[None]:
             .rstrip(".")
         )
         raise BrokenRegistry(
-            f"the model registry {tracking_uri()} cannot be read: {said}. Restore it, or move it away: models are registered anew then."
+            f"the model registry {tracking_uri(home)} cannot be read: {said}. Restore it, or move it away: models are registered anew then."
         ) from error

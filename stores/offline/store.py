@@ -33,7 +33,7 @@ from stores.offline.entity_rows import EntityFrame
 from stores.offline.join import Join, JoinedView
 from stores.offline.retrieval_job import AsofRetrievalJob, as_pandas
 from stores.offline.view_columns import declared_schema, refuse_mark
-from stores.offline.view_files import history_of, plain_scan, published
+from stores.offline.view_files import history_of, plain_scan, published, source_path
 from stores.tables import EVENT, WITHDRAWN, Table, connect, quoted, timestamp
 
 
@@ -42,6 +42,7 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
 
     `point_in_time`: `two_time` (the default) or `event_time`, Feast's own join. `naive_timestamps`: `refuse` entity times without a zone
     (the default) or take them for `utc`. `memory_limit` (such as `4GB`), `threads` and `spill_folder` are each call's.
+    `home` is the data folder: relative paths of sources are below it, and by default what is spilled.
     `as_of` (microseconds since 1970 in UTC) and `commits` (table name to version and commit) pin what is shown; `point_in_time_join`
     sets them.
     """
@@ -52,8 +53,21 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
     memory_limit: str | None = None
     threads: int | None = None
     spill_folder: str | None = None
+    home: str | None = None
     as_of: int | None = None
     commits: dict[str, tuple[int, int]] | None = None
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The data folder, if the configuration names one."""
+        return Path(self.home) if self.home else None
+
+    @property
+    def spill(self) -> Path | None:
+        """Where joins put what memory cannot hold; None for the system's folder for temporary files."""
+        if self.spill_folder:
+            return Path(self.spill_folder)
+        return Path(self.home, "spill") if self.home else None
 
 
 class AsofOfflineStore(OfflineStore):
@@ -77,7 +91,10 @@ class AsofOfflineStore(OfflineStore):
         settings: AsofOfflineStoreConfig = config.offline_store
         if entity_df is None:
             entity_df = _rows_between(
-                feature_views, kwargs.get("start_date"), kwargs.get("end_date")
+                settings.data_folder,
+                feature_views,
+                kwargs.get("start_date"),
+                kwargs.get("end_date"),
             )
         asked = _asked_features(feature_refs)
         views = []
@@ -89,6 +106,7 @@ class AsofOfflineStore(OfflineStore):
                 asked.get(name, []),
                 as_of=settings.as_of,
                 commits=settings.commits,
+                home=settings.data_folder,
             )
             views.append(
                 JoinedView(
@@ -134,7 +152,9 @@ class AsofOfflineStore(OfflineStore):
         keys = ", ".join(map(quoted, join_key_columns))
         last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest}) = 1"
         columns = [*join_key_columns, *feature_name_columns]
-        if (table := published(data_source)) and table.has_withdrawals:
+        if (
+            table := published(data_source, config.offline_store.data_folder)
+        ) and table.has_withdrawals:
             last += f" AND NOT coalesce({WITHDRAWN}, false)"
         return _pull(
             config,
@@ -184,9 +204,10 @@ class AsofOfflineStore(OfflineStore):
     ) -> None:
         """Append rows to the view's table; rows that are not yet there are published as one commit."""
         refuse_mark(feature_view)
-        target = published(feature_view.batch_source)
+        home = config.offline_store.data_folder
+        target = published(feature_view.batch_source, home)
         if target is None:
-            _append_to_file(feature_view, table)
+            _append_to_file(feature_view, table, home)
         else:
             _append_to_table(feature_view, target, table)
         if progress:
@@ -257,8 +278,9 @@ def historical_features(
 
 
 def _connection(settings: AsofOfflineStoreConfig) -> duckdb.DuckDBPyConnection:
-    spill = Path(settings.spill_folder) if settings.spill_folder else None
-    return connect(memory_limit=settings.memory_limit, threads=settings.threads, temporary=spill)
+    return connect(
+        memory_limit=settings.memory_limit, threads=settings.threads, temporary=settings.spill
+    )
 
 
 def _append_to_table(view: FeatureView, target: Table, rows: pa.Table) -> None:
@@ -282,9 +304,10 @@ def _append_to_table(view: FeatureView, target: Table, rows: pa.Table) -> None:
         target.publish(connection, "FROM __pushed")
 
 
-def _append_to_file(view: FeatureView, rows: pa.Table) -> None:
+def _append_to_file(view: FeatureView, rows: pa.Table, home: Path | None) -> None:
     """Add rows to a Parquet file that is no table of ours: written anew beside it, then put in its place."""
-    path = Path(view.batch_source.path) if isinstance(view.batch_source, FileSource) else None
+    source = view.batch_source
+    path = source_path(source, home) if isinstance(source, FileSource) else None
     if path is None or not path.is_file():
         raise NotBuilt(
             f"view '{view.name}' has no table yet; build it before pushing rows into it."
@@ -308,10 +331,12 @@ def _fitted(view: FeatureView, rows: pa.Table, expected: pa.Schema) -> pa.Table:
         ) from error
 
 
-def _rows_between(views: list[FeatureView], start: datetime | None, end: datetime | None) -> str:
+def _rows_between(
+    home: Path | None, views: list[FeatureView], start: datetime | None, end: datetime | None
+) -> str:
     """Entity rows where none are given, as SQL: the keys and event times of the views' rows in `[start, end]` (Feast's defaults)."""
     begin, until = compute_non_entity_date_range(views, start_date=start, end_date=end)
-    histories = [history_of(view, []) for view in views]
+    histories = [history_of(view, [], home=home) for view in views]
     bounds = f"NOT __withdrawn AND __event BETWEEN {micros(taken_for_utc(begin))} AND {micros(taken_for_utc(until))}"
     selects = []
     for view, history in zip(views, histories, strict=True):
@@ -352,9 +377,10 @@ def _pull(
     last: str,
 ) -> RetrievalJob:
     def read() -> pa.Table:
-        table = published(source)
+        home = config.offline_store.data_folder
+        table = published(source, home)
         with _connection(config.offline_store) as connection:
-            scan = table.scan() if table else plain_scan(Path(source.path))  # type: ignore[attr-defined]
+            scan = table.scan() if table else plain_scan(source_path(source, home))  # type: ignore[arg-type]
             wanted = (
                 ", ".join(
                     map(

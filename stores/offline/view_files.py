@@ -135,16 +135,18 @@ def history_of(
     *,
     as_of: int | None = None,
     commits: dict[str, tuple[int, int]] | None = None,
+    home: Path | None = None,
 ) -> History:
     """The history of a view at a commit (by default the newest), created by `as_of` (by default ever).
 
-    Files whose events are all outside `[since, until]` are left out.
+    Files whose events are all outside `[since, until]` are left out. The view's relative path is
+    below `home`, the data folder.
 
     Raises `NotBuilt`, `StoreOutdated`, or `BrokenTable` where a file or column is missing or of another type than the view declares.
     """
     refuse_mark(view)
     source = view.batch_source
-    table = published(source)
+    table = published(source, home)
     assert isinstance(source, FileSource)
     back = {new: old for old, new in source.field_mapping.items()}
     keys = {name: back.get(name, name) for name in _keys(view)}
@@ -157,7 +159,7 @@ def history_of(
         parts = _files_of(table, view, as_of, commits, until, since)
         paths = _paths_of(table, view, parts)
     else:
-        paths = _plain_files(view, Path(source.path), commits)
+        paths = _plain_files(view, source_path(source, home), commits)
     # What we published has the same columns everywhere; the files of others are looked at one by one.
     schemas = [schema_of(view, path) for path in (paths[:1] if parts else paths)]
     for path, schema in zip(paths, schemas, strict=False):
@@ -187,11 +189,16 @@ def history_of(
     )
 
 
-def published(source: DataSource | None) -> Table | None:
+def source_path(source: FileSource, home: Path | None) -> Path:
+    """Where a source's files are; a relative path is below the data folder, else the current one."""
+    return (home or Path.cwd()) / source.path
+
+
+def published(source: DataSource | None, home: Path | None = None) -> Table | None:
     """The table behind a source, where its path is a folder of our own publisher's."""
     if not isinstance(source, FileSource):
         raise InvalidRequest(f"the as-of store reads file sources; got {type(source).__name__}.")
-    path = Path(source.path)
+    path = source_path(source, home)
     try:
         return Table.current(path.parent, path.name)
     except sqlite3.DatabaseError as error:

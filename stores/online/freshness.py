@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.times import from_micros, micros
 from punctual.windows import declaration_of
@@ -43,13 +42,13 @@ class Freshness:
         return max(timedelta(0), at - self.complete_until)
 
 
-def online_mark(database: PackedDatabase, view: OnlineView) -> Mark | None:
+def online_mark(home: Home, database: PackedDatabase, view: OnlineView) -> Mark | None:
     """How far the view is online as it is defined now, and from which version of its table; None before the first run."""
-    return _mark_of(database, view, _table_of(view))
+    return _mark_of(database, view, _table_of(home, view))
 
 
-def _table_of(view: OnlineView) -> Table | None:
-    return Table.current(Path(data_path("tables")), view.name)
+def _table_of(home: Home, view: OnlineView) -> Table | None:
+    return Table.current(home.tables, view.name)
 
 
 def _mark_of(database: PackedDatabase, view: OnlineView, table: Table | None) -> Mark | None:
@@ -66,7 +65,7 @@ def view_freshness(
 
 def _freshness(domain: LoadedDomain, database: PackedDatabase, view: OnlineView) -> Freshness:
     declared = declaration_of(domain.views[view.name])
-    table = _table_of(view)
+    table = _table_of(domain.home, view)
     mark = _mark_of(database, view, table)
     built, online = table.built_until if table else None, from_micros(mark.until) if mark else None
     if declared is None:

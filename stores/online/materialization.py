@@ -83,7 +83,7 @@ def materialize_view(
     Raises `NotBuilt` without a table and `StoreOutdated` where the table is of an older definition.
     """
     refuse_mark(view)
-    table = _table_of(view)
+    table = _table_of(view, _data_folder(config))
     online = OnlineView.of(config.project, view)
     built = table.built_until
     if built is None:
@@ -140,11 +140,11 @@ def _shown_at(clock: Callable[[], datetime] | None, now: datetime) -> Callable[[
     return lambda: micros(now if clock is None else max(now, clock()))
 
 
-def _table_of(view: FeatureView) -> Table:
+def _table_of(view: FeatureView, home: Path | None) -> Table:
     source = view.batch_source
     if not isinstance(source, FileSource):
         raise NotBuilt(f"view '{view.name}' has no file source to materialize from.")
-    path = Path(source.path)
+    path = (home or Path.cwd()) / source.path
     table = Table.current(path.parent, path.name)
     if table is None:
         raise NotBuilt(
@@ -192,8 +192,12 @@ def _newest_rows(
 
 def _spill(config: RepoConfig) -> Path | None:
     """Where joins spill, which is in the data folder; the system's own place where nothing is said."""
-    folder = getattr(config.offline_store, "spill_folder", None)
-    return Path(folder) if folder else None
+    return getattr(config.offline_store, "spill", None)
+
+
+def _data_folder(config: RepoConfig) -> Path | None:
+    """The data folder, where the offline store is ours and knows it."""
+    return getattr(config.offline_store, "data_folder", None)
 
 
 def _dummy(view: OnlineView) -> str:

@@ -20,7 +20,7 @@ import msgspec
 import pyarrow as pa
 
 from punctual.errors import BrokenTable, DataFolderError
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.times import aware
 
 # Columns of `logged_predictions` beside a request's own and the features.
@@ -68,9 +68,9 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 _decode = msgspec.json.Decoder(LoggedPrediction).decode
 
 
-def log_folder(use_case: str) -> Path:
+def log_folder(home: Home, use_case: str) -> Path:
     """Where a use case's predictions are logged."""
-    return Path(data_path("predictions", "log", use_case))
+    return home.path("predictions", "log", use_case)
 
 
 def exact(value: Any) -> Any:
@@ -88,8 +88,8 @@ def logged_value(value: Any) -> Any:
 class PredictionLog:
     """Appends to this process's own file of a use case's log; threads may share it."""
 
-    def __init__(self, use_case: str) -> None:
-        self.folder = log_folder(use_case)
+    def __init__(self, home: Home, use_case: str) -> None:
+        self.folder = log_folder(home, use_case)
         self._name = _file_name()
         self._lock = threading.Lock()
         self._day = ""
@@ -152,7 +152,7 @@ def _file_name() -> str:
 
 
 def read_log(
-    use_case: str, since: datetime | None = None, until: datetime | None = None
+    home: Home, use_case: str, since: datetime | None = None, until: datetime | None = None
 ) -> Iterator[LoggedPrediction]:
     """Logged predictions with a prediction moment in `(since, until]`, file after file.
 
@@ -163,7 +163,7 @@ def read_log(
     high = None if until is None else aware(until)
     # A prediction is received at its moment or later, but for clocks that differ a little.
     first_day = f"{low - timedelta(days=1):%Y-%m-%d}" if low else ""
-    for path in sorted(log_folder(use_case).glob("*/*.jsonl")):
+    for path in sorted(log_folder(home, use_case).glob("*/*.jsonl")):
         if path.parent.name < first_day:
             continue
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
@@ -178,11 +178,11 @@ def read_log(
 
 
 def logged_predictions(
-    use_case: str, since: datetime | None = None, until: datetime | None = None
+    home: Home, use_case: str, since: datetime | None = None, until: datetime | None = None
 ) -> pa.Table:
     """Logged predictions as a table, in order of prediction moment: what was sent, the features by full name, the prediction."""
     found = sorted(
-        read_log(use_case, since, until),
+        read_log(home, use_case, since, until),
         key=lambda each: (each.at, each.received, each.prediction_id),
     )
     columns: dict[str, pa.Array] = {}

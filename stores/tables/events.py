@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
 
 from punctual.errors import NotBuilt
 from punctual.events import Events
-from punctual.home import data_path
 from punctual.loaded_domain import LoadedDomain
 from punctual.times import aware, micros
 from stores.tables.sql import connect, quoted
@@ -19,7 +17,7 @@ from stores.tables.table import CREATED, EVENT, Table
 def event_table(domain: LoadedDomain, events: Events) -> Table:
     """The table of a stream as its definition makes it."""
     return Table.for_definition(
-        Path(data_path("tables")), f"{domain.name}.{events.name}", events.fingerprint, events.id
+        domain.home.tables, f"{domain.name}.{events.name}", events.fingerprint, events.id
     )
 
 

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from punctual.home import Home
+
 # It must be known before MLflow is imported, and its report would be waited for.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 DEMO_AT = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
@@ -223,8 +225,8 @@ def build_parcels(folder):
         from punctual.progress import Progress
         from punctual.repository import feature_store, load_domain
 
-        domain, quiet = load_domain("parcels"), Progress(quiet=True)
-        store = feature_store()
+        domain, quiet = load_domain(Home.at(), "parcels"), Progress(quiet=True)
+        store = feature_store(Home.at())
         build(domain, DEMO_AT, quiet)
         apply_definitions(store, [domain])
         materialize(store, domain, DEMO_AT, quiet)
@@ -320,9 +322,9 @@ def train_and_register(store, domain, name):
         metrics={"test": {use_case.metric: 0.7 if use_case.task == "binary" else 90.0}}, baselines={}, gate={}, libraries={"numpy": "2"},
         parity_rows=parity, limits="",
     )  # fmt: skip
-    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_tracking_uri(tracking_uri(Home.at()))
     registry = mlflow.MlflowClient()
-    experiment = registry.create_experiment(name, artifact_location=artifact_location())
+    experiment = registry.create_experiment(name, artifact_location=artifact_location(Home.at()))
     with mlflow.start_run(experiment_id=experiment) as run:
         logged = mlflow.sklearn.log_model(
             pipeline,
@@ -360,7 +362,7 @@ def register_again(use_case, change=lambda card: None):
     from punctual.model_card import CARD_FILE, REFERENCE_FILE, decode_card
     from stores.models.paths import tracking_uri
 
-    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_tracking_uri(tracking_uri(Home.at()))
     registry = mlflow.MlflowClient()
     champion = registry.get_model_version_by_alias(use_case, "champion")
     run = registry.create_run(registry.get_experiment_by_name(use_case).experiment_id)
@@ -382,7 +384,9 @@ def promote(use_case, version):
 
     from stores.models.paths import tracking_uri
 
-    mlflow.MlflowClient(tracking_uri()).set_registered_model_alias(use_case, "champion", version)
+    mlflow.MlflowClient(tracking_uri(Home.at())).set_registered_model_alias(
+        use_case, "champion", version
+    )
 
 
 def dethrone(use_case):
@@ -390,7 +394,7 @@ def dethrone(use_case):
 
     from stores.models.paths import tracking_uri
 
-    mlflow.MlflowClient(tracking_uri()).delete_registered_model_alias(use_case, "champion")
+    mlflow.MlflowClient(tracking_uri(Home.at())).delete_registered_model_alias(use_case, "champion")
 
 
 @pytest.fixture
@@ -408,7 +412,7 @@ def home(built, tmp_path, monkeypatch, copy_home):
 def domain(home):
     from punctual.repository import load_domain
 
-    return load_domain("parcels")
+    return load_domain(Home.at(), "parcels")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from inference.batch import batch, newest_batch
 from inference.predict import Predictor, predict_rows
 from inference.request_rows import checked_rows
 from punctual.errors import InvalidRequest, NoChampion, NotBuilt
+from punctual.home import Home
 from stores.predictions import PredictionLog, logged_predictions
 from stores.tables import known_events
 
@@ -55,10 +56,12 @@ def test_batch_and_online_agree_at_one_entity_and_one_moment(domain, use_case):
     for request in requests.to_pylist():
         at = request["event_timestamp"]
         rows = checked_rows(predictor.row_model, [{name: request[name] for name in names}])
-        predict_rows(predictor, rows, clock=lambda at=at: at, log=PredictionLog(use_case.name))
+        predict_rows(
+            predictor, rows, clock=lambda at=at: at, log=PredictionLog(Home.at(), use_case.name)
+        )
 
     done = pq.read_table(batch(domain, use_case, NOW + timedelta(hours=1), since=NOW).path)
-    online = logged_predictions(use_case.name)
+    online = logged_predictions(Home.at(), use_case.name)
 
     assert online["parcel"].to_pylist() == done["parcel"].to_pylist()
     for name in predictor.features.names:
@@ -86,10 +89,11 @@ def test_periods_that_meet_share_no_request(domain, use_case):
 
     assert early.rows + late.rows == batch(domain, use_case, NOW).rows
     assert (
-        newest_batch(use_case.name, "1", NOW).name == "20240219T120000Z-20240220T120000Z-v1.parquet"
+        newest_batch(Home.at(), use_case.name, "1", NOW).name
+        == "20240219T120000Z-20240220T120000Z-v1.parquet"
     )
-    assert newest_batch(use_case.name, "1", middle) == early.path
-    assert newest_batch(use_case.name, "2", NOW) is None
+    assert newest_batch(Home.at(), use_case.name, "1", middle) == early.path
+    assert newest_batch(Home.at(), use_case.name, "2", NOW) is None
 
 
 def test_a_moment_beyond_what_is_built_is_cut_to_it_and_one_far_beyond_refused(domain, use_case):

@@ -4,6 +4,7 @@ import pytest
 
 from inference.champion import champion_card, champion_version, load_champion, reference
 from punctual.errors import BrokenModel, NoChampion, StoreOutdated, UnknownName
+from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import model_input
 
@@ -39,14 +40,14 @@ def test_a_model_without_the_alias_is_no_champion(domain, use_case, models):
     models.dethrone("parcel_lateness")
 
     with pytest.raises(NoChampion):
-        champion_version("parcel_lateness")
+        champion_version(Home.at(), "parcel_lateness")
     assert load_champion(domain, use_case, "1").card.version == "1"
 
 
 def test_a_given_version_is_loaded_and_an_unknown_one_named(domain, use_case, models):
     models.register_again("parcel_lateness")
 
-    assert champion_version("parcel_lateness") == "1"
+    assert champion_version(Home.at(), "parcel_lateness") == "1"
     assert load_champion(domain, use_case, "2").card.version == "2"
     with pytest.raises(
         UnknownName, match=r"no version '9' in the model registry of 'parcel_lateness'. Known: 1, 2"
@@ -83,6 +84,7 @@ def test_a_model_of_other_features_than_are_declared_now_is_refused(domain, use_
 
 def test_a_model_of_a_service_that_is_gone_is_refused(domain, use_case):
     bare = LoadedDomain(
+        domain.home,
         domain.name,
         domain.domain,
         domain.entities,
@@ -117,7 +119,7 @@ def test_a_model_whose_files_are_gone_is_broken(built, domain, use_case, models,
 def test_the_reference_holds_the_models_features_and_its_predictions(domain, use_case):
     card = champion_card(domain, use_case)
 
-    rows = reference(card)
+    rows = reference(Home.at(), card)
 
     assert {
         *(feature.name for feature in card.features),

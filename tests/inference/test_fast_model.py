@@ -19,6 +19,7 @@ from inference.fast.parity import difference, parity_inputs
 from inference.fast.pipeline import FEW_ROWS, FastModel
 from inference.fast.trees import Trees
 from punctual.errors import BrokenModel
+from punctual.home import Home
 from punctual.model_card import ModelFeature
 from training.fit import fit, fit_baselines
 
@@ -344,15 +345,15 @@ def flights_like(home, use_case):
     from punctual.model_card import CARD_FILE, REFERENCE_FILE, encode_card, model_input
     from stores.models.paths import tracking_uri
 
-    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_tracking_uri(tracking_uri(Home.at()))
     registry = mlflow.MlflowClient()
     champion = registry.get_model_version_by_alias(use_case.name, "champion")
     folder = home / "scratch"
     folder.mkdir(exist_ok=True)
     from stores.models import read_card
 
-    made = read_card(use_case.name)
-    rows = reference(made)
+    made = read_card(Home.at(), use_case.name)
+    rows = reference(Home.at(), made)
     inputs, labels = model_input(rows, made.features), rows["label"].to_numpy()
     part = SimpleNamespace(inputs=inputs, labels=labels)
     pipeline = fit(
@@ -381,7 +382,7 @@ def flights_like(home, use_case):
 
 def test_a_champion_that_training_made_is_fast_and_faithful(domain, use_case, flights_like):
     champion = load_champion(domain, use_case, flights_like)
-    inputs = parity_inputs(champion.card, reference(champion.card))
+    inputs = parity_inputs(champion.card, reference(Home.at(), champion.card))
 
     assert champion.fast is not None
     expected = champion.predict_registered(inputs.frame)
@@ -401,7 +402,7 @@ def test_a_champion_that_training_made_is_fast_and_faithful(domain, use_case, fl
 
 def test_a_frame_with_nan_for_a_category_is_judged_by_the_pipeline(domain, use_case, flights_like):
     champion = load_champion(domain, use_case, flights_like)
-    frame = parity_inputs(champion.card, reference(champion.card)).frame.iloc[-3:].copy()
+    frame = parity_inputs(champion.card, reference(Home.at(), champion.card)).frame.iloc[-3:].copy()
     frame["last_delivery__service_class"] = pd.Series([np.nan] * 3, dtype=object, index=frame.index)
 
     assert champion.predict(frame).tobytes() == champion.predict_registered(frame).tobytes()
@@ -474,7 +475,7 @@ def test_a_model_whose_pipeline_is_unknown_here_needs_no_reference(domain, use_c
     champion = load_champion(domain, use_case)
 
     assert champion.fast is None
-    inputs = parity_inputs(champion.card, reference(champion.card))
+    inputs = parity_inputs(champion.card, reference(Home.at(), champion.card))
     assert (
         champion.predict_matrix(inputs.numbers, inputs.categories).tobytes()
         == champion.predict(inputs.frame).tobytes()

@@ -10,6 +10,7 @@ import pytest
 
 from inference.features import OnlineFeatures, PastNotKept
 from punctual.errors import BrokenTable, InvalidRequest, NaiveTimestamp, NotBuilt
+from punctual.home import Home
 from punctual.repository import feature_store
 from punctual.times import micros
 from stores.offline import historical_features
@@ -66,7 +67,7 @@ def test_online_features_equal_the_point_in_time_join_bit_for_bit(domain, use_ca
         requests.column_names.index("courier"), "courier", pa.array(courier)
     )
     moments = pa.array([at] * requests.num_rows, pa.timestamp("us", "UTC"))
-    store = feature_store()
+    store = feature_store(Home.at())
     offline = historical_features(
         store,
         requests.append_column("event_timestamp", moments).append_column("at", moments),

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from punctual.errors import BrokenTable, DataFolderError
+from punctual.home import Home
 from stores.predictions import LoggedPrediction, PredictionLog, exact, logged_predictions
 from stores.predictions.log import read_log
 
@@ -30,7 +31,7 @@ def prediction(number, at=AT, received=None, **features):
 
 
 def ids(**bounds):
-    return [found.prediction_id for found in read_log("late", **bounds)]
+    return [found.prediction_id for found in read_log(Home.at(), "late", **bounds)]
 
 
 def files(home):
@@ -47,23 +48,23 @@ def test_what_is_appended_is_read_back_exactly(own_home):
         "f": 5e-324,
         "g": AT,
     }
-    PredictionLog("late").append([prediction(1, **values)])
+    PredictionLog(Home.at(), "late").append([prediction(1, **values)])
 
-    (found,) = read_log("late")
+    (found,) = read_log(Home.at(), "late")
 
     assert found.features == {**values, "g": "2024-02-20T12:00:00Z"}
     assert found.at == AT
 
 
 def test_numbers_that_are_not_finite_survive(own_home):
-    PredictionLog("late").append(
+    PredictionLog(Home.at(), "late").append(
         [
             prediction(1, a=exact(math.nan), b=exact(math.inf), c=1.5),
             prediction(2, a=1.0, b=exact(-math.inf), c=None),
         ]
     )
 
-    table = logged_predictions("late")
+    table = logged_predictions(Home.at(), "late")
 
     assert table["b"].to_pylist() == [math.inf, -math.inf]
     assert math.isnan(table["a"].to_pylist()[0]) and table["a"].to_pylist()[1] == 1.0
@@ -71,7 +72,7 @@ def test_numbers_that_are_not_finite_survive(own_home):
 
 
 def test_a_request_is_one_append_and_each_process_has_its_own_file(own_home):
-    first, second = PredictionLog("late"), PredictionLog("late")
+    first, second = PredictionLog(Home.at(), "late"), PredictionLog(Home.at(), "late")
     first.append([prediction(1), prediction(2)])
     second.append([prediction(3)])
     first.append([prediction(4)])
@@ -81,7 +82,7 @@ def test_a_request_is_one_append_and_each_process_has_its_own_file(own_home):
 
 
 def test_a_new_day_of_receipt_is_a_new_file(own_home):
-    log = PredictionLog("late")
+    log = PredictionLog(Home.at(), "late")
     log.append([prediction(1, received=AT)])
     log.append([prediction(2, received=AT + timedelta(days=1))])
 
@@ -89,7 +90,7 @@ def test_a_new_day_of_receipt_is_a_new_file(own_home):
 
 
 def test_the_torn_last_line_of_a_killed_process_is_left_out(own_home):
-    PredictionLog("late").append([prediction(1), prediction(2)])
+    PredictionLog(Home.at(), "late").append([prediction(1), prediction(2)])
     (path,) = files(own_home)
     path.write_bytes(path.read_bytes()[:-40])
 
@@ -97,7 +98,7 @@ def test_the_torn_last_line_of_a_killed_process_is_left_out(own_home):
 
 
 def test_a_line_that_is_broken_otherwise_is_an_error(own_home):
-    PredictionLog("late").append([prediction(1), prediction(2)])
+    PredictionLog(Home.at(), "late").append([prediction(1), prediction(2)])
     (path,) = files(own_home)
     path.write_bytes(b"{}\n" + path.read_bytes())
 
@@ -106,7 +107,7 @@ def test_a_line_that_is_broken_otherwise_is_an_error(own_home):
 
 
 def test_bounds_are_after_since_and_up_to_until(own_home):
-    log = PredictionLog("late")
+    log = PredictionLog(Home.at(), "late")
     for hours in range(4):
         log.append([prediction(hours, at=AT + timedelta(hours=hours))])
 
@@ -115,7 +116,7 @@ def test_bounds_are_after_since_and_up_to_until(own_home):
 
 def test_a_prediction_of_midnight_that_was_received_a_moment_earlier_is_found(own_home):
     midnight = datetime(2024, 2, 21, tzinfo=UTC)
-    PredictionLog("late").append(
+    PredictionLog(Home.at(), "late").append(
         [prediction(1, at=midnight, received=midnight - timedelta(seconds=30))]
     )
 
@@ -129,11 +130,12 @@ def test_where_the_disk_is_full_the_log_stays_whole_and_goes_on_when_there_is_ro
         sys.path.insert(0, {str(sys.path[0])!r})
         from datetime import UTC, datetime
         from punctual.errors import DataFolderError
+        from punctual.home import Home
         from stores.predictions import LoggedPrediction, PredictionLog
         at = datetime(2024, 2, 20, 12, tzinfo=UTC)
         def some(number, size):
             return [LoggedPrediction(f"id-{{number}}", "late", at, at, "late", "1", "v1", {{"text": "x" * size}}, {{}}, {{}}, 0.5, None)]
-        log = PredictionLog("late")
+        log = PredictionLog(Home.at(), "late")
         log.append(some(1, 100))
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, resource.RLIM_INFINITY))
         try:
@@ -163,11 +165,11 @@ def test_a_log_that_cannot_be_written_is_an_error_with_what_to_do(own_home):
     (own_home / "predictions" / "log").write_text("a file")
 
     with pytest.raises(DataFolderError, match="free space or mend its rights"):
-        PredictionLog("late").append([prediction(1)])
+        PredictionLog(Home.at(), "late").append([prediction(1)])
 
 
 def test_an_empty_log_is_an_empty_table_with_its_columns(own_home):
-    table = logged_predictions("late")
+    table = logged_predictions(Home.at(), "late")
 
     assert table.num_rows == 0
     assert {"prediction_id", "at", "prediction", "model_version"} <= set(table.column_names)

@@ -1,6 +1,7 @@
 """A report says what it judged, what needs attention, and what it could not judge."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -11,6 +12,7 @@ from inference.monitoring.drift import LEAST_ROWS
 from inference.monitoring.report import monitor
 from inference.request_rows import checked_rows
 from punctual.errors import InvalidRequest, NoChampion
+from punctual.home import Home
 from stores.online import view_freshness
 from stores.predictions import PredictionLog
 from stores.tables import known_events
@@ -33,7 +35,7 @@ def log_predictions(predictor, domain, use_case):
         fresh = predictor.freshness()
         made = predictor.predict(rows, at=NOW, received=NOW, fresh=fresh)
         times = [request["event_timestamp"] for request in requests]
-        PredictionLog(use_case.name).append(
+        PredictionLog(Home.at(), use_case.name).append(
             [
                 msgspec.structs.replace(each, at=at, received=at)
                 for each, at in zip(made, times, strict=True)
@@ -140,11 +142,11 @@ def test_stale_views_need_attention_from_the_moment_on_that_newer_values_were_du
     assert reason.startswith("4 of 4 views are stale, ") and reason.endswith(" by 2h")
 
 
-def test_freshness_knows_what_was_never_built(home, domain, predictor, tmp_path, monkeypatch):
+def test_freshness_knows_what_was_never_built(domain, predictor, tmp_path):
     views = [view.online for view in predictor.features.views]
-    monkeypatch.setenv("PUNCTUAL_HOME", str(tmp_path / "nowhere"))
+    elsewhere = replace(domain, home=Home.at(tmp_path / "nowhere"))
 
-    found = view_freshness(domain, predictor.features.database, views)
+    found = view_freshness(elsewhere, predictor.features.database, views)
 
     assert all(
         (each.built_until, each.materialized_until, each.is_stale(NOW)) == (None, None, True)

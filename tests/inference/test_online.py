@@ -14,6 +14,7 @@ import uvicorn
 from inference.api.app import create_app
 from inference.api.error_responses import MAX_BODY_BYTES
 from inference.api.server import address, take_port
+from punctual.home import Home
 from stores.predictions.log import read_log
 
 NOW = datetime(2024, 2, 20, 12, 30, tzinfo=UTC)
@@ -76,7 +77,7 @@ def clients(domain):
 
 
 def logged(use_case="parcel_lateness"):
-    return list(read_log(use_case))
+    return list(read_log(Home.at(), use_case))
 
 
 def test_one_row_is_predicted_and_logged(client, row):

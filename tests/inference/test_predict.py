@@ -9,6 +9,7 @@ from inference.features import PastNotKept
 from inference.predict import ClockBehindStore, Predictor, predict_frame, predict_rows
 from inference.request_rows import checked_rows
 from punctual.errors import DataFolderError, InvalidRequest
+from punctual.home import Home
 from stores.predictions import PredictionLog, logged_predictions
 from stores.predictions.log import read_log
 
@@ -20,7 +21,11 @@ def ask(predictor, row):
     def answer(*rows, now=NOW, at=None):
         checked = checked_rows(predictor.row_model, rows or [row()])
         return predict_rows(
-            predictor, checked, clock=lambda: now, at=at, log=PredictionLog("parcel_lateness")
+            predictor,
+            checked,
+            clock=lambda: now,
+            at=at,
+            log=PredictionLog(Home.at(), "parcel_lateness"),
         )
 
     return answer
@@ -73,7 +78,9 @@ def test_a_regression_answers_with_a_prediction_and_no_decision(domain, row):
     predictor = Predictor.load(domain, domain.use_cases["parcel_delay"])
     rows = checked_rows(predictor.row_model, [row()])
 
-    answer = predict_rows(predictor, rows, clock=lambda: NOW, log=PredictionLog("parcel_delay"))
+    answer = predict_rows(
+        predictor, rows, clock=lambda: NOW, log=PredictionLog(Home.at(), "parcel_delay")
+    )
 
     assert isinstance(answer.predictions[0].prediction, float)
     assert (
@@ -106,7 +113,10 @@ def test_a_store_that_goes_on_while_it_is_read_is_read_again_at_a_later_moment(p
     rows = checked_rows(predictor.row_model, [row()])
 
     answer = predict_rows(
-        predictor, rows, clock=lambda: next(moments), log=PredictionLog("parcel_lateness")
+        predictor,
+        rows,
+        clock=lambda: next(moments),
+        log=PredictionLog(Home.at(), "parcel_lateness"),
     )
 
     assert (answer.at, answer.received) == (NOW, NOW)
@@ -115,7 +125,7 @@ def test_a_store_that_goes_on_while_it_is_read_is_read_again_at_a_later_moment(p
 def test_the_log_holds_all_that_a_prediction_rests_on(ask, row, predictor):
     answer = ask(row(parcel=17), at=NOW)
 
-    (logged,) = read_log("parcel_lateness")
+    (logged,) = read_log(Home.at(), "parcel_lateness")
     assert logged.prediction_id == answer.predictions[0].prediction_id
     assert (logged.prediction, logged.decision) == (
         answer.predictions[0].probability,
@@ -152,13 +162,15 @@ def test_a_notebook_gets_its_rows_back_with_predictions_and_they_are_logged(home
     )
     frame["promised"] = pd.to_datetime(frame["promised"])
 
-    predicted = predict_frame("parcel_lateness", frame, NOW)
+    predicted = predict_frame(Home.at(), "parcel_lateness", frame, NOW)
 
     assert predicted["unknown"].tolist() == ["courier=Z, courier=Z, route=2", ""]
     assert predicted["parcel"].tolist() == [5, 6]
     assert (
         predicted["probability"].tolist()
-        == logged_predictions("parcel_lateness").sort_by("parcel")["prediction"].to_pylist()
+        == logged_predictions(Home.at(), "parcel_lateness")
+        .sort_by("parcel")["prediction"]
+        .to_pylist()
     )
 
 
@@ -168,11 +180,11 @@ def test_a_frame_may_have_more_rows_than_a_request(home, row):
     )
     frame["promised"] = pd.to_datetime(frame["promised"])
 
-    predicted = predict_frame("parcel_lateness", frame, NOW)
+    predicted = predict_frame(Home.at(), "parcel_lateness", frame, NOW)
 
     assert predicted["parcel"].tolist() == list(range(1_203))
-    assert len(list(read_log("parcel_lateness"))) == 1_203
-    assert predict_frame("parcel_lateness", frame.head(0), NOW).empty
+    assert len(list(read_log(Home.at(), "parcel_lateness"))) == 1_203
+    assert predict_frame(Home.at(), "parcel_lateness", frame.head(0), NOW).empty
 
 
 def test_a_champion_of_an_earlier_service_reads_that_service(domain, use_case, models):
@@ -182,6 +194,7 @@ def test_a_champion_of_an_earlier_service_reads_that_service(domain, use_case, m
     newer = UseCase(**{**vars(use_case), "feature_service": "parcels_v2"})
     services = {**domain.services, "parcels_v2": domain.services["parcels_v1"]}
     evolved = LoadedDomain(
+        domain.home,
         domain.name,
         domain.domain,
         domain.entities,

@@ -9,6 +9,7 @@ from inference.predict import Predictor, predict_rows
 from inference.request_rows import checked_rows
 from pipelines.materialize import materialize
 from punctual.errors import PunctualError
+from punctual.home import Home
 from punctual.progress import Progress
 from punctual.repository import feature_store, find_use_case
 from stores.online import OnlineStoreUnavailable
@@ -29,13 +30,13 @@ def on_redis(built, home, tmp_path, monkeypatch, redis_server):
         text.replace(SQLITE, f"  redis: {redis_server.url}\n  timeout_seconds: 1\n")
     )
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
-    domain, use_case = find_use_case("parcel_lateness")
-    materialize(feature_store(), domain, domain.domain.demo_at, Progress(quiet=True))
+    domain, use_case = find_use_case(Home.at(), "parcel_lateness")
+    materialize(feature_store(Home.at()), domain, domain.domain.demo_at, Progress(quiet=True))
     return Predictor.load(domain, use_case)
 
 
 def answers(predictor, rows, at):
-    log = PredictionLog(predictor.use_case.name)
+    log = PredictionLog(Home.at(), predictor.use_case.name)
     checked = checked_rows(predictor.row_model, rows)
     answer = predict_rows(predictor, checked, clock=lambda: at, at=at, log=log)
     log.close()
@@ -67,5 +68,5 @@ def test_predictions_are_those_of_sqlite_and_a_server_that_is_away_is_said_at_on
     assert time.monotonic() - started < 10
     redis_server.start()
     # What it held in memory alone is gone with it, and comes back by a run.
-    materialize(feature_store(), on_redis.domain, at, Progress(quiet=True))
+    materialize(feature_store(Home.at()), on_redis.domain, at, Progress(quiet=True))
     assert answers(on_redis, rows, at) == expected

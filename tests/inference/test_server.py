@@ -11,6 +11,7 @@ import time
 import requests
 
 from inference.__main__ import main
+from punctual.home import Home
 from stores.predictions.log import read_log
 
 
@@ -55,7 +56,7 @@ def test_killing_the_server_loses_no_prediction_that_was_answered(punctual, row)
     for thread in threads:
         thread.join()
 
-    logged = {each.prediction_id for each in read_log("parcel_lateness")}
+    logged = {each.prediction_id for each in read_log(Home.at(), "parcel_lateness")}
     assert len(answered) == len(set(answered)) >= 500
     assert set(answered) <= logged
 
@@ -82,7 +83,7 @@ def test_a_server_answers_the_command_line_and_ends_in_peace_when_asked_to(
         and "rows[0].courier is 5; expected a valid string" in refusal.err
     )
     assert (server.returncode, errors) == (0, "")
-    assert len(list(read_log("parcel_delay"))) == 1
+    assert len(list(read_log(Home.at(), "parcel_delay"))) == 1
     # The data folder's clock has gone along, sixty times as fast as ours.
     assert int((home / "clock").read_text()) > 1_708_430_400_000_000 + 5_000_000
 

@@ -11,6 +11,7 @@ import pytest
 from orchestration.ledger import Ledger
 from orchestration.schedule import Scheduler
 from orchestration.steps import Step, Stopped, run_step
+from punctual.home import Home
 
 # Notes each call; does what the next line of `<its first argument>.plan` says: an exit code and a text, or `sleep`.
 TINY_STAGE = """
@@ -84,12 +85,12 @@ class World:
         self.champions = set(champions)
         self.shown = []
         self.stop_after = None
-        self.ledger = Ledger()
+        self.ledger = Ledger(Home.at())
         self.scheduler = Scheduler(
             steps,
             self.ledger,
             lambda: self.now,
-            lambda step, moment, log: run_step(step, moment, log, sleep=self.sleep),
+            lambda step, moment, log: run_step(step, moment, log, home=Home.at(), sleep=self.sleep),
             self.sleep,
             wall=lambda: self.wall,
             has_champion=lambda use_case: use_case in self.champions,

@@ -6,6 +6,7 @@ import pytest
 
 from orchestration.ledger import Ledger
 from punctual.errors import DataFolderError
+from punctual.home import Home
 
 NOW = datetime(2013, 12, 5, 20, 0, 1, 250_000, tzinfo=UTC)
 WALL = datetime(2025, 1, 1, tzinfo=UTC)
@@ -13,11 +14,11 @@ MOMENT = datetime(2013, 12, 5, 20, tzinfo=UTC)
 
 
 def test_a_run_is_kept_with_both_its_times(tiny):
-    run = Ledger().start(tiny.step(), MOMENT, now=NOW, wall=WALL, log="/tmp/log")
-    ended = Ledger().finish(
+    run = Ledger(Home.at()).start(tiny.step(), MOMENT, now=NOW, wall=WALL, log="/tmp/log")
+    ended = Ledger(Home.at()).finish(
         run, "failed", "no luck", now=NOW, wall=datetime(2025, 1, 1, 0, 0, 7, tzinfo=UTC)
     )
-    assert Ledger().recent(5) == [ended]
+    assert Ledger(Home.at()).recent(5) == [ended]
     assert (ended.scheduled, ended.started, ended.started_wall, ended.attempt) == (
         MOMENT,
         NOW,
@@ -33,7 +34,7 @@ def test_a_run_is_kept_with_both_its_times(tiny):
 
 
 def test_reading_a_ledger_that_is_not_there_makes_none(home):
-    assert Ledger().recent(5) == []
+    assert Ledger(Home.at()).recent(5) == []
     assert not home.exists()
 
 
@@ -43,4 +44,4 @@ def test_a_damaged_ledger_is_named_with_what_to_do(home):
     with pytest.raises(
         DataFolderError, match=r"schedule\.db: file is not a database.*remove a damaged file"
     ):
-        Ledger().recent(5)
+        Ledger(Home.at()).recent(5)

@@ -8,6 +8,7 @@ import pytest
 
 from orchestration.server import HOST, Server, refuse_taken
 from punctual.errors import PortInUse
+from punctual.home import Home
 
 LISTENS = """
 import os, pathlib, socket, sys, time
@@ -34,6 +35,7 @@ def started(tiny, home, port):
         (tiny.folder / "serves.py").write_text(source)
         shown = []
         server = Server(
+            Home.at(),
             lambda: ["serves", str(port)],
             port,
             home / "logs" / "server.log",

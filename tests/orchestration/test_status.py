@@ -9,6 +9,7 @@ from orchestration.cli import main
 from orchestration.ledger import Ledger
 from orchestration.status import status
 from orchestration.steps import steps_of
+from punctual.home import Home
 from punctual.repository import feature_store, load_domain
 
 BUILT = datetime(2020, 12, 1, tzinfo=UTC)
@@ -22,9 +23,9 @@ def built(small_shop):
     from pipelines.materialize import materialize
     from punctual.progress import Progress
 
-    domain = load_domain("shop")
+    domain = load_domain(Home.at(), "shop")
     build(domain, BUILT, Progress(quiet=True))
-    materialize(feature_store(), domain, BUILT, Progress(quiet=True))
+    materialize(feature_store(Home.at()), domain, BUILT, Progress(quiet=True))
     return small_shop
 
 
@@ -51,7 +52,7 @@ def test_an_empty_data_folder_is_left_empty_and_what_is_missing_is_said(shop, ca
 
 
 def test_a_view_is_fresh_until_its_next_rows_should_be_there(built):
-    on_time = status("2020-12-02T00:59:59Z")["views"]["shop_sales"]
+    on_time = status(Home.at(), "2020-12-02T00:59:59Z")["views"]["shop_sales"]
     assert (
         on_time["fresh"],
         on_time["age_seconds"],
@@ -60,12 +61,12 @@ def test_a_view_is_fresh_until_its_next_rows_should_be_there(built):
     ) == (True, 25 * 3600 - 1, "24h", "1h")
     assert on_time["built_until"] == on_time["materialized_until"] == BUILT
     assert on_time["online_rows"] == 12
-    assert status("2020-12-02T01:00:00Z")["views"]["shop_sales"]["fresh"] is False
+    assert status(Home.at(), "2020-12-02T01:00:00Z")["views"]["shop_sales"]["fresh"] is False
 
 
 def test_a_view_that_is_built_and_not_online_is_not_fresh(built):
     (built / "online.db").unlink()
-    found = status("2020-12-01T02:00:00Z")
+    found = status(Home.at(), "2020-12-01T02:00:00Z")
     assert (found["views"]["last_day"]["fresh"], found["views"]["last_day"]["online_rows"]) == (
         False,
         0,
@@ -76,7 +77,7 @@ def test_a_view_that_is_built_and_not_online_is_not_fresh(built):
 
 
 def test_events_say_how_far_they_are_known(built):
-    assert status("2020-12-01T02:00:00Z")["events"]["closed_days"] == {
+    assert status(Home.at(), "2020-12-01T02:00:00Z")["events"]["closed_days"] == {
         "domain": "shop",
         "rows": 30 * 12,
         "built_until": BUILT,
@@ -84,7 +85,7 @@ def test_events_say_how_far_they_are_known(built):
 
 
 def test_a_failed_run_is_shown_with_its_reason(built, capsys):
-    ledger, step = Ledger(), steps_of(load_domain("shop"))[0]
+    ledger, step = Ledger(Home.at()), steps_of(load_domain(Home.at(), "shop"))[0]
     for status_, message in (
         ("retrying", "trying"),
         ("failed", "Traceback\nBrokenSource: source 'sales': there is no file.\n"),
@@ -103,13 +104,15 @@ def test_a_failed_run_is_shown_with_its_reason(built, capsys):
 
 
 def test_what_a_scheduler_that_is_gone_left_running_does_not_run(built):
-    Ledger().start(steps_of(load_domain("shop"))[0], BUILT, now=BUILT, wall=WALL)
-    found = status("2020-12-01T02:00:00Z")
+    Ledger(Home.at()).start(
+        steps_of(load_domain(Home.at(), "shop"))[0], BUILT, now=BUILT, wall=WALL
+    )
+    found = status(Home.at(), "2020-12-01T02:00:00Z")
     assert (found["scheduler"], found["runs"][0]["status"]) == ("stopped", "interrupted")
 
 
 def test_the_schedule_says_what_is_next(built):
-    assert status("2020-12-01T02:00:00Z")["schedule"] == [
+    assert status(Home.at(), "2020-12-01T02:00:00Z")["schedule"] == [
         {
             "domain": "shop",
             "step": "materialize",

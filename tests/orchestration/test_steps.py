@@ -8,6 +8,7 @@ import pytest
 from orchestration.steps import run_step, steps_of
 from punctual.domain import Domain
 from punctual.errors import InvalidDeclaration
+from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.repository import load_domain
 
@@ -15,7 +16,7 @@ MOMENT = datetime(2013, 12, 5, 21, tzinfo=UTC)
 
 
 def test_the_default_schedule_is_hourly_daily_and_weekly_for_the_domain_and_its_use_cases():
-    steps = steps_of(load_domain("flights"))
+    steps = steps_of(load_domain(Home.at(), "flights"))
     assert [(step.name, step.target, step.cron) for step in steps] == [
         ("materialize", "flights", "0 * * * *"),
         ("batch", "arrival_delay", "0 6 * * *"),
@@ -33,7 +34,9 @@ def test_the_default_schedule_is_hourly_daily_and_weekly_for_the_domain_and_its_
 
 
 def test_a_step_that_the_schedule_leaves_out_does_not_run():
-    domain = LoadedDomain("shop", Domain("shop", "", schedule={"materialize": "*/15 * * * *"}))
+    domain = LoadedDomain(
+        Home.at(), "shop", Domain("shop", "", schedule={"materialize": "*/15 * * * *"})
+    )
     assert [(step.name, step.cron) for step in steps_of(domain)] == [
         ("materialize", "*/15 * * * *")
     ]
@@ -41,10 +44,10 @@ def test_a_step_that_the_schedule_leaves_out_does_not_run():
 
 def test_a_run_has_a_time_limit_which_a_domain_may_set():
     domain = LoadedDomain(
-        "shop", Domain("shop", "", time_limits={"materialize": timedelta(minutes=20)})
+        Home.at(), "shop", Domain("shop", "", time_limits={"materialize": timedelta(minutes=20)})
     )
     assert [step.time_limit for step in steps_of(domain)] == [timedelta(minutes=20)]
-    assert [step.time_limit for step in steps_of(load_domain("flights"))] == [
+    assert [step.time_limit for step in steps_of(load_domain(Home.at(), "flights"))] == [
         timedelta(hours=hours) for hours in (2, 2, 12)
     ]
 
@@ -59,6 +62,7 @@ def test_all_problems_of_a_schedule_are_said_at_once():
     with pytest.raises(InvalidDeclaration) as error:
         steps_of(
             LoadedDomain(
+                Home.at(),
                 "shop",
                 Domain(
                     "shop",
@@ -85,7 +89,9 @@ def test_what_is_promised_is_told_the_time_when_it_starts_and_nothing_else_is(ti
     clock = lambda: ["--clock", f"after {len(tiny.calls('ends'))}"]  # noqa: E731
     for each in (step, tiny.step()):
         assert (
-            run_step(each, MOMENT, tmp_path / "log", sleep=time.sleep, clock=clock).status
+            run_step(
+                each, MOMENT, tmp_path / "log", home=Home.at(), sleep=time.sleep, clock=clock
+            ).status
             == "succeeded"
         )
     assert [call["argv"][3:] for call in tiny.calls()] == [[], ["--clock", "after 1"], []]

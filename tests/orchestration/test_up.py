@@ -13,6 +13,7 @@ import pytest
 from orchestration.cli import main
 from orchestration.ledger import Ledger
 from orchestration.server import HOST
+from punctual.home import Home
 
 # A schedule of the tiny stage, whose clock stands still.
 SCHEDULER = """
@@ -21,13 +22,14 @@ from functools import partial
 from orchestration.ledger import SCHEDULE, Ledger
 from orchestration.schedule import Scheduler
 from orchestration.steps import Step, run_step
+from punctual.home import Home
 from punctual.locks import only_one
 step = Step("materialize", "shop", "shop", "0 * * * *", (("tiny", "materialize"),))
 now = datetime.datetime(2013, 12, 5, 20, tzinfo=datetime.UTC)
 wall = lambda: datetime.datetime.now(datetime.UTC)
-with only_one(SCHEDULE, 3.0) as lock:
-    run = partial(run_step, sleep=lambda seconds: time.sleep(min(seconds, 0.05)), keeps=(lock,))
-    scheduler = Scheduler([step], Ledger(), lambda: now, run, time.sleep, wall=wall, has_champion=lambda _: True)
+with only_one(Home.at(), SCHEDULE, 3.0) as lock:
+    run = partial(run_step, home=Home.at(), sleep=lambda seconds: time.sleep(min(seconds, 0.05)), keeps=(lock,))
+    scheduler = Scheduler([step], Ledger(Home.at()), lambda: now, run, time.sleep, wall=wall, has_champion=lambda _: True)
     scheduler.recover()
     for run in scheduler.run_due():
         print(run.status, flush=True)
@@ -59,7 +61,7 @@ def test_a_killed_scheduler_takes_its_step_along_and_the_next_one_repeats_the_ru
         ("begins", "2013-12-05T20:00:00Z"),
         ("ends", "2013-12-05T20:00:00Z"),
     ]
-    assert [(run.attempt, run.status) for run in Ledger().recent(5)] == [
+    assert [(run.attempt, run.status) for run in Ledger(Home.at()).recent(5)] == [
         (2, "succeeded"),
         (1, "interrupted"),
     ]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.clean.cleaning import clean_path, clean_source, quarantined_rows, read_report
 from punctual.errors import BrokenSource, InvalidDeclaration
+from punctual.home import Home
 from punctual.sources import CsvSource, Rule
 from stores.tables import connect
 
@@ -36,7 +37,7 @@ def clean(path, content=None, **changes):
     """Cleans the file and gives the report, which always adds up."""
     if content is not None:
         path.write_bytes(content)
-    report = clean_source("travel", source(path, **changes), {})
+    report = clean_source(Home.at(), "travel", source(path, **changes), {})
     assert report.rows_in == report.rows_clean + report.quarantined + report.duplicates
     return report
 
@@ -44,12 +45,14 @@ def clean(path, content=None, **changes):
 def rows(columns="id, minutes, name"):
     with connect() as connection:
         return connection.execute(
-            f"SELECT {columns} FROM read_parquet('{clean_path('travel', 'trips')}') ORDER BY id"
+            f"SELECT {columns} FROM read_parquet('{clean_path(Home.at(), 'travel', 'trips')}') ORDER BY id"
         ).fetchall()
 
 
 def quarantine():
-    return [(row["rule"], row["reason"]) for row in quarantined_rows("travel", "trips", 1000)]
+    return [
+        (row["rule"], row["reason"]) for row in quarantined_rows(Home.at(), "travel", "trips", 1000)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -230,8 +233,8 @@ def test_a_source_is_cleaned_again_when_what_it_reads_changes(file, tmp_path):
     known = (Rule("name_known", "name IN (SELECT name FROM names)"),)
 
     def both():
-        reports = {"names": clean_source("travel", names, {})}
-        return clean_source("travel", source(file, reads=(names,), rules=known), reports)
+        reports = {"names": clean_source(Home.at(), "travel", names, {})}
+        return clean_source(Home.at(), "travel", source(file, reads=(names,), rules=known), reports)
 
     file.write_bytes(HEADER + b"1,5,a\n2,6,b\n")
     assert both().rows_clean == 1
@@ -249,10 +252,10 @@ def test_cleaning_that_does_not_hand_on_the_row_number_is_refused(file):
 
 def test_a_run_that_died_between_its_files_cleans_again(file):
     clean(file, HEADER + b"1,5,a\n")
-    first = read_report("travel", "trips")
+    first = read_report(Home.at(), "travel", "trips")
     clean(file, HEADER + b"2,6,b\n")
     # As it is when a run dies after the rows and before the report: the file of before must not find its old report.
-    clean_path("travel", "trips").with_suffix(".json").unlink()
+    clean_path(Home.at(), "travel", "trips").with_suffix(".json").unlink()
     assert clean(file, HEADER + b"1,5,a\n") == first
     assert rows() == [(1, 5, "a")]
 

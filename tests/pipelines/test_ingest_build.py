@@ -24,7 +24,7 @@ from punctual.errors import (
     NotBuilt,
     StoreOutdated,
 )
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.locks import only_one
 from punctual.progress import Progress
 from punctual.repository import feature_store, load_domain
@@ -43,7 +43,7 @@ from datetime import timedelta
 from feast import Entity, FeatureService, ValueType
 
 from punctual.use_case import Gate, Label, TimeSplit, UseCase
-from punctual.home import data_path
+from punctual.home import Home
 from punctual.sources import CsvSource
 from punctual.domain import Domain
 from punctual.events import Events
@@ -52,7 +52,7 @@ from punctual.windows import count, latest_feature_view, mean, sum_of, windowed_
 taxis_domain = Domain(name="taxis", description="Trips of taxis")
 trips = CsvSource(
     name="trips",
-    location=lambda: data_path("raw", "trips.csv"),
+    location=lambda: str(Home.at().path("raw", "trips.csv")),
     columns={"trip": "BIGINT", "driver": "BIGINT", "begun": "TIMESTAMP", "ended": "TIMESTAMP", "cents": "BIGINT", "tip": "BOOLEAN"},
     key=("trip",),
 )
@@ -172,10 +172,14 @@ class Taxis:
         (self.repository / "feature_store.yaml").write_text(
             (Path(__file__).parents[2] / "feature_repo" / "feature_store.yaml").read_text()
         )
-        self.domain = load_domain("taxis", self.repository)
+
+    @property
+    def domain(self):
+        """The domain in the data folder that the environment names now."""
+        return load_domain(Home.at(repository=self.repository), "taxis")
 
     def write(self, trips):
-        place = Path(data_path("raw", "trips.csv"))
+        place = Home.at().path("raw", "trips.csv")
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(
             "trip,driver,begun,ended,cents,tip\n"
@@ -196,12 +200,11 @@ class Taxis:
         path = other.repository / "taxis" / "taxis.py"
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
-        other.domain = load_domain("taxis", other.repository)
         return other
 
     def events(self, name, *columns):
         stream = next(stream for stream in self.domain.events if stream.name == name)
-        rows = event_table("taxis", stream).read()
+        rows = event_table(Home.at(), "taxis", stream).read()
         return (
             sorted(zip(*(rows[column].to_pylist() for column in columns), strict=True), key=repr)
             if rows.num_columns
@@ -210,7 +213,7 @@ class Taxis:
 
     def hashes(self):
         """The canonical hash of every table of the data folder."""
-        root = Path(data_path("tables"))
+        root = Home.at().path("tables")
         return {
             path.name: canonical_hash(Table.current(root, path.name).read())
             for path in sorted(root.iterdir())
@@ -310,7 +313,7 @@ def test_a_correction_reaches_the_features_from_its_grid_time_on_and_not_before(
     taxis.build(at(1, 11, 30))
     taxis.write([a_trip(1, at(1, 10), cents=1200)])
     taxis.build(at(1, 12, 30))
-    store = feature_store(taxis.repository)
+    store = feature_store(taxis.domain.home)
     apply_definitions(store, [taxis.domain])
     asked = [at(1, 11, 4), at(1, 11, 5), at(1, 13, 4), at(1, 13, 5)]
     frame = pa.table(
@@ -357,7 +360,9 @@ def test_files_of_past_days_are_few_and_their_rows_the_same(taxis, elsewhere):
     for hours in range(8, 4 * 24, 16):
         taxis.build(at(1) + timedelta(hours=hours))
     for stream in taxis.domain.events:
-        per_day = [Path(file.path).parent.name for file in event_table("taxis", stream).files()]
+        per_day = [
+            Path(file.path).parent.name for file in event_table(Home.at(), "taxis", stream).files()
+        ]
         assert all(per_day.count(day) == 1 for day in per_day if day < "2013-06-04")
     taxis.build(at(7))
     assert taxis.hashes() == elsewhere(lambda: at_once(taxis, trips, at(7)))
@@ -443,7 +448,7 @@ def test_events_without_a_time_are_counted_and_refused(taxis):
 def test_a_changed_definition_is_a_new_table_and_the_old_one_is_not_materialized(taxis):
     taxis.write(many_trips())
     taxis.build(at(5))
-    store = feature_store(taxis.repository)
+    store = feature_store(taxis.domain.home)
     apply_definitions(store, [taxis.domain])
     done = materialize(store, taxis.domain, at(5), QUIET)
     before = taxis.hashes()
@@ -456,7 +461,7 @@ def test_a_changed_definition_is_a_new_table_and_the_old_one_is_not_materialized
     changed.build(at(5))
     after = changed.hashes()
     assert {name for name in before if before[name] != after[name]} == {"driver_fares"}
-    assert view_table(changed.domain.declarations[0]).version.version == 2
+    assert view_table(Home.at(), changed.domain.declarations[0]).version.version == 2
     again = materialize(store, changed.domain, at(5), QUIET)
     assert [view.records > 0 for view in done] == [True, True]
     assert [view.records > 0 for view in again] == [True, False]
@@ -464,7 +469,7 @@ def test_a_changed_definition_is_a_new_table_and_the_old_one_is_not_materialized
 
 def test_online_at_the_moment_of_a_run_is_what_the_tables_show_then(taxis):
     taxis.write(many_trips())
-    store = feature_store(taxis.repository)
+    store = feature_store(taxis.domain.home)
     apply_definitions(store, [taxis.domain])
     database = online_database(store)
     for moment in (at(2, 7), at(2, 8), at(3, 8, 20), at(5)):
@@ -498,7 +503,7 @@ def test_online_at_the_moment_of_a_run_is_what_the_tables_show_then(taxis):
 
 
 def test_what_was_never_built_is_not_materialized(taxis):
-    store = feature_store(taxis.repository)
+    store = feature_store(taxis.domain.home)
     with pytest.raises(NotBuilt, match="view 'driver_fares' has no table at"):
         materialize(store, taxis.domain, at(5), QUIET)
     online_database(store).close()
@@ -529,7 +534,7 @@ def test_a_broken_file_changes_no_table(taxis):
     taxis.write(many_trips())
     taxis.build(at(3))
     before = taxis.hashes()
-    Path(data_path("raw", "trips.csv")).write_text("trip,driver\n1,2\n")
+    Home.at().path("raw", "trips.csv").write_text("trip,driver\n1,2\n")
     with pytest.raises(BrokenSource, match="lacks column begun, ended, cents, tip"):
         taxis.build(at(4))
     assert taxis.hashes() == before
@@ -537,7 +542,10 @@ def test_a_broken_file_changes_no_table(taxis):
 
 def test_two_builds_at_once_are_refused(taxis):
     taxis.write(many_trips())
-    with only_one("build"), pytest.raises(AlreadyRunning, match="'build' runs in .* already"):
+    with (
+        only_one(Home.at(), "build"),
+        pytest.raises(AlreadyRunning, match="'build' runs in .* already"),
+    ):
         taxis.build(at(3))
     taxis.build(at(3))
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from punctual.errors import InvalidDeclaration
+from punctual.home import Home
 from punctual.repository import find_use_case
 from punctual.times import moment
 from punctual.use_case import TimeSplit, check_horizon
@@ -16,7 +17,7 @@ HOUR = 3_600_000_000
 
 @pytest.fixture
 def use_case():
-    return find_use_case("arrival_delay")[1]
+    return find_use_case(Home.at(), "arrival_delay")[1]
 
 
 def test_an_embargo_of_the_horizon_lies_between_the_parts():

@@ -12,6 +12,7 @@ import pytest
 from orchestration.cli import main
 from pipelines.materialize import apply_definitions
 from punctual.errors import GateRefused, NoChampion, UnknownName
+from punctual.home import Home
 from punctual.model_card import decode_card, encode_card
 from punctual.repository import feature_store, find_use_case
 from punctual.times import moment
@@ -26,8 +27,8 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def fit(as_of=AS_OF, **options):
-    domain, use_case = find_use_case("next_sales")
-    store = feature_store()
+    domain, use_case = find_use_case(Home.at(), "next_sales")
+    store = feature_store(Home.at())
     apply_definitions(store, [domain])
     return train(store, domain, use_case, as_of=as_of, progress=Progress(5, quiet=True), **options)
 
@@ -58,8 +59,8 @@ def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_
     first,
 ):
     assert first.promoted
-    assert publish.champion_version("next_sales") == "1"
-    card = read_card("next_sales", "1")
+    assert publish.champion_version(Home.at(), "next_sales") == "1"
+    card = read_card(Home.at(), "next_sales", "1")
     assert card == first.card
     assert card.training_set["rows"] == sum(part["rows"] for part in card.split.values()) + 2 * 12
     assert card.split["train"]["end"] == "2020-07-01T00:00:00Z"
@@ -67,7 +68,7 @@ def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_
     assert set(card.view_fingerprints) == {"shop_sales", "last_day"}
     assert {"xgboost", "scikit-learn", "feast"} <= set(card.libraries)
 
-    registry = model_registry()
+    registry = model_registry(Home.at())
     files = {file.path for file in registry.list_artifacts(card.run_id)}
     assert {
         "model_card.json",
@@ -125,11 +126,11 @@ def test_a_run_can_be_repeated_to_the_bit(first):
 def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_challenger(first):
     worse = fit(parameters={"n_estimators": 1})
     assert not worse.promoted
-    assert aliases("next_sales") == {"champion": "1", "challenger": "2"}
+    assert aliases(Home.at(), "next_sales") == {"champion": "1", "challenger": "2"}
     with pytest.raises(
         GateRefused, match=r"challenger 2 scored .* champion 1 scored .* Champion 1 unchanged\."
     ):
-        raise_if_refused(worse)
+        raise_if_refused(Home.at(), worse)
 
 
 def test_champion_and_challenger_are_judged_on_rows_later_than_both_their_training(built_shop):
@@ -143,27 +144,32 @@ def test_champion_and_challenger_are_judged_on_rows_later_than_both_their_traini
 
 def test_a_rollback_makes_the_earlier_champion_champion_again(first, capsys):
     with pytest.raises(NoChampion, match="the first; there is no earlier one"):
-        publish.rollback("next_sales")
+        publish.rollback(Home.at(), "next_sales")
     # The same model again, as the next version.
-    source = model_registry().get_model_version("next_sales", "1").source
+    source = model_registry(Home.at()).get_model_version("next_sales", "1").source
     publish.promote(
+        Home.at(),
         "next_sales",
-        str(model_registry().create_model_version("next_sales", source, first.card.run_id).version),
+        str(
+            model_registry(Home.at())
+            .create_model_version("next_sales", source, first.card.run_id)
+            .version
+        ),
     )
     assert main(["rollback", "next_sales", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"use_case": "next_sales", "from": "2", "to": "1"}
-    assert publish.champion_version("next_sales") == "1"
+    assert publish.champion_version(Home.at(), "next_sales") == "1"
     with pytest.raises(NoChampion):
-        publish.rollback("next_sales")
-    assert publish.rollback("next_sales", "2") == ("1", "2")
+        publish.rollback(Home.at(), "next_sales")
+    assert publish.rollback(Home.at(), "next_sales", "2") == ("1", "2")
     with pytest.raises(UnknownName, match="no version '9'"):
-        publish.rollback("next_sales", "9")
+        publish.rollback(Home.at(), "next_sales", "9")
 
 
 def test_the_model_predicts_more_for_a_shop_that_sold_more_and_the_same_whatever_the_order_of_rows(
     first,
 ):
-    pipeline = publish.load_pipeline("next_sales", first.card.version)
+    pipeline = publish.load_pipeline(Home.at(), "next_sales", first.card.version)
     tested = first.card.parity_rows
     frame = pd.DataFrame([row["features"] for row in tested]).astype(float)
     predicted = pipeline.predict(frame)

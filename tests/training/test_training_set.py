@@ -7,6 +7,7 @@ import pytest
 from pipelines.build import build
 from pipelines.materialize import apply_definitions
 from punctual.errors import NotBuilt, StoreOutdated
+from punctual.home import Home
 from punctual.progress import Progress
 from punctual.repository import feature_store, find_use_case, load_domain
 from punctual.times import moment
@@ -19,9 +20,9 @@ QUIET = Progress(quiet=True)
 @pytest.fixture
 def built(shop):
     """The shops built up to the end of January 2019."""
-    domain, use_case = find_use_case("next_sales")
+    domain, use_case = find_use_case(Home.at(), "next_sales")
     build(domain, moment("2019-01-31T06:00Z"), QUIET)
-    store = feature_store()
+    store = feature_store(Home.at())
     apply_definitions(store, [domain])
     return store, domain, use_case
 
@@ -100,7 +101,7 @@ def test_a_changed_definition_is_refused_until_it_is_built(built, tmp_path):
         .read_text()
         .replace('over=("7d", "28d")', 'over=("7d", "14d")')
     )
-    domain = load_domain("shop", changed)
+    domain = load_domain(Home.at(repository=changed), "shop")
     with pytest.raises(
         StoreOutdated,
         match="'shop_sales' was built from another definition; run: punctual features build shop",

@@ -13,7 +13,6 @@ from punctual import (
     RequestFeature,
     Rule,
     count,
-    data_path,
     latest_feature_view,
     mean,
     moment,
@@ -34,7 +33,7 @@ shop_domain = Domain(
 
 sales = CsvSource(
     name="sales",
-    location=lambda: data_path("raw", "sales.csv"),
+    location="raw/sales.csv",
     columns={"shop_id": "BIGINT", "day": "DATE", "cents": "BIGINT", "is_promotion": "BOOLEAN"},
     key=("shop_id", "day"),
     rules=(Rule("sales_not_negative", "cents >= 0"),),
