@@ -11,6 +11,7 @@ import click
 
 from punctual.command_line import location_options, run
 from punctual.errors import unknown_name
+from punctual.feast_import import skip_type_checks
 
 
 class Target(NamedTuple):
@@ -64,6 +65,8 @@ def module_command(words: tuple[str, ...]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; returns the exit code."""
+    if arguments is None:
+        skip_type_checks()
     given = list(sys.argv[1:] if arguments is None else arguments)
     words, rest = _split(given)
     if words is None:

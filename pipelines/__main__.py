@@ -19,6 +19,7 @@ from punctual.command_line import (
     show_table,
     working,
 )
+from punctual.feast_import import keep_type_checks
 from punctual.home import Home
 from punctual.times import iso
 
@@ -127,6 +128,7 @@ def quarantine(home: Home, domain: str, source: str, limit: int, as_json: bool) 
 @common_options
 def apply(home: Home, as_json: bool) -> None:
     """Register the definitions of all domains, as `feast -c feature_repo apply` does."""
+    keep_type_checks()
     with working("registering definitions"):
         from pipelines.materialize import apply_definitions
         from punctual.repository import feature_store, load_all

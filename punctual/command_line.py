@@ -17,6 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from punctual.errors import PunctualError
+from punctual.feast_import import skip_type_checks
 from punctual.home import Home
 from punctual.plain import plain
 
@@ -107,7 +108,12 @@ def _cell(value: Any) -> str:
 def run(
     command: click.Command, arguments: Sequence[str] | None = None, name: str | None = None
 ) -> int:
-    """Run a command line and return its exit code: 0, 1 where a command says so, 2 for what a person must mend."""
+    """Run a command line and return its exit code: 0, 1 where a command says so, 2 for what a person must mend.
+
+    Without `arguments` they are those of the process, which then is the platform's own.
+    """
+    if arguments is None:
+        skip_type_checks()
     try:
         result = command.main(
             args=None if arguments is None else list(arguments),
