@@ -1,4 +1,6 @@
-"""Made data: histories that our publisher writes in order of arrival, and a Parquet file of entity rows; always the same."""
+"""Made data: histories that our publisher writes in order of arrival, and a Parquet file of entity
+rows; always the same.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,13 @@ _COMPLETE = "dataset.json"
 
 @dataclass(frozen=True)
 class View:
-    """One feature view's history: every entity has a row in every step, steps are `days / steps` long.
+    """One feature view's history: every entity has a row in every step, steps are `days / steps`
+    long.
 
-    `features` are names with Arrow types. Rows are published in about `commits` commits, one file a day each.
-    With `jitter` a row's event is anywhere in its step; `scattered`: anywhere in all the days. A share `late` of the
-    rows becomes known up to a month after its event, the others at it. Each feature has so many `levels`.
+    `features` are names with Arrow types. Rows are published in about `commits` commits, one file a
+    day each. With `jitter` a row's event is anywhere in its step; `scattered`: anywhere in all the
+    days. A share `late` of the rows becomes known up to a month after its event, the others at it.
+    Each feature has so many `levels`.
     """
 
     name: str
@@ -59,8 +63,9 @@ class View:
 class DataSet:
     """Histories and entity rows of a case.
 
-    `asked`: `anytime` (random entities, one in a hundred unknown, random moments), `each` (every entity once) or
-    `shifted` (every event of the first view's grid half a minute earlier, for twice the key, so that half is unknown).
+    `asked`: `anytime` (random entities, one in a hundred unknown, random moments), `each` (every
+    entity once) or `shifted` (every event of the first view's grid half a minute earlier, for twice
+    the key, so that half is unknown).
     """
 
     views: tuple[View, ...]
@@ -115,7 +120,9 @@ def read(folder: Path) -> DataSet:
 
 
 def written_by(maker: str = __file__) -> str:
-    """What made the files, as a hash of a maker's source and our publisher's; data that another made are made anew."""
+    """What made the files, as a hash of a maker's source and our publisher's; data that another
+    made are made anew.
+    """
     sources = [
         Path(maker),
         *(Path(str(module.__file__)) for module in (stores.tables.table, stores.tables.manifest)),
@@ -189,7 +196,8 @@ def _rows(
 ) -> pa.Table:
     columns = {view.key: _keys(keys, text=view.text_keys)}
     for number, (name, kind) in enumerate(view.features):
-        # Few distinct values, as prices and counts have; one in fifty of the first feature is missing.
+        # Few distinct values, as prices and counts have; one in fifty of the first feature is
+        # missing.
         values = random.integers(0, view.levels, len(keys), np.int16)
         missing = random.random(len(keys)) < 0.02 if number == 0 else None
         columns[name] = pa.array(

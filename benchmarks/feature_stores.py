@@ -1,7 +1,8 @@
-"""The point-in-time join through Feast, with our offline store and with Feast's own; files in, Arrow out.
+"""The point-in-time join through Feast, with our offline store and with Feast's own; files in,
+Arrow out.
 
-Each function takes a folder of `data.py` and gives the `Work`. `ours` sees a row from the later of its two times on;
-`ours_event_time` and the stock store go by event time alone.
+Each function takes a folder of `data.py` and gives the `Work`. `ours` sees a row from the later of
+its two times on; `ours_event_time` and the stock store go by event time alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""An empty FastAPI route, as ours is served: what no prediction can be faster than. `python -m benchmarks.floor PORT`."""
+"""An empty FastAPI route, as ours is served: what no prediction can be faster than. `python -m
+benchmarks.floor PORT`.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The point-in-time join as a competent user writes it in DuckDB, polars and pandas; files in, Arrow out.
+"""The point-in-time join as a competent user writes it in DuckDB, polars and pandas; files in,
+Arrow out.
 
-Each function takes a folder of `data.py` and gives the `Work`. Those that end in `_two_time` see a row from the later
-of its two times on; the others go by event time alone. All read the columns they need, on all cores, and sort what
-they must as part of their time.
+Each function takes a folder of `data.py` and gives the `Work`. Those that end in `_two_time` see a
+row from the later of its two times on; the others go by event time alone. All read the columns they
+need, on all cores, and sort what they must as part of their time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def _duckdb(folder: Path, *, two_time: bool) -> Work:
     import duckdb
 
     data = read(folder)
-    # Naive times on both sides: a comparison with a zoned one would go through the calendar, row by row.
+    # Naive times on both sides: a comparison with a zoned one would go through the calendar, row by
+    # row.
     moment = f"make_timestamp(epoch_us({EVENT})) AS __moment"
     rows = f"SELECT *, {moment} FROM read_parquet({literal(str(folder / 'entities.parquet'))})"
     query = f"SELECT e.* EXCLUDE (__moment), {', '.join(_names(data))} FROM ({rows}) AS e"
@@ -81,7 +83,8 @@ def polars(folder: str) -> Work:
 
 
 def polars_presorted(folder: str) -> Work:
-    """The same without the sort: by the user's word that the files, in order of name, are in order of time.
+    """The same without the sort: by the user's word that the files, in order of name, are in order
+    of time.
 
     True where no row is late; polars does not check it.
     """
@@ -105,7 +108,8 @@ def _polars(folder: Path, *, two_time: bool, presorted: bool = False) -> Work:
             history = _history_polars(
                 paths[view.name], view, two_time=two_time, presorted=presorted
             )
-            # The sort is by time alone: within a key it is then in order too, which polars cannot see for itself.
+            # The sort is by time alone: within a key it is then in order too, which polars cannot
+            # see for itself.
             joined = joined.join_asof(
                 history, left_on=EVENT, right_on="__known", by=view.key, check_sortedness=False
             ).drop("__known")

@@ -1,8 +1,10 @@
-"""Measures contenders, each in a process of its own, and shows what came out; every benchmark of the project uses it.
+"""Measures contenders, each in a process of its own, and shows what came out; every benchmark of
+the project uses it.
 
-A contender is a function `module:name` that gets its arguments as JSON values and returns a `Work`. What the function
-does before (imports, opening a registry) is not timed; what `Work.run` does is. The peak is the resident memory of the
-whole process, imports included, after its first repetition; what checks the result runs after it is read.
+A contender is a function `module:name` that gets its arguments as JSON values and returns a `Work`.
+What the function does before (imports, opening a registry) is not timed; what `Work.run` does is.
+The peak is the resident memory of the whole process, imports included, after its first repetition;
+what checks the result runs after it is read.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class NoData(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a repetition gave: how many rows, a hash that is equal where results are, and figures of its own by name."""
+    """What a repetition gave: how many rows, a hash that is equal where results are, and figures of
+    its own by name.
+    """
 
     rows: int
     hash: str
@@ -51,7 +55,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed, how its result is checked afterwards, and what is prepared before each repetition, both off the clock."""
+    """What is timed, how its result is checked afterwards, and what is prepared before each
+    repetition, both off the clock.
+    """
 
     run: Callable[[], Any]
     outcome: Callable[[Any], Outcome]
@@ -60,7 +66,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a contender took: seconds and seconds of all cores together (medians), peak in MB of 10^6 bytes; or why it has none."""
+    """What a contender took: seconds and seconds of all cores together (medians), peak in MB of
+    10^6 bytes; or why it has none.
+    """
 
     contender: str
     seconds: float = 0.0
@@ -90,10 +98,11 @@ def measure(
     timeout: float = 1800.0,
     spare_mb: float = 1500.0,
 ) -> Measurement:
-    """Run a contender's repetitions in a child process, whose current directory is `folder`, where some libraries spill.
+    """Run a contender's repetitions in a child process, whose current directory is `folder`, where
+    some libraries spill.
 
-    No repetition begins after `patience` seconds of work. A child is ended, and counts as failed, after `timeout`
-    seconds or when the machine has less than `spare_mb` of memory left.
+    No repetition begins after `patience` seconds of work. A child is ended, and counts as failed,
+    after `timeout` seconds or when the machine has less than `spare_mb` of memory left.
     """
     request = json.dumps(
         {"target": target, "arguments": arguments, "repetitions": repetitions, "patience": patience}
@@ -159,23 +168,30 @@ def _kilobytes(path: str, name: str) -> float:
 
 
 def peak_mb() -> float:
-    """The most resident memory this process has had, in MB; its parent's is not counted, as it is in `ru_maxrss` on Linux."""
+    """The most resident memory this process has had, in MB; its parent's is not counted, as it is
+    in `ru_maxrss` on Linux.
+    """
     here = _kilobytes("/proc/self/status", "VmHWM") / 1000
     unit = 1 if sys.platform == "darwin" else 1024
     return here or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
 
 
 def peak_mb_of(pid: int) -> float:
-    """The most resident memory that a process or one of its children, whichever has more, has had, in MB; 0 where it cannot be known."""
+    """The most resident memory that a process or one of its children, whichever has more, has had,
+    in MB; 0 where it cannot be known.
+    """
     return max(_kilobytes(f"/proc/{each}/status", "VmHWM") / 1000 for each in _with_children(pid))
 
 
 def cpu_seconds_of(pid: int) -> float:
-    """What a process and the children that it has took of all cores until now; 0 where it cannot be known."""
+    """What a process and the children that it has took of all cores until now; 0 where it cannot be
+    known.
+    """
     ticks = 0
     for each in _with_children(pid):
         try:
-            # The name in brackets may have anything in it; user and system time are the 12th and 13th field after it.
+            # The name in brackets may have anything in it; user and system time are the 12th and
+            # 13th field after it.
             ticks += sum(
                 map(int, Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:13])
             )
@@ -248,7 +264,8 @@ def _child() -> None:
 def report(measured: Callable[[], dict[str, list[Measurement]]]) -> int:
     """Every benchmark's end: its cases as the last line, one JSON object, and its exit code.
 
-    1 where results that must be equal are not, 2 where the data or a server cannot be made; there is no JSON then.
+    1 where results that must be equal are not, 2 where the data or a server cannot be made; there
+    is no JSON then.
     """
     try:
         cases = measured()
@@ -273,7 +290,8 @@ def compared(
 ) -> list[Measurement]:
     """Measure a case's contenders one after the other and print their table.
 
-    Raises `UnequalResults` where those of one group, which is all of them unless told otherwise, do not agree.
+    Raises `UnequalResults` where those of one group, which is all of them unless told otherwise, do
+    not agree.
     """
     measurements = []
     for contender in contenders:
@@ -299,7 +317,9 @@ def cores() -> int:
 
 
 def table(case: str, measurements: list[Measurement], note: str = "") -> str:
-    """The measurements of a case as Markdown; `times` is the median beside the first contender's that came to an end."""
+    """The measurements of a case as Markdown; `times` is the median beside the first contender's
+    that came to an end.
+    """
     ended = [one for one in measurements if not one.failed]
     base = ended[0].seconds if ended else 0.0
     more = list(dict.fromkeys(name for one in ended for name in one.more))
@@ -362,7 +382,9 @@ def _figure(value: float) -> str:
 
 
 def as_json(cases: dict[str, list[Measurement]]) -> str:
-    """All cases as one line: `{"cases": {case: {contender: {"seconds": …, "peak_mb": …, "rows_per_s": …, "hash": …}}}}`."""
+    """All cases as one line: `{"cases": {case: {contender: {"seconds": …, "peak_mb": …,
+    "rows_per_s": …, "hash": …}}}}`.
+    """
     return json.dumps(
         {
             "cases": {

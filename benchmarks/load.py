@@ -1,7 +1,9 @@
-"""Load on an HTTP server, from a process of its own: `python -m benchmarks.load` takes one JSON object and prints another.
+"""Load on an HTTP server, from a process of its own: `python -m benchmarks.load` takes one JSON
+object and prints another.
 
-In a closed loop each connection asks again when it has its answer. In an open loop requests are due on a schedule,
-whatever becomes of the earlier ones, and an answer took the time since its request was due, not since it was sent.
+In a closed loop each connection asks again when it has its answer. In an open loop requests are due
+on a schedule, whatever becomes of the earlier ones, and an answer took the time since its request
+was due, not since it was sent.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it: answers, those that were none or not 200, and how long it all took; latencies in milliseconds."""
+    """What came of it: answers, those that were none or not 200, and how long it all took;
+    latencies in milliseconds.
+    """
 
     answers: int
     failed: int
@@ -107,7 +111,9 @@ def _by_process(arguments: dict[str, Any]) -> Load:
 
 
 def drive(target: Target, connections: int, seconds: float, rate: float | None) -> Load:
-    """Ask for so long, in an open loop where there is a rate; what is not sent after twice the time counts as failed."""
+    """Ask for so long, in an open loop where there is a rate; what is not sent after twice the time
+    counts as failed.
+    """
     requests = target.requests()
     free = [_Connection(target.port) for _ in range(connections)]
     busy: dict[socket.socket, _Connection] = {}

@@ -1,6 +1,8 @@
-"""Compares online stores, reading and materializing: `python -m benchmarks.online`; see `README.md` beside this file.
+"""Compares online stores, reading and materializing: `python -m benchmarks.online`; see `README.md`
+beside this file.
 
-Prints a table a case and, as its last line, one JSON object. Seconds are wall time, MB are 10^6 bytes.
+Prints a table a case and, as its last line, one JSON object. Seconds are wall time, MB are 10^6
+bytes.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ REQUESTS = {1: 2_000, 10: 500, 50: 500, 100: 200}
 
 @dataclass(frozen=True)
 class Case:
-    """Data and who does what with them: `reads`, or materializes, or reads while everything is rebuilt."""
+    """Data and who does what with them: `reads`, or materializes, or reads while everything is
+    rebuilt.
+    """
 
     data: OnlineData
     contenders: tuple[str, ...]
@@ -120,7 +124,9 @@ SETS = {
 
 @dataclass
 class Run:
-    """Where the data are, and how often and how long; one Redis server for all who read the same data, until `ends` closes."""
+    """Where the data are, and how often and how long; one Redis server for all who read the same
+    data, until `ends` closes.
+    """
 
     folder: Path
     ends: ExitStack

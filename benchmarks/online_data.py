@@ -1,4 +1,6 @@
-"""Made data for the online benchmarks: feature views of one entity, and the requests for them; always the same."""
+"""Made data for the online benchmarks: feature views of one entity, and the requests for them;
+always the same.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,11 @@ _COMPLETE = "online_data.json"
 
 @dataclass(frozen=True)
 class OnlineData:
-    """So many views of so many features for so many entities, one row each, in random order of arrival over a day.
+    """So many views of so many features for so many entities, one row each, in random order of
+    arrival over a day.
 
-    Features are Float64 and Int64 in turn, of full width (integers up to 2^52, so that a matrix of doubles holds them);
-    of each view's first, one value in fifty is null.
+    Features are Float64 and Int64 in turn, of full width (integers up to 2^52, so that a matrix of
+    doubles holds them); of each view's first, one value in fifty is null.
     """
 
     views: int
@@ -95,7 +98,8 @@ class OnlineData:
 
 @dataclass(frozen=True)
 class Reads:
-    """A sequence of requests: each so many random entities for the features of the first so many views.
+    """A sequence of requests: each so many random entities for the features of the first so many
+    views.
 
     With `missing` a third of the entities asked for are unknown.
     """

@@ -1,4 +1,6 @@
-"""All that the online benchmarks know of our own online store's inside: its settings, its reader and its rebuild."""
+"""All that the online benchmarks know of our own online store's inside: its settings, its reader
+and its rebuild.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def redis_settings(url: str) -> dict[str, Any]:
 
 
 def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
-    """From the keys of a request to a matrix of doubles, a row for each key and a column for each feature of the first so many views."""
+    """From the keys of a request to a matrix of doubles, a row for each key and a column for each
+    feature of the first so many views.
+    """
     from stores.online import OnlineView, Reader
 
     online = [
@@ -49,7 +53,8 @@ def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
 
 
 def rebuild(store: FeatureStore, data: OnlineData) -> int:
-    """Materialize every view anew beside what is there, as `punctual features materialize` does; how many rows went online.
+    """Materialize every view anew beside what is there, as `punctual features materialize` does;
+    how many rows went online.
 
     On Linux it is the calling thread alone whose priority is lower from then on.
     """

@@ -1,4 +1,5 @@
-"""Readers while everything is materialized anew: a process for each core asks in a fixed rhythm, first in quiet, then meanwhile.
+"""Readers while everything is materialized anew: a process for each core asks in a fixed rhythm,
+first in quiet, then meanwhile.
 
 A read that raises, or that shows other values than the quiet ones did, counts as failed.
 """
@@ -45,7 +46,8 @@ def readers_meanwhile(
 
     def run() -> int:
         start = time.monotonic()
-        # It gives way in a thread of its own: the readers of the next repetition take their priority from this one.
+        # It gives way in a thread of its own: the readers of the next repetition take their
+        # priority from this one.
         with ThreadPoolExecutor(1) as alone:
             rows = alone.submit(online_ours.rebuild, opened, made).result()
         ends[:] = [start, time.monotonic()]
@@ -77,7 +79,9 @@ class _Readers:
         return self
 
     def figures(self, start: float, end: float) -> dict[str, float]:
-        """Latencies from the moment a read was due; `meanwhile` are those that were due in the rebuild."""
+        """Latencies from the moment a read was due; `meanwhile` are those that were due in the
+        rebuild.
+        """
         if not all(self._seen):
             raise RuntimeError("a reader did not come to its end")
         due = np.concatenate([np.array(seen["due"]) for seen in self._seen])
@@ -98,7 +102,9 @@ class _Readers:
 
 
 def _read_in_rhythm(folder: str, data: dict[str, int], store: str, redis_url: str) -> None:
-    """Read until standard input ends; say `ready` once, and at the end when each read was due and how long it took."""
+    """Read until standard input ends; say `ready` once, and at the end when each read was due and
+    how long it took.
+    """
     made = OnlineData(**data)
     read = online_ours.reader(feature_store(Path(folder), made, store, redis_url), made, made.views)
     requests = Reads(made.views, ROWS, 200).keys(made.entities)

@@ -1,7 +1,8 @@
 """The contenders of the online benchmarks; each function takes JSON values and gives the `Work`.
 
-A store is one of `feast_sqlite`, `feast_redis` (Feast's own, in front of its DuckDB offline store), `ours_sqlite` and
-`ours_redis`. All read the same published Parquet files; what they are filled with, they keep for the contenders that read.
+A store is one of `feast_sqlite`, `feast_redis` (Feast's own, in front of its DuckDB offline store),
+`ours_sqlite` and `ours_redis`. All read the same published Parquet files; what they are filled
+with, they keep for the contenders that read.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
     import redis
     from feast import FeatureStore
 
-# Rows a batch. In SQLite every batch touches pages all over the table, so that few large ones are faster; in Redis it is all the same.
+# Rows a batch. In SQLite every batch touches pages all over the table, so that few large ones are
+# faster; in Redis it is all the same.
 BATCH = {"feast_sqlite": 250_000, "feast_redis": 10_000}
 WARM_UP = 20
 CHECKED = 2_000
 
 
 def fill(folder: str, data: dict[str, int], store: str, redis_url: str) -> Work:
-    """Declare the views and a service of the first one, two, … of them, and materialize them into an empty store."""
+    """Declare the views and a service of the first one, two, … of them, and materialize them into
+    an empty store.
+    """
     made, place = OnlineData(**data), Path(folder)
     _empty(place, store)
     opened = feature_store(place, made, store, redis_url, apply=True)
@@ -44,7 +48,9 @@ def fill(folder: str, data: dict[str, int], store: str, redis_url: str) -> Work:
 def via_feast(
     folder: str, data: dict[str, int], reads: dict[str, Any], store: str, redis_url: str
 ) -> Work:
-    """Requests through Feast's `get_online_features`; taking the values out of its answer is not counted."""
+    """Requests through Feast's `get_online_features`; taking the values out of its answer is not
+    counted.
+    """
     made, asked = OnlineData(**data), Reads(**reads)
     opened = feature_store(Path(folder), made, store, redis_url)
     service = opened.get_feature_service(f"first_{asked.views}")
@@ -102,7 +108,9 @@ def _reading(
 def materialize(
     folder: str, data: dict[str, int], store: str, redis_url: str, *, defaults: bool = False
 ) -> Work:
-    """The first materialization into an empty store; the hash is over the values of some entities, read through Feast."""
+    """The first materialization into an empty store; the hash is over the values of some entities,
+    read through Feast.
+    """
     made, place = OnlineData(**data), Path(folder)
     names = _feature_names(made, made.views)
     asked = np.random.default_rng(17).choice(

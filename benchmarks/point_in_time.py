@@ -1,6 +1,8 @@
-"""Compares point-in-time joins: `python -m benchmarks.point_in_time`; see `README.md` beside this file.
+"""Compares point-in-time joins: `python -m benchmarks.point_in_time`; see `README.md` beside this
+file.
 
-Prints a table a case and, as its last line, one JSON object. Seconds are wall time, MB are 10^6 bytes.
+Prints a table a case and, as its last line, one JSON object. Seconds are wall time, MB are 10^6
+bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ EVERYONE = (*WITH_PRESORTED, *TWO_TIME[1:], "ours_4gb")
 
 @dataclass(frozen=True)
 class Case:
-    """Data, who joins it, and whether rows come late, so that the two meanings of the join give different rows."""
+    """Data, who joins it, and whether rows come late, so that the two meanings of the join give
+    different rows.
+    """
 
     data: DataSet
     contenders: tuple[str, ...]
@@ -250,7 +254,9 @@ def _warm(folder: Path, data: DataSet) -> None:
 
 
 def _slope(cases: dict[str, list[Measurement]]) -> str:
-    """How the time grows when the history doubles, a line for each contender; on a busy machine, look at the cores' seconds."""
+    """How the time grows when the history doubles, a line for each contender; on a busy machine,
+    look at the cores' seconds.
+    """
     lines = []
     for half, one, double in zip(*(cases.get(name, []) for name in SETS["slope"]), strict=False):
         wall, cpu = (

@@ -1,7 +1,8 @@
-"""Compares ways to predict with one model: `python -m benchmarks.predicting`; see `README.md` beside this file.
+"""Compares ways to predict with one model: `python -m benchmarks.predicting`; see `README.md`
+beside this file.
 
-Prints a table a case and, as its last line, one JSON object. Seconds are wall time of all calls, `p50_ms` and `p99_ms`
-milliseconds of one call, MB are 10^6 bytes.
+Prints a table a case and, as its last line, one JSON object. Seconds are wall time of all calls,
+`p50_ms` and `p99_ms` milliseconds of one call, MB are 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def run(
     patience: float,
     note: str,
 ) -> list[Measurement]:
-    """Measure a case's contenders, and raise `UnequalResults` where their predictions differ in any bit."""
+    """Measure a case's contenders, and raise `UnequalResults` where their predictions differ in any
+    bit.
+    """
     rows = CASES[name]
     calls = CALLS[rows] // (QUICK if quick else 1)
 

@@ -30,7 +30,8 @@ _WARM = 20
 
 
 def make(folder: Path, *, rows: int, rounds: int) -> tuple[int, int]:
-    """Train on so many made rows, for at most so many rounds, and write the pipeline with rows to ask for.
+    """Train on so many made rows, for at most so many rounds, and write the pipeline with rows to
+    ask for.
 
     Returns how many trees predict, and how many nodes they have.
     """
@@ -74,7 +75,9 @@ def make(folder: Path, *, rows: int, rounds: int) -> tuple[int, int]:
 
 
 def _made(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows with a tenth of the numbers missing and some categories rare, and labels that hang on many of them a little."""
+    """Rows with a tenth of the numbers missing and some categories rare, and labels that hang on
+    many of them a little.
+    """
     random = np.random.default_rng(seed)
     numbers = random.normal(size=(rows, len(NUMBERS)))
     weights = np.random.default_rng(7).normal(size=len(NUMBERS)) * 0.3

@@ -1,4 +1,5 @@
-"""A real Redis server of one's own: on a free loopback port, with everything it writes in one folder.
+"""A real Redis server of one's own: on a free loopback port, with everything it writes in one
+folder.
 
 The benchmarks measure against it, the tests start, stop and kill it.
 """
@@ -26,10 +27,12 @@ _PATIENCE = 20.0
 
 
 class RedisServer:
-    """`with RedisServer(folder) as server: …`; also `start`, `stop` (it may save) and `kill` (it may not), in any order.
+    """`with RedisServer(folder) as server: …`; also `start`, `stop` (it may save) and `kill` (it
+    may not), in any order.
 
-    It keeps its port, and with `appendonly` its data, from one start to the next. With `tls` it takes no other
-    connections, and `certificate` is what a client must trust. With `cluster` it is a cluster of one node.
+    It keeps its port, and with `appendonly` its data, from one start to the next. With `tls` it
+    takes no other connections, and `certificate` is what a client must trust. With `cluster` it is
+    a cluster of one node.
     """
 
     def __init__(
@@ -80,7 +83,9 @@ class RedisServer:
         return self._process is not None and self._process.poll() is None
 
     def client(self, **options: Any) -> redis.Redis:
-        """A connection that tries once; in a cluster of one node such an ordinary one reaches every key."""
+        """A connection that tries once; in a cluster of one node such an ordinary one reaches every
+        key.
+        """
         trusted = {"ssl_ca_certs": str(self.certificate)} if self.tls else {}
         once = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 5.0}
         return redis.Redis.from_url(self.url, **{**once, **trusted, **options})

@@ -28,7 +28,9 @@ def outcome_of(data: DataSet) -> Callable[[pa.Table], Outcome]:
 
 
 def rows_hash(result: pa.Table, types: dict[str, pa.DataType]) -> str:
-    """SHA-256, shortened, of the features by row number: independent of the rows' order and of whose types they have."""
+    """SHA-256, shortened, of the features by row number: independent of the rows' order and of
+    whose types they have.
+    """
     result = result.select([ROW, *types])
     numbers = result[ROW].cast(pa.int64()).to_numpy()
     if not bool(np.all(np.diff(numbers) >= 0)):

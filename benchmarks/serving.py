@@ -1,7 +1,9 @@
-"""Compares prediction servers over HTTP: `python -m benchmarks.serving`; see `README.md` beside this file.
+"""Compares prediction servers over HTTP: `python -m benchmarks.serving`; see `README.md` beside
+this file.
 
-Prints a table a case and, as its last line, one JSON object. Figures in milliseconds are latencies, MB are 10^6 bytes;
-seconds and the server's CPU seconds are those of one request at the highest throughput.
+Prints a table a case and, as its last line, one JSON object. Figures in milliseconds are latencies,
+MB are 10^6 bytes; seconds and the server's CPU seconds are those of one request at the highest
+throughput.
 """
 
 from __future__ import annotations
@@ -82,7 +84,9 @@ class Run:
         )
 
     def measured(self, contender: str, rows: int) -> Measurement:
-        """A server of its own, asked on one connection, on several, and on a schedule at half of what it can do at most."""
+        """A server of its own, asked on one connection, on several, and on a schedule at half of
+        what it can do at most.
+        """
         with self.serving(contender) as (port, process):
             path = "/get-online-features" if contender.startswith("feast") else "/predict"
             target = Target(port, path, str(bodies(self.folder, contender, rows)))
@@ -154,7 +158,9 @@ class Run:
 def _measurement(
     contender: str, rows: int, alone: Load, most: Crowd, half: Load, peak: float
 ) -> Measurement:
-    """Seconds are those of one request at the highest throughput, so that they, and not how long was asked, are compared."""
+    """Seconds are those of one request at the highest throughput, so that they, and not how long
+    was asked, are compared.
+    """
     if failed := alone.failed + most.load.failed + half.failed:
         return Measurement(
             contender, peak_mb=peak, failed=f"{failed} requests were not answered with 200"
@@ -185,7 +191,9 @@ def _measurement(
 
 
 def _check(target: Target, contender: str, rows: int) -> None:
-    """Raise `NoServer` where the first answer has not a prediction a row, or not every row's features."""
+    """Raise `NoServer` where the first answer has not a prediction a row, or not every row's
+    features.
+    """
     request = urllib.request.Request(
         f"http://{HOST}:{target.port}{target.path}",
         data=Path(target.bodies).read_bytes().splitlines()[0],
@@ -220,7 +228,9 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 def made_home(home: Path, at: str) -> None:
-    """A data folder with a champion, which `punctual demo --once` leaves, made unless it is there; online as the store is now."""
+    """A data folder with a champion, which `punctual demo --once` leaves, made unless it is there;
+    online as the store is now.
+    """
     is_there = (home / "mlflow.db").exists()
     command = ["features", "materialize", DOMAIN, "--as-of", at] if is_there else ["demo", "--once"]
     print(f"{home}: punctual {' '.join(command)} …", file=sys.stderr, flush=True)

@@ -1,4 +1,6 @@
-"""What the servers are asked, and Feast's own server filled with the same rows; run in a process of its own, which imports Feast."""
+"""What the servers are asked, and Feast's own server filled with the same rows; run in a process of
+its own, which imports Feast.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,11 @@ entity_key_serialization_version: 3
 
 
 def prepare(home: str, folder: str, use_case: str, at: str, rows: list[int]) -> Work:
-    """Fill Feast's own SQLite store with what each view of the use case shows at a moment, and write the requests of each size.
+    """Fill Feast's own SQLite store with what each view of the use case shows at a moment, and
+    write the requests of each size.
 
-    Its service has the stored views alone, without the features that ours computes for each request.
+    Its service has the stored views alone, without the features that ours computes for each
+    request.
     """
     os.environ["PUNCTUAL_HOME"] = home
     place = Path(folder)
@@ -120,7 +124,9 @@ def _write(store: FeatureStore, tables: Path, view: FeatureView, at: datetime) -
 
 
 def _asked(tables: Path, requests: str, columns: list[str], at: datetime) -> pa.Table:
-    """The last requests before the moment, as the domain's events have them; Feast refuses those with a key that is null."""
+    """The last requests before the moment, as the domain's events have them; Feast refuses those
+    with a key that is null.
+    """
     table = Table.current(tables, requests)
     if table is None:
         raise FileNotFoundError(f"no table '{requests}' in {tables}")

@@ -1,7 +1,8 @@
 """What happened according to the clean rows, when, and when it was known.
 
-The rules of knowledge stand beside each stream. The schedule and the tail number are taken as known two hours
-before departure, the moment of prediction: airlines assign planes the day before and swap them seldom.
+Each stream says when its events became known. The schedule and the tail number count as known two
+hours before departure, the moment of prediction: airlines assign planes the day before and rarely
+swap them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ departures_due = Events(
     id=("flight_id",),
     columns={**_FLIGHT, "is_cancelled": "BOOLEAN"},
     sql=f"""
-        SELECT {_FLIGHT_SQL}, is_cancelled, scheduled_departure AS event_timestamp, scheduled_departure AS created_timestamp
+        SELECT {_FLIGHT_SQL}, is_cancelled,
+            scheduled_departure AS event_timestamp, scheduled_departure AS created_timestamp
         FROM flights""",
     description="A flight reaches its scheduled departure, cancelled or not",
     known="at the scheduled departure: a cancellation is known by then",
@@ -83,8 +85,9 @@ arrivals = Events(
         "arrived_at_unix_seconds": "BIGINT",
     },
     sql=f"""
-        SELECT {_FLIGHT_SQL}, arr_delay AS arr_delay_minutes, arr_delay >= 15 AS is_late_arrival, air_time AS air_time_minutes,
-            dep_delay - arr_delay AS made_up_minutes, epoch_us(arrival) // 1000000 AS arrived_at_unix_seconds,
+        SELECT {_FLIGHT_SQL}, arr_delay AS arr_delay_minutes, arr_delay >= 15 AS is_late_arrival,
+            air_time AS air_time_minutes, dep_delay - arr_delay AS made_up_minutes,
+            epoch_us(arrival) // 1000000 AS arrived_at_unix_seconds,
             arrival AS event_timestamp, arrival AS created_timestamp
         FROM flights WHERE arrival IS NOT NULL""",
     description="A flight reaches its gate",
@@ -108,10 +111,12 @@ weather_observations = Events(
         "visibility_miles": "DOUBLE",
     },
     sql="""
-        SELECT origin, epoch_us(time_hour::TIMESTAMP) // 1000000 AS observed_at_unix_seconds, temp AS temperature_f, dewp AS dew_point_f,
-            humid AS humidity_percent, wind_speed AS wind_speed_mph, wind_gust AS wind_gust_mph,
+        SELECT origin, epoch_us(time_hour::TIMESTAMP) // 1000000 AS observed_at_unix_seconds,
+            temp AS temperature_f, dewp AS dew_point_f, humid AS humidity_percent,
+            wind_speed AS wind_speed_mph, wind_gust AS wind_gust_mph,
             precip AS precipitation_inches, pressure AS pressure_hpa, visib AS visibility_miles,
-            time_hour::TIMESTAMP AS event_timestamp, time_hour::TIMESTAMP + INTERVAL 10 MINUTE AS created_timestamp
+            time_hour::TIMESTAMP AS event_timestamp,
+            time_hour::TIMESTAMP + INTERVAL 10 MINUTE AS created_timestamp
         FROM weather""",
     description="The weather at an airport on the hour",
     known="ten minutes after its hour",
@@ -133,6 +138,7 @@ registrations = Events(
         SELECT tailnum, year AS built_year, seats, engines, manufacturer, engine AS engine_type,
             TIMESTAMP '2013-01-01' AS event_timestamp, TIMESTAMP '2013-01-01' AS created_timestamp
         FROM planes""",
-    description="A plane stands in the register",
-    known="since before the data begin; the file has no dates, its planes are taken as registered at the start of 2013",
+    description="A plane is in the register",
+    known="before the data begin: the file has no dates, so its planes count as registered at the"
+    " start of 2013",
 )

@@ -1,4 +1,6 @@
-"""Which features a model reads; a service that a champion uses is frozen, a change is the next version."""
+"""Which features a model reads. A service that a champion uses is frozen: a change is a new
+service.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Stored features: how punctual carriers, airports, routes, flights and planes were, and the weather.
+"""Stored features: the punctuality of carriers, airports, routes, flights and planes; the weather.
 
-Everything is on an hourly grid and may be used five minutes after it, the time in which an hourly run is done.
+All views are computed on an hourly grid. Their rows may be used five minutes after the hour, by
+when an hourly run has finished.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Features of the moment: what the caller sends, and how old the stored values are; one code for training and serving."""
+"""Request-time features: computed from the request and from the age of stored values.
+
+Training and serving run the same function.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,8 @@ flight_request = RequestSource(
         RequestFeature(
             "delay_in_rain",
             Float64,
-            "Mean departure delay of the last hour at the airport times its precipitation in inches",
+            "Mean departure delay of the last hour at the airport"
+            " times its precipitation in inches",
         ),
     ],
     description="Request-time features: the clock, the schedule, and the age of what is known",

@@ -1,4 +1,4 @@
-"""The raw files, what their rows must look like, and how they are cleaned: local wall clocks become UTC."""
+"""The raw files, their contracts and their cleaning: local wall clocks become UTC."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ airports = CsvSource(
     key=("faa",),
     rules=(Rule("position_on_earth", "lat BETWEEN -90 AND 90 AND lon BETWEEN -180 AND 180"),),
     null_values=("", "NA", "\\N"),
-    # The file has no airports of the Caribbean, where 7,602 of the flights go. Positions rounded; Puerto Rico and
-    # the Virgin Islands keep Atlantic time the whole year (America/Puerto_Rico in the tz database).
+    # The file has no airports of the Caribbean, where 7,602 of the flights go. Positions rounded;
+    # Puerto Rico and the Virgin Islands keep Atlantic time the whole year (America/Puerto_Rico in
+    # the tz database).
     supplement=(
         ("SJU", "Luis Munoz Marin Intl", 18.44, -66.00, 9, -4, "N", "America/Puerto_Rico"),
         ("BQN", "Rafael Hernandez", 18.49, -67.13, 237, -4, "N", "America/Puerto_Rico"),
@@ -100,7 +101,8 @@ weather = CsvSource(
     },
     key=("origin", "time_hour"),
     rules=(
-        # The strongest gust measured at the surface was 253 mph (World Meteorological Organization, Barrow Island 1996).
+        # The strongest surface gust on record is 253 mph (World Meteorological Organization,
+        # Barrow Island 1996).
         Rule(
             "wind_possible",
             "wind_speed BETWEEN 0 AND 253 AND coalesce(wind_gust, 0) BETWEEN 0 AND 253",
@@ -109,29 +111,43 @@ weather = CsvSource(
         Rule("humidity_is_a_percentage", "humid BETWEEN 0 AND 100"),
         Rule("origin_known", "origin IN ('EWR', 'JFK', 'LGA')"),
     ),
-    description="Hourly observations at the three airports; temperatures in F, wind in mph, pressure in hPa",
+    description="Hourly observations at the three airports; temperatures in F, wind in mph,"
+    " pressure in hPa",
 )
 
-# Scheduled times are wall clocks: the departure's in New York, the arrival's at the destination. The scheduled
-# arrival is the first time after departure at which the destination's clock shows it; all of the year's flights
-# agree with their air time then. Actual times are the scheduled ones plus the delays, which have no wall clock.
+# Scheduled times are wall clocks: New York's at departure, the destination's at arrival. The
+# scheduled arrival is the first time after departure at which the destination's clock shows it;
+# with that rule every flight of the year is consistent with its air time. Actual times are the
+# scheduled times plus the delays, which do not depend on a wall clock.
 _CLEAN_FLIGHTS = """
 WITH departing AS (
     SELECT f.*, a.tzone,
-        timezone('America/New_York',
-            make_timestamp(year, month, day, sched_dep_time // 100, sched_dep_time % 100, 0)) AS scheduled_departure,
+        timezone(
+            'America/New_York',
+            make_timestamp(year, month, day, sched_dep_time // 100, sched_dep_time % 100, 0)
+        ) AS scheduled_departure,
         to_minutes((sched_arr_time // 100) * 60 + sched_arr_time % 100) AS arrival_clock
     FROM flights AS f LEFT JOIN airports AS a ON a.faa = f.dest
 ), arriving AS (
-    SELECT *,
-        timezone(tzone, date_trunc('day', timezone(tzone, scheduled_departure)) + arrival_clock) AS same_day,
-        timezone(tzone, date_trunc('day', timezone(tzone, scheduled_departure)) + INTERVAL 1 DAY + arrival_clock) AS next_day
+    SELECT *, date_trunc('day', timezone(tzone, scheduled_departure)) AS departure_day
     FROM departing
+), candidates AS (
+    SELECT *,
+        timezone(tzone, departure_day + arrival_clock) AS same_day,
+        timezone(tzone, departure_day + INTERVAL 1 DAY + arrival_clock) AS next_day
+    FROM arriving
 ), scheduled AS (
-    SELECT *, CASE WHEN same_day > scheduled_departure THEN same_day ELSE next_day END AS scheduled_arrival FROM arriving
+    SELECT *,
+        CASE
+            WHEN same_day > scheduled_departure THEN same_day ELSE next_day
+        END AS scheduled_arrival
+    FROM candidates
 )
-SELECT row_number, carrier, flight, tailnum, origin, dest, distance, air_time, dep_delay, arr_delay, tzone,
-    concat_ws('-', carrier, flight, origin, dest, strftime(scheduled_departure, '%Y%m%dT%H%M')) AS flight_id,
+SELECT row_number, carrier, flight, tailnum, origin, dest, distance, air_time,
+    dep_delay, arr_delay, tzone,
+    concat_ws(
+        '-', carrier, flight, origin, dest, strftime(scheduled_departure, '%Y%m%dT%H%M')
+    ) AS flight_id,
     scheduled_departure::TIMESTAMP AS scheduled_departure,
     scheduled_arrival::TIMESTAMP AS scheduled_arrival,
     (scheduled_departure + to_minutes(dep_delay))::TIMESTAMP AS departure,

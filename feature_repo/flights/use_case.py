@@ -11,11 +11,13 @@ from .labels import late_arrivals
 
 arrival_delay = UseCase(
     name="arrival_delay",
-    description="Two hours before scheduled departure: will the flight arrive 15 minutes late or more?",
+    description="Two hours before scheduled departure:"
+    " will the flight arrive 15 minutes late or more?",
     task="binary",
     feature_service="arrival_delay_v1",
     requests=scheduled_flights,
-    # The slowest label of 2013 became known 34.7 hours after its prediction moment; a quarter of them after 6 hours.
+    # The slowest label of 2013 became known 34.7 hours after its prediction moment;
+    # a quarter of the labels took more than 6 hours.
     label=Label(
         "is_late", of=late_arrivals, horizon=timedelta(hours=36), reason="no_label_because"
     ),
@@ -26,8 +28,9 @@ arrival_delay = UseCase(
     optional_keys=("tailnum",),
     describe_columns=("carrier", "flight_number", "origin", "dest", "scheduled_departure"),
     limits=(
-        "Flights out of New York in 2013. Cancelled flights and flights whose arrival was never recorded have no label, so the "
-        "probability is that of a late arrival given that the flight arrives. The schedule and the tail number are taken as known "
-        "two hours before departure."
+        "Flights out of New York in 2013. Cancelled flights and flights whose arrival was never "
+        "recorded have no label, so the probability is that of a late arrival given that the "
+        "flight arrives. The schedule and the tail number are taken as known two hours before "
+        "departure."
     ),
 )

@@ -1,4 +1,6 @@
-"""Rows on which two ways of predicting must agree: those of the card, real ones, and ones made of what is rare."""
+"""Rows on which two ways of predicting must agree: those of the card, real ones, and ones made of
+what is rare.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Predict = Callable[[np.ndarray, Sequence[Sequence[str | None]]], np.ndarray]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The rows, as the pipeline and as the fast model take them, and what to call each; the made ones come first."""
+    """The rows, as the pipeline and as the fast model take them, and what to call each; the made
+    ones come first.
+    """
 
     frame: pd.DataFrame
     numbers: np.ndarray
@@ -35,7 +39,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference, on which row and in which manner of asking, and how many rows differ in that manner."""
+    """The largest difference, on which row and in which manner of asking, and how many rows differ
+    in that manner.
+    """
 
     row: str
     manner: str
@@ -47,7 +53,8 @@ class Difference:
 def parity_inputs(card: ModelCard, reference: pa.Table) -> Inputs:
     """The card's parity rows, an even sample of the reference, and rows made of it.
 
-    Made are: each feature missing, all of them missing, a huge number, each category there is, and one nobody knows.
+    Made are: each feature missing, all of them missing, a huge number, each category there is, and
+    one nobody knows.
     """
     features = card.features
     kept = {
@@ -101,7 +108,9 @@ def parity_inputs(card: ModelCard, reference: pa.Table) -> Inputs:
 
 
 def difference(inputs: Inputs, registered: np.ndarray, predict: Predict) -> Difference | None:
-    """Where predictions differ from the registered pipeline's, in any manner of asking: all rows at once, a few, one alone."""
+    """Where predictions differ from the registered pipeline's, in any manner of asking: all rows at
+    once, a few, one alone.
+    """
     rows = len(inputs.rows)
     for manner, size, until in (
         ("asked for all at once", max(rows, 1), rows),

@@ -1,8 +1,10 @@
-"""A registered pipeline without its overhead: from a matrix of numbers and lists of categories to the same predictions, to the bit.
+"""A registered pipeline without its overhead: from a matrix of numbers and lists of categories to
+the same predictions, to the bit.
 
-scikit-learn spends milliseconds on checks and frames before a row reaches the booster. What the pipeline's steps compute
-is read from what was fitted: numbers are scaled as StandardScaler does, categories looked up in what OrdinalEncoder
-answers for each of them. A pipeline of any other shape is left to itself.
+scikit-learn spends milliseconds on checks and frames before a row reaches the booster. What the
+pipeline's steps compute is read from what was fitted: numbers are scaled as StandardScaler does,
+categories looked up in what OrdinalEncoder answers for each of them. A pipeline of any other shape
+is left to itself.
 """
 
 from __future__ import annotations
@@ -18,13 +20,16 @@ import pandas as pd
 from inference.fast.trees import Trees
 from punctual.model_card import ModelCard
 
-# Up to here numpy is faster through all trees at once, from there on XGBoost is, tree by tree over all rows.
+# Up to here numpy is faster through all trees at once, from there on XGBoost is, tree by tree over
+# all rows.
 FEW_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The number of each category of a feature as the encoder gives it, in a column of the booster's matrix."""
+    """The number of each category of a feature as the encoder gives it, in a column of the
+    booster's matrix.
+    """
 
     place: int
     known: dict[str | None, float]
@@ -58,10 +63,12 @@ class FastModel:
 
     @classmethod
     def of(cls, card: ModelCard, pipeline: Any) -> FastModel | None:
-        """The fast model of a registered pipeline, or None where the pipeline has a shape that is not known here.
+        """The fast model of a registered pipeline, or None where the pipeline has a shape that is
+        not known here.
 
-        Known is what training makes: a ColumnTransformer of StandardScaler on numbers and OrdinalEncoder on
-        categories, and an XGBoost model of trees with one output, all features those of the card.
+        Known is what training makes: a ColumnTransformer of StandardScaler on numbers and
+        OrdinalEncoder on categories, and an XGBoost model of trees with one output, all features
+        those of the card.
         """
         steps = [step for _, step in getattr(pipeline, "steps", [])]
         if len(steps) != 2 or not _known_model(steps[1], card.task):
@@ -94,9 +101,10 @@ class FastModel:
     ) -> np.ndarray:
         """Probabilities of a binary label, or predicted values; float64, in the order of the rows.
 
-        `numbers` is float64, rows x the card's numeric features in its order, NaN for null; `categories` has a list
-        for each of the card's categories in its order. A row's prediction does not depend on the other rows. Raises
-        `ValueError` for an infinite number, as the pipeline does.
+        `numbers` is float64, rows x the card's numeric features in its order, NaN for null;
+        `categories` has a list for each of the card's categories in its order. A row's prediction
+        does not depend on the other rows. Raises `ValueError` for an infinite number, as the
+        pipeline does.
         """
         if np.isinf(numbers).any():
             raise ValueError(
@@ -105,7 +113,8 @@ class FastModel:
         if not len(numbers):
             return np.empty(0)
         matrix = np.empty((len(numbers), self._width), np.float32)
-        # A huge number becomes infinite here as it does in scikit-learn and XGBoost, which say nothing about it.
+        # A huge number becomes infinite here as it does in scikit-learn and XGBoost, which say
+        # nothing about it.
         with np.errstate(over="ignore"):
             matrix[:, self._number_places] = (numbers - self._mean) / self._scale
         for codes, values in zip(self._codes, categories, strict=True):
@@ -121,7 +130,9 @@ class FastModel:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A fitted step of a ColumnTransformer, the columns it reads and where its first one is written; no step for no columns."""
+    """A fitted step of a ColumnTransformer, the columns it reads and where its first one is
+    written; no step for no columns.
+    """
 
     step: Any
     columns: list[str]
@@ -151,7 +162,9 @@ def _rounds(model: Any) -> int:
 
 
 def _fitted(transformer: Any) -> dict[str, _Fitted] | None:
-    """The scaler of the numbers and the encoder of the categories, or None where there is anything else."""
+    """The scaler of the numbers and the encoder of the categories, or None where there is anything
+    else.
+    """
     from sklearn.compose import ColumnTransformer
     from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
@@ -178,7 +191,9 @@ def _fitted(transformer: Any) -> dict[str, _Fitted] | None:
 
 
 def _codes(encode: _Fitted) -> list[Codes] | None:
-    """Each feature's codes, as the fitted encoder answers for every category it has seen and for none; None for odd ones."""
+    """Each feature's codes, as the fitted encoder answers for every category it has seen and for
+    none; None for odd ones.
+    """
     if encode.step is None:
         return []
     seen = [[value for value in values if value is not None] for values in encode.step.categories_]

@@ -1,8 +1,10 @@
-"""A few rows through all trees of a booster at once, bit for bit as XGBoost does it, in a fraction of its time.
+"""A few rows through all trees of a booster at once, bit for bit as XGBoost does it, in a fraction
+of its time.
 
-XGBoost walks tree by tree and pays for every call; numpy takes one step in all trees at a time. What is added, in which
-order and precision, is XGBoost's: the base score and then the leaves in order of the trees, in float32, and the
-exponential of the same C library. Where a booster cannot be repeated like that, it is not walked here.
+XGBoost walks tree by tree and pays for every call; numpy takes one step in all trees at a time.
+What is added, in which order and precision, is XGBoost's: the base score and then the leaves in
+order of the trees, in float32, and the exponential of the same C library. Where a booster cannot be
+repeated like that, it is not walked here.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _Link = Callable[[np.ndarray], np.ndarray]
 
 
 class Trees:
-    """All trees in arrays, level by level, so that two siblings lie side by side. Safe among threads."""
+    """All trees in arrays, level by level, so that two siblings lie side by side. Safe among
+    threads.
+    """
 
     def __init__(
         self, trees: list[dict[str, Any]], features: int, base: np.float32, link: _Link
@@ -62,12 +66,15 @@ class Trees:
         self._left = np.where(leaf, np.arange(len(order)), place[left]).astype(np.intp)
         self._threshold = np.where(leaf, np.float32(np.nan), condition)
         self._value = np.where(leaf, condition, np.float32(0))
-        # A row is seen twice: with +inf for what is missing, which goes right everywhere, and with -inf, which goes left.
+        # A row is seen twice: with +inf for what is missing, which goes right everywhere, and with
+        # -inf, which goes left.
         self._column = np.where(leaf, 0, column + features * goes_left).astype(np.intp)
 
     @classmethod
     def of(cls, booster: Any, rounds: int) -> Trees | None:
-        """The first `rounds` rounds of a booster, or None where it cannot be repeated bit for bit on this machine."""
+        """The first `rounds` rounds of a booster, or None where it cannot be repeated bit for bit
+        on this machine.
+        """
         model = json.loads(booster.save_raw("json"))["learner"]
         shape, trees = (
             model["learner_model_param"],
@@ -86,7 +93,9 @@ class Trees:
         return found if repeated else None
 
     def predict(self, matrix: np.ndarray) -> np.ndarray:
-        """What the booster predicts for each row of a float32 matrix (rows x features, NaN where missing); float32."""
+        """What the booster predicts for each row of a float32 matrix (rows x features, NaN where
+        missing); float32.
+        """
         rows = len(matrix)
         missing = np.isnan(matrix)
         seen = np.concatenate(
@@ -108,7 +117,9 @@ class Trees:
         return self._link(np.add.accumulate(terms, axis=1)[:, -1])
 
     def _probe(self) -> np.ndarray:
-        """Rows of values at, just below and just above the trees' own thresholds, and of missing ones."""
+        """Rows of values at, just below and just above the trees' own thresholds, and of missing
+        ones.
+        """
         random = np.random.default_rng(0)
         probe = np.full((_PROBED_ROWS, self.features), np.nan, np.float32)
         split = ~np.isnan(self._threshold)
@@ -136,7 +147,9 @@ def _plain(model: dict[str, Any]) -> bool:
 
 
 def _foreign(tree: dict[str, Any]) -> bool:
-    """Whether a tree splits by sets of categories, has vectors for leaves, or thresholds that no value lies below."""
+    """Whether a tree splits by sets of categories, has vectors for leaves, or thresholds that no
+    value lies below.
+    """
     return (
         any(tree["split_type"])
         or int(tree["tree_param"]["size_leaf_vector"]) > 1
@@ -145,7 +158,9 @@ def _foreign(tree: dict[str, Any]) -> bool:
 
 
 def _link(objective: str, base: np.float32) -> tuple[np.float32, _Link] | None:
-    """The sum to start from and what makes predictions of sums, for a base score; None for an objective not known here."""
+    """The sum to start from and what makes predictions of sums, for a base score; None for an
+    objective not known here.
+    """
     if objective == "reg:squarederror":
         return base, np.asarray
     exponential, logarithm = _c_function("expf"), _c_function("logf")

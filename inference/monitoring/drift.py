@@ -1,7 +1,9 @@
-"""Data drift and prediction drift: how far what comes in and goes out now is from the rows the model was trained on.
+"""Data drift and prediction drift: how far what comes in and goes out now is from the rows the
+model was trained on.
 
-The population stability index (PSI) of a feature is `sum((current - reference) * ln(current / reference))` over the
-shares of its bins: tenths of the reference for numbers, values for categories, and one more for what is missing.
+The population stability index (PSI) of a feature is `sum((current - reference) * ln(current /
+reference))` over the shares of its bins: tenths of the reference for numbers, values for
+categories, and one more for what is missing.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import pyarrow.compute as pc
 from punctual.model_card import ModelFeature
 from punctual.times import micros
 
-# The usual reading of a PSI (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 no change to speak of, from 0.25 on a large one.
+# The usual reading of a PSI (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 no change to speak
+# of, from 0.25 on a large one.
 PSI_MODERATE, PSI_LARGE = 0.1, 0.25
-# Without any drift the PSI of 11 bins is about 10 / rows: 0.02 here, well below what is read as a change.
+# Without any drift the PSI of 11 bins is about 10 / rows: 0.02 here, well below what is read as a
+# change.
 LEAST_ROWS = 500
 # A window of the reference tells what is usual if the same noise is below the moderate limit.
 _LEAST_WINDOW_ROWS = 100
@@ -28,7 +32,8 @@ _LEAST_WINDOWS = 5
 # One stormy week must not make every later one look usual.
 _USUAL = 0.95
 _RARE = 0.01
-# An empty bin has no logarithm; its floor must not depend on the rows, or long windows would seem to drift more than short ones.
+# An empty bin has no logarithm; its floor must not depend on the rows, or long windows would seem
+# to drift more than short ones.
 _LEAST_SHARE = 0.001
 
 Verdict = Literal["stable", "moderate", "large"]
@@ -39,10 +44,11 @@ _SEVERITY: dict[Verdict, int] = {"stable": 0, "moderate": 1, "large": 2}
 class Drift:
     """One feature's drift, or the prediction's.
 
-    `usual` is the PSI that 95 % of the windows as long as the current one stayed below within the reference itself:
-    a week differs from a year by its season, and a day by its weekday, and nothing is wrong. It is None where the
-    reference has too few rows or windows to tell. The verdict is on what `psi` exceeds it by. `ks` is the
-    Kolmogorov-Smirnov statistic, the greatest distance of the two distributions.
+    `usual` is the PSI that 95 % of the windows as long as the current one stayed below within the
+    reference itself: a week differs from a year by its season, and a day by its weekday, and
+    nothing is wrong. It is None where the reference has too few rows or windows to tell. The
+    verdict is on what `psi` exceeds it by. `ks` is the Kolmogorov-Smirnov statistic, the greatest
+    distance of the two distributions.
     """
 
     name: str
@@ -64,7 +70,8 @@ def drift(
 ) -> list[Drift]:
     """Each feature's drift, the worst verdicts first, then the greatest PSI.
 
-    `moments` names the reference's column of prediction moments, `span` is the length of the current window.
+    `moments` names the reference's column of prediction moments, `span` is the length of the
+    current window.
     """
     windows = _windows(reference[moments], span)
     found = [
@@ -80,7 +87,9 @@ def verdict_of(excess: float) -> Verdict:
 
 
 def psi(reference: np.ndarray, current: np.ndarray) -> float:
-    """The index from two rows of counts over the same bins. A share below 0.001 is taken for that, whatever the number of rows."""
+    """The index from two rows of counts over the same bins. A share below 0.001 is taken for that,
+    whatever the number of rows.
+    """
     shares = [np.maximum(counts / counts.sum(), _LEAST_SHARE) for counts in (reference, current)]
     return float(np.sum((shares[1] - shares[0]) * np.log(shares[1] / shares[0])))
 
@@ -185,7 +194,9 @@ def _category_codes(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndar
 
 
 def _windows(moments: pa.ChunkedArray, span: timedelta) -> np.ndarray | None:
-    """Which window of the span each reference row is in; None where there are too few windows or rows to compare with."""
+    """Which window of the span each reference row is in; None where there are too few windows or
+    rows to compare with.
+    """
     at = moments.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
     if not len(at) or span <= timedelta(0):
         return None

@@ -33,9 +33,11 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class LiveScore:
-    """How the predictions of a window did. `low` and `high` hold 95 % of the bootstrap resamples of the score.
+    """How the predictions of a window did. `low` and `high` hold 95 % of the bootstrap resamples of
+    the score.
 
-    `is_worse` says that even the better end is worse than the score on the test part. `note` says why there is no score.
+    `is_worse` says that even the better end is worse than the score on the test part. `note` says
+    why there is no score.
     """
 
     metric: str
@@ -54,12 +56,13 @@ class LiveScore:
 def outcomes(
     domain: LoadedDomain, use_case: UseCase, predicted: pa.Table, as_of: datetime
 ) -> Outcomes:
-    """Join predictions (`at`, `prediction` and what was sent) to the labels known at `as_of` (aware UTC).
+    """Join predictions (`at`, `prediction` and what was sent) to the labels known at `as_of` (aware
+    UTC).
 
-    A prediction that carries the request's ids is joined by them, another one to the request with equal keys and
-    request columns whose moment is nearest to its own, within the label's horizon. Of several for one request the
-    last counts. Requests younger than the horizon wait, all of them: those whose label is known already are the
-    quick outcomes only.
+    A prediction that carries the request's ids is joined by them, another one to the request with
+    equal keys and request columns whose moment is nearest to its own, within the label's horizon.
+    Of several for one request the last counts. Requests younger than the horizon wait, all of them:
+    those whose label is known already are the quick outcomes only.
     """
     as_of, horizon = aware(as_of), use_case.label.horizon
     if predicted.num_rows == 0:
@@ -115,7 +118,9 @@ def _renamed(predicted: pa.Table) -> list[str]:
 
 
 def _match(connection: duckdb.DuckDBPyConnection, domain: LoadedDomain, use_case: UseCase) -> None:
-    """`matched`: each prediction with the ids and the moment of its request, and whether it is the last one for it."""
+    """`matched`: each prediction with the ids and the moment of its request, and whether it is the
+    last one for it.
+    """
     types = {name: kind for name, kind, *_ in connection.execute("DESCRIBE requests").fetchall()}
     columns = {name for name, *_ in connection.execute("DESCRIBE sent").fetchall()}
 

@@ -70,7 +70,9 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 def _histograms(
     axis: Any, sides: Sequence[np.ndarray], limits: tuple[float, float], bins: int
 ) -> None:
-    """Both sides as shares of their rows, so that they compare whatever their size; what lies outside is in the last bin."""
+    """Both sides as shares of their rows, so that they compare whatever their size; what lies
+    outside is in the last bin.
+    """
     edges = np.linspace(*limits, bins + 1)
     for values, colour, label in zip(
         sides, (REFERENCE_COLOUR, CURRENT_COLOUR), ("training", "now"), strict=True

@@ -1,4 +1,6 @@
-"""The monitoring report of a use case: what was judged, what it says, and whether somebody should look."""
+"""The monitoring report of a use case: what was judged, what it says, and whether somebody should
+look.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ class Report:
 def monitor(
     domain: LoadedDomain, use_case: UseCase, *, as_of: datetime, since: datetime | None = None
 ) -> Report:
-    """Judge the champion's predictions made in `(since, as_of]` (by default seven days), and the features it reads.
+    """Judge the champion's predictions made in `(since, as_of]` (by default seven days), and the
+    features it reads.
 
     Writes the report as JSON and its plots into the data folder. Raises `NoChampion`, `NotBuilt`.
     """
