@@ -83,7 +83,8 @@ class DataSet:
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise NoData(
-                f"{folder} has {free / 1e9:.0f} GB left; expected {needed / 1e9:.0f} GB for {self.views[0].name}."
+                f"{folder} has {free / 1e9:.0f} GB left; expected {needed / 1e9:.0f} GB for"
+                f" {self.views[0].name}."
             )
         for number, view in enumerate(self.views):
             _publish(view, folder / "tables", np.random.default_rng([3, number]), progress)
@@ -138,7 +139,7 @@ def _description(data: DataSet) -> dict[str, Any]:
 
 
 def files(folder: Path, view: View) -> list[str]:
-    """The view's Parquet files in order of arrival, for those who read plain files and no manifest."""
+    """The view's Parquet files in order of arrival, for contenders that read no manifest."""
     return sorted(map(str, (folder / "tables" / view.name).rglob("*.parquet")))
 
 

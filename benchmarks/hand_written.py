@@ -44,7 +44,10 @@ def _duckdb(folder: Path, *, two_time: bool) -> Work:
     for number, view in enumerate(data.views):
         history = _history_sql(folder, view, two_time=two_time)
         key = quoted(view.key)
-        query += f" ASOF LEFT JOIN ({history}) AS h{number} ON e.{key} = h{number}.{key} AND e.__moment >= h{number}.__known"
+        query += (
+            f" ASOF LEFT JOIN ({history}) AS h{number} ON e.{key} = h{number}.{key} AND"
+            f" e.__moment >= h{number}.__known"
+        )
 
     def run() -> pa.Table:
         with duckdb.connect() as connection:
@@ -70,9 +73,15 @@ def _history_sql(folder: Path, view: View, *, two_time: bool) -> str:
     known = f"greatest({EVENT}, {CREATED})" if two_time else EVENT
     columns = ", ".join(quoted(name) for name in (view.key, *(name for name, _ in view.features)))
     paths = ", ".join(map(literal, files(folder, view)))
-    history = f"SELECT {columns}, {EVENT}, {known} AS __known FROM read_parquet([{paths}], hive_partitioning = false)"
+    history = (
+        f"SELECT {columns}, {EVENT}, {known} AS __known FROM read_parquet([{paths}],"
+        " hive_partitioning = false)"
+    )
     if two_time:
-        newest = f"max({EVENT}) OVER (PARTITION BY {quoted(view.key)} ORDER BY __known, {EVENT} ROWS UNBOUNDED PRECEDING)"
+        newest = (
+            f"max({EVENT}) OVER (PARTITION BY {quoted(view.key)} ORDER BY __known, {EVENT}"
+            " ROWS UNBOUNDED PRECEDING)"
+        )
         history += f" QUALIFY {EVENT} >= {newest}"
     return history
 

@@ -57,7 +57,10 @@ class Target:
 
     def requests(self) -> list[bytes]:
         """As they go over the wire."""
-        head = f"POST {self.path} HTTP/1.1\r\nHost: {HOST}:{self.port}\r\nContent-Type: application/json\r\nContent-Length: "
+        head = (
+            f"POST {self.path} HTTP/1.1\r\nHost: {HOST}:{self.port}\r\nContent-Type:"
+            " application/json\r\nContent-Length: "
+        )
         lines = Path(self.bodies).read_bytes().splitlines()
         return [head.encode() + str(len(body)).encode() + b"\r\n\r\n" + body for body in lines]
 

@@ -160,7 +160,8 @@ CASES = {
             *TWO_TIME,
             *(name for name in EVENT_TIME if name not in {"feast_duckdb", "polars_presorted"}),
         ),
-        "as deep, with 5% of the rows late by up to a month; the two-time joins and those in event time give different rows",
+        "as deep, with 5% of the rows late by up to a month; the two-time joins and those in event"
+        " time give different rows",
         late=True,
     ),
     "slope_half": Case(
@@ -209,7 +210,7 @@ def run(
     patience: float,
     timeout: float,
 ) -> list[Measurement]:
-    """Measure a case's contenders, and raise `UnequalResults` where those that must agree do not."""
+    """Measure a case's contenders; raise `UnequalResults` where those that must agree differ."""
     case.data.make(folder, Progress())
 
     def measured(contender: str) -> Measurement:
@@ -268,7 +269,8 @@ def _slope(cases: dict[str, list[Measurement]]) -> str:
             for full, less, more in (wall, cpu)
         ]
         lines.append(
-            f"{half.contender}: history doubled twice, seconds {grown[0]} times, cpu s {grown[1]} times"
+            f"{half.contender}: history doubled twice, seconds {grown[0]} times, cpu s {grown[1]}"
+            " times"
         )
     return "\n".join(lines)
 

@@ -63,7 +63,10 @@ def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measure
     less = QUICK if asked.quick else 1
     print("training …", file=sys.stderr, flush=True)
     trees, nodes = make(folder, rows=asked.rows // less, rounds=asked.rounds // less)
-    note = f"{trees} trees of {nodes:,} nodes, {len(FEATURES)} features, {cores()} cores, one thread each."
+    note = (
+        f"{trees} trees of {nodes:,} nodes, {len(FEATURES)} features, {cores()} cores, one"
+        " thread each."
+    )
     contenders = asked.contender or list(CONTENDERS)
     limits = {"repetitions": asked.repetitions, "patience": asked.patience}
     return {

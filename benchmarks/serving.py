@@ -271,9 +271,18 @@ def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measure
 
 def _note(rows: int) -> str:
     by = "wrk" if shutil.which("wrk") else "benchmarks/load.py"
-    asked = f"POST with {rows} row{'s' if rows > 1 else ''}, one worker, keep-alive, ours with its log; closed loop by {by}"
-    most = f"`requests_per_s` and seconds on {' or '.join(map(str, CONNECTIONS))} `connections`, whichever gave more"
-    return f"{asked}: `p50_ms` and `p99_ms` on one connection, {most}; open loop (`open_`) at half of that rate; {cores()} cores."
+    asked = (
+        f"POST with {rows} row{'s' if rows > 1 else ''}, one worker, keep-alive, ours with its"
+        f" log; closed loop by {by}"
+    )
+    most = (
+        f"`requests_per_s` and seconds on {' or '.join(map(str, CONNECTIONS))} `connections`,"
+        " whichever gave more"
+    )
+    return (
+        f"{asked}: `p50_ms` and `p99_ms` on one connection, {most}; open loop (`open_`) at half"
+        f" of that rate; {cores()} cores."
+    )
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -290,7 +299,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--home",
         type=Path,
-        help="a data folder with a champion, made there where it is missing; else made anew and removed",
+        help="a data folder with a champion, made there where it is missing; else made anew and"
+        " removed",
     )
     parser.add_argument(
         "--as-of", default="2013-12-05T20:00:00+00:00", help="the moment at which that is served"

@@ -114,7 +114,10 @@ def _write(store: FeatureStore, tables: Path, view: FeatureView, at: datetime) -
         map(quoted, [*keys, *(feature.name for feature in view.features), EVENT, CREATED])
     )
     effective = f"greatest({EVENT}, {CREATED}) <= {timestamp(at)}"
-    newest = f"row_number() OVER (PARTITION BY {', '.join(map(quoted, keys))} ORDER BY {EVENT} DESC, {CREATED} DESC) = 1"
+    newest = (
+        f"row_number() OVER (PARTITION BY {', '.join(map(quoted, keys))} ORDER BY {EVENT}"
+        f" DESC, {CREATED} DESC) = 1"
+    )
     with connect() as connection:
         rows = connection.sql(
             f"SELECT {columns} FROM ({table.scan()}) WHERE {effective} QUALIFY {newest}"
@@ -139,7 +142,8 @@ def _asked(tables: Path, requests: str, columns: list[str], at: datetime) -> pa.
             ]
         )
         return connection.sql(
-            f"SELECT {chosen} FROM ({table.scan()}) WHERE {where} ORDER BY {EVENT} DESC, {', '.join(map(quoted, columns))} LIMIT {REQUESTS}"
+            f"SELECT {chosen} FROM ({table.scan()}) WHERE {where} ORDER BY {EVENT} DESC,"
+            f" {', '.join(map(quoted, columns))} LIMIT {REQUESTS}"
         ).to_arrow_table()
 
 

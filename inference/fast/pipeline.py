@@ -108,7 +108,8 @@ class FastModel:
         """
         if np.isinf(numbers).any():
             raise ValueError(
-                "a feature is infinite, which the model was not trained on; a request-time feature may divide by zero."
+                "a feature is infinite, which the model was not trained on; a request-time feature"
+                " may divide by zero."
             )
         if not len(numbers):
             return np.empty(0)

@@ -95,7 +95,7 @@ def psi(reference: np.ndarray, current: np.ndarray) -> float:
 
 
 def ks(reference: np.ndarray, current: np.ndarray) -> float | None:
-    """The greatest distance between two empirical distributions; None where either has no values."""
+    """The greatest distance between two empirical distributions; None where either is empty."""
     if not len(reference) or not len(current):
         return None
     reference, current = np.sort(reference), np.sort(current)

@@ -87,9 +87,11 @@ def outcomes(
             f"m.{quoted(name)} = l.{quoted(name)}" for name in use_case.requests.id
         )
         connection.execute(
-            f"CREATE TABLE judged AS SELECT m.number, m.prediction, l.{quoted(use_case.label.column)}::DOUBLE AS label, CASE"
+            "CREATE TABLE judged AS SELECT m.number, m.prediction,"
+            f" l.{quoted(use_case.label.column)}::DOUBLE AS label, CASE"
             " WHEN NOT m.is_last THEN 'repeated'"
-            f" WHEN epoch_us(m.moment) + {micros(horizon)} > {micros(as_of)} THEN 'waiting for the label'"
+            f" WHEN epoch_us(m.moment) + {micros(horizon)} > {micros(as_of)} THEN 'waiting for the"
+            " label'"
             f" WHEN l.{CREATED} <= m.asked_at THEN 'made when the label was known'"
             f" WHEN l.{quoted(use_case.label.column)} IS NULL THEN 'without a label' END AS reason"
             f" FROM matched AS m LEFT JOIN labels AS l ON {same_id}"
@@ -149,7 +151,8 @@ def _match(connection: duckdb.DuckDBPyConnection, domain: LoadedDomain, use_case
     near = f"({without_id}) AND {alike} AND {distance} <= {micros(use_case.label.horizon)}"
     connection.execute(
         "CREATE TABLE matched AS SELECT *, row_number() OVER"
-        f" (PARTITION BY {', '.join(map(quoted, ids))} ORDER BY asked_at DESC, number DESC) = 1 AS is_last FROM"
+        f" (PARTITION BY {', '.join(map(quoted, ids))} ORDER BY asked_at DESC, number DESC) = 1 AS"
+        " is_last FROM"
         f" (SELECT {shown} FROM sent AS s JOIN requests AS r ON {by_id}"
         f" UNION ALL (SELECT {shown} FROM sent AS s JOIN requests AS r ON {near} {nearest}))"
     )

@@ -75,7 +75,8 @@ def monitor(
     since = as_of - SINCE if since is None else aware(since)
     if since >= as_of:
         raise InvalidRequest(
-            f"the report is on ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since."
+            f"the report is on ({iso(since)}, {iso(as_of)}], which holds no moment; choose an"
+            " earlier --since."
         )
     card = champion_card(domain, use_case)
     current = _current(domain, use_case, card, since, as_of)
@@ -93,9 +94,20 @@ def monitor(
     )
     notes = [note for note in (current.note, live.note) if note]
     report = Report(
-        use_case.name, card.version, as_of, since, current.source, current.rows.num_rows, prediction_drift, data_drift, live, fresh,
-        _reasons(as_of, prediction_drift, data_drift, live, fresh), notes, [],
-    )  # fmt: skip
+        use_case=use_case.name,
+        model_version=card.version,
+        as_of=as_of,
+        since=since,
+        source=current.source,
+        rows=current.rows.num_rows,
+        prediction_drift=prediction_drift,
+        data_drift=data_drift,
+        live=live,
+        freshness=fresh,
+        reasons=_reasons(as_of, prediction_drift, data_drift, live, fresh),
+        notes=notes,
+        files=[],
+    )
     return _written(domain, report, card, trained, current, found)
 
 
@@ -110,7 +122,10 @@ def _current(
         if logged.num_rows > mine.num_rows
         else ""
     )
-    said = f"version {card.version} has {mine.num_rows} logged predictions{others} in ({iso(since)}, {iso(as_of)}]"
+    said = (
+        f"version {card.version} has {mine.num_rows} logged predictions{others} in"
+        f" ({iso(since)}, {iso(as_of)}]"
+    )
     if mine.num_rows >= LEAST_ROWS:
         return Current("log", mine, "")
     path = newest_batch(domain.home, use_case.name, card.version, as_of)
@@ -168,7 +183,8 @@ def _reasons(
         reasons.append(f"{len(far)} of {len(data)} features have drifted, most of all {most}")
     if live.is_worse and live.score is not None and live.test_score is not None:
         reasons.append(
-            f"the live {live.metric} is {live.score:.3f} ({live.low:.3f} to {live.high:.3f}), on the test part it was {live.test_score:.3f}"
+            f"the live {live.metric} is {live.score:.3f} ({live.low:.3f} to {live.high:.3f}), on"
+            f" the test part it was {live.test_score:.3f}"
         )
     never = [each.view for each in fresh if each.materialized_until is None]
     if never:
@@ -177,7 +193,8 @@ def _reasons(
     if late:
         longest = max(late, key=lambda each: each.behind(as_of))
         reasons.append(
-            f"{len(late)} of {len(fresh)} views are stale, {longest.view} by {duration_text(longest.behind(as_of))}"
+            f"{len(late)} of {len(fresh)} views are stale, {longest.view} by"
+            f" {duration_text(longest.behind(as_of))}"
         )
     return reasons
 
