@@ -36,6 +36,9 @@ COMMANDS: dict[tuple[str, ...], Target] = {
     ("features", "quarantine"): Target(
         "pipelines", ("quarantine",), "Show rows that broke their source's contract."
     ),
+    ("features", "erase"): Target(
+        "pipelines", ("erase",), "Erase an entity from the online store."
+    ),
     ("features", "apply"): Target("pipelines", ("apply",), "Register all definitions with Feast."),
     ("train",): Target("training", ("fit",), "Train, evaluate, gate and register a model."),
     ("training-set",): Target("training", ("training-set",), "Make a training set as of a moment."),

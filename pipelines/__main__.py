@@ -232,6 +232,43 @@ def materialize(
     )
 
 
+@cli.command(epilog="Example: python -m pipelines erase plane_departures --key tailnum=N14228")
+@click.argument("view")
+@click.option(
+    "--key",
+    "keys",
+    metavar="NAME=VALUE",
+    multiple=True,
+    required=True,
+    help="A join key of the entity; once for each of the view's keys.",
+)
+@json_option
+@common_options
+def erase(home: Home, view: str, keys: tuple[str, ...], as_json: bool) -> None:
+    """Erase an entity's record from VIEW in the online store.
+
+    No byte of it is left in the store's files. Tables and sources keep the entity: remove it from the
+    source, or a later `materialize --rebuild` brings it back.
+    """
+    pairs = [key.partition("=") for key in keys]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise click.UsageError(f"--key {wrong[0]} has no value; expected NAME=VALUE.")
+    if len(pairs) > len({name for name, _, _ in pairs}):
+        raise click.UsageError("a --key is given twice; expected each of the view's keys once.")
+    with working(f"erasing from {view}", quiet=as_json):
+        from pipelines.erase import erase as erase_entity
+        from punctual.repository import feature_store, load_all
+
+        given = {name: value for name, _, value in pairs}
+        erased = erase_entity(feature_store(home), load_all(home), view, given)
+    if as_json:
+        show_json(erased)
+        return
+    entity = ", ".join(f"{name}={value}" for name, value in erased.keys.items())
+    found = "1 record erased" if erased.records else "there was no record"
+    click.echo(f"{view}, {entity}: {found}.")
+
+
 def main(arguments: Sequence[str] | None = None, name: str = "python -m pipelines") -> int:
     """Run the command line; returns the exit code."""
     return run(cli, arguments, name)

@@ -147,4 +147,5 @@ def _header(home: Home, source: CsvSource, path: Path, expected: str) -> list[st
 
 
 def row_count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    """How many rows a table has."""
     return int((connection.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,))[0])

@@ -15,10 +15,12 @@ def event_versions(declared: Declaration, events: str) -> str:
 
 
 def has_keys(declared: Declaration) -> str:
+    """A condition: no join key of the view is null."""
     return " AND ".join(f"{quoted(key)} IS NOT NULL" for key in declared.join_keys)
 
 
 def column_names(columns: tuple[str, ...]) -> str:
+    """A list of columns in SQL."""
     return ", ".join(map(quoted, columns))
 
 
