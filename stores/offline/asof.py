@@ -52,7 +52,7 @@ def find_rows(
         return Found(np.zeros(0, np.int64), np.zeros(0, np.int64))
     stretch = history.stretch or _stretch_of(connection, history)
     join = _Join(connection, history, stretch, two_time=two_time, ttl=ttl)
-    if history.keys and not history.held and worth_looking(stretch.rows, rows, 2 * rows):
+    if history.keys and worth_looking(stretch.rows, rows, 2 * rows):
         join.narrowing(rows)
     else:
         join.whole_history(join.askable, rows)
@@ -107,7 +107,7 @@ class _Join:
         """Join all rows of the entity rows' keys."""
         candidates = self._history.scan()
         # Where there are many entity rows, most rows of the history are of their keys.
-        if self._keys and not self._history.held and self._stretch.rows > 4 * rows:
+        if self._keys and self._stretch.rows > 4 * rows:
             keys = ", ".join(self._keys)
             candidates = f"SELECT * FROM ({candidates}) SEMI JOIN (SELECT DISTINCT {keys} FROM {entities}) USING ({keys})"
         # A join straight into a result is done by one thread, into a table by all.

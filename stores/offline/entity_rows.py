@@ -88,17 +88,34 @@ class EntityRows:
         """The frame, as Arrow."""
         return self._columns(self.schema.names) if self._arrow is None else self._arrow
 
+    def keys(
+        self, names: Sequence[str], types: Sequence[pa.DataType], *, of: str
+    ) -> list[pa.ChunkedArray]:
+        """The named columns as they can be compared with the keys of `of`, which have the types.
+
+        Raises `InvalidRequest` where a column is missing or its values cannot be of the key's type.
+        """
+        for name in names:
+            if name not in self.schema.names:
+                raise InvalidRequest(
+                    f"{of} is keyed by '{name}'; the entity rows have no such column."
+                )
+        return [
+            _as_key(self._columns([name])[name], type_, name, of)
+            for name, type_ in zip(names, types, strict=True)
+        ]
+
     def prepare(self, keys: Sequence[str], types: Sequence[pa.DataType], *, of: str = "") -> None:
         """Make `__entities` with the moments and the named columns, each in SQL under its place in `keys` (see `key_column`).
 
         Whatever else the frame holds stays out of SQL, which does not tell `Driver` from `driver`.
-        Raises `InvalidRequest` where a key's values cannot be of its type.
+        Raises what `keys` raises.
         """
         if self._prepared == tuple(zip(keys, types, strict=True)):
             return
         columns: dict[str, Any] = {ROW: np.arange(self.rows), MOMENT: self.moments}
-        for number, (name, type_) in enumerate(zip(keys, types, strict=True)):
-            columns[f"__key{number}"] = _as_key(self._columns([name])[name], type_, name, of)
+        for number, column in enumerate(self.keys(keys, types, of=of)):
+            columns[f"__key{number}"] = column
         self._connection.register("__given", pa.table(columns))
         self._connection.execute(f"CREATE OR REPLACE TABLE {ENTITIES} AS FROM __given")
         self._connection.unregister("__given")

@@ -25,9 +25,10 @@ from stores.offline.entity_rows import (
     NaiveTimestamps,
     time_column,
 )
-from stores.offline.row_values import gather, hold, worth_holding
+from stores.offline.memory_join import can_encode, load_and_join, worth_loading
+from stores.offline.row_values import gather
 from stores.offline.view_columns import in_zone
-from stores.offline.view_files import ADDRESS, History, address_of, address_parts, diagnosed
+from stores.offline.view_files import ADDRESS, History, diagnosed
 
 if TYPE_CHECKING:
     pass
@@ -81,19 +82,26 @@ class Join:
         view: JoinedView,
         history: History,
     ) -> tuple[pa.Table, np.ndarray]:
-        """Features of rows of the history, and for each entity row the place of its row among them (-1: none)."""
-        if worth_holding(history, entities.rows):
-            held, values = hold(connection, history)
-            found = self._find(connection, entities, view, held)
-            places = np.full(entities.rows, -1)
-            places[found.rows] = _numbers(found, history)
-            return values, places
-        addresses, places = _places(
-            self._find(connection, entities, view, history), history, entities.rows
-        )
-        return _concatenated(
-            history, gather(history, addresses, threads=_threads(connection))
-        ), places
+        """Features of rows of the history, and for each entity row its row of them (-1: none)."""
+        if worth_loading(history, entities.rows):
+            keys = _keys(entities, history)
+            if can_encode(keys, history.key_types):
+                features, rows = load_and_join(
+                    history,
+                    keys,
+                    entities.moments.to_numpy(),
+                    two_time=self.two_time,
+                    ttl_us=view.ttl,
+                    threads=_threads(connection),
+                )
+                if not (rows >= 0).any():
+                    self._warn_if_known_too_late(connection, entities, history)
+                return features, rows
+        found = self._find(connection, entities, view, history)
+        rows = np.full(entities.rows, -1)
+        addresses, rows[found.rows] = np.unique(found.addresses, return_inverse=True)
+        pieces = gather(history, addresses, threads=_threads(connection))
+        return _concatenated(history, pieces), rows
 
     def extent(self) -> tuple[list[str], datetime | None, datetime | None]:
         """The entity rows' columns but their time, and their first and last moments (aware UTC)."""
@@ -181,17 +189,21 @@ class Join:
         view: JoinedView,
         history: History,
     ) -> Found:
-        for name in history.keys:
-            if name not in entities.schema.names:
-                raise InvalidRequest(
-                    f"view '{history.view}' is keyed by '{name}'; the entity rows have no such column."
-                )
         entities.prepare(list(history.keys), history.key_types, of=f"view '{history.view}'")
         found = find_rows(
             connection, history, two_time=self.two_time, ttl=view.ttl, rows=entities.rows
         )
-        nothing = self.two_time and entities.rows and history.paths and not len(found.rows)
-        if nothing and known_too_late(connection, history, _last(entities)):
+        if not len(found.rows):
+            self._warn_if_known_too_late(connection, entities, history)
+        return found
+
+    def _warn_if_known_too_late(
+        self, connection: duckdb.DuckDBPyConnection, entities: EntityRows, history: History
+    ) -> None:
+        """Warn that no entity row sees anything, if that is because no row was known in time."""
+        if not (self.two_time and entities.rows and history.paths):
+            return
+        if known_too_late(connection, history, _last(entities)):
             warnings.warn(
                 f"view '{history.view}' gives nothing but nulls: each of its rows became known ({history.created}) after the moments of"
                 " the entity rows. Where that column is when a backfill ran, and not when a value was known, point_in_time: event_time"
@@ -199,7 +211,6 @@ class Join:
                 NothingKnown,
                 stacklevel=2,
             )
-        return found
 
 
 def _last(entities: EntityRows) -> int:
@@ -207,31 +218,8 @@ def _last(entities: EntityRows) -> int:
     return int(pc.max(entities.moments).as_py() or 0) if entities.rows else 0
 
 
-def _places(found: Found, history: History, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The addresses that are shown, ascending and each once, and for each entity row the place of its address among them (-1: none)."""
-    places = np.full(rows, -1, dtype=np.int64)
-    if history.stretch and history.stretch.rows <= 4 * len(found.rows):
-        # Many of few: marking each row that is shown is faster than sorting all addresses.
-        starts, numbers = _starts(history), _numbers(found, history)
-        marked = np.zeros(starts[-1], dtype=bool)
-        marked[numbers] = True
-        places[found.rows] = (np.cumsum(marked) - 1)[numbers]
-        shown_numbers = np.flatnonzero(marked)
-        files = np.searchsorted(starts, shown_numbers, side="right") - 1
-        return address_of(files, shown_numbers - starts[files]), places
-    addresses, places[found.rows] = np.unique(found.addresses, return_inverse=True)
-    return addresses, places
-
-
-def _starts(history: History) -> np.ndarray:
-    """How many rows are before each file, and how many there are."""
-    return np.cumsum([0, *(part.rows for part in history.parts)])
-
-
-def _numbers(found: Found, history: History) -> np.ndarray:
-    """The place of each row that was found among all rows of the history."""
-    files, rows = address_parts(found.addresses)
-    return _starts(history)[files] + rows
+def _keys(entities: EntityRows, history: History) -> list[pa.ChunkedArray]:
+    return entities.keys([*history.keys], history.key_types, of=f"view '{history.view}'")
 
 
 def _concatenated(history: History, pieces: Iterator[pa.Table]) -> pa.Table:

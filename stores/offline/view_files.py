@@ -67,8 +67,6 @@ class History:
     """What the manifest knows of each file; empty for files that no manifest describes."""
     in_nanoseconds: frozenset[str] = frozenset()
     """Which of the time columns have that unit in the files."""
-    held: str = ""
-    """The relation that holds all rows and their addresses, once they are read (see `hold`)."""
 
     @cached_property
     def stretch(self) -> Stretch | None:
@@ -78,7 +76,7 @@ class History:
     def scan(self, places: range | None = None, *, first: int = 0) -> str:
         """A SELECT of `__key0`…, `__event`, `__created` (microseconds), `__address` and `__withdrawn`, without rows that nobody can see.
 
-        Of all files, of those from a place on, or of some (then their addresses mean nothing); of all where they are held.
+        Of all files, of those from a place on, or of some (then their addresses mean nothing).
         """
         keys = [
             f"{quoted(column)} AS __key{number}" for number, column in enumerate(self.keys.values())
@@ -96,13 +94,11 @@ class History:
         ]
         if self.as_of is not None:
             conditions.append(f"{created} <= {self.as_of}")
-        address, source = ADDRESS, self.held
-        if not self.held:
-            address = f"((file_index::BIGINT + {first}) << {_ROW_BITS}) | file_row_number"
-            files = ", ".join(
-                literal(self.paths[place]) for place in places or range(first, len(self.paths))
-            )
-            source = f"read_parquet([{files}], file_row_number = true, hive_partitioning = false)"
+        address = f"((file_index::BIGINT + {first}) << {_ROW_BITS}) | file_row_number"
+        files = ", ".join(
+            literal(self.paths[place]) for place in places or range(first, len(self.paths))
+        )
+        source = f"read_parquet([{files}], file_row_number = true, hive_partitioning = false)"
         return (
             f"SELECT {''.join(key + ', ' for key in keys)}{event} AS __event, {created} AS __created,"
             f" {address} AS {ADDRESS}, {withdrawn} AS __withdrawn FROM {source} WHERE {' AND '.join(conditions)}"
@@ -120,11 +116,6 @@ class History:
 def address_parts(addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The files' places and the rows' places in them, of addresses as int64."""
     return addresses >> _ROW_BITS, addresses & ((1 << _ROW_BITS) - 1)
-
-
-def address_of(files: np.ndarray | int, rows: np.ndarray) -> np.ndarray:
-    """The addresses of rows by their files' places and their places in those."""
-    return (files << _ROW_BITS) | rows
 
 
 def history_of(

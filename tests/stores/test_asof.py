@@ -128,7 +128,7 @@ def test_the_join_equals_looking_at_every_row(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "stores.offline.join.worth_holding", lambda held, _: is_held and bool(held.paths)
+            "stores.offline.join.worth_loading", lambda held, _: is_held and bool(held.paths)
         )
         if width is not None:
             # A history of few rows would be joined whole.

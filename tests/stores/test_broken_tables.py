@@ -47,7 +47,7 @@ def refused_in_all_ways(views, tmp_path, error, match, rows=None):
         with pytest.MonkeyPatch.context() as patch:
             # A history of one file and few entity rows would be read by need.
             patch.setattr(
-                "stores.offline.join.worth_holding",
+                "stores.offline.join.worth_loading",
                 lambda history, _, is_held=is_held: is_held and bool(history.parts),
             )
             for read in ways_of_reading(views, tmp_path, at(utc(13)) if rows is None else rows):
@@ -102,7 +102,7 @@ def test_garbage_in_the_midst_of_a_column_is_no_value(views, published, tmp_path
 
 @pytest.mark.parametrize("is_held", [False, True])
 def test_only_the_columns_that_are_asked_for_are_read(views, monkeypatch, is_held):
-    monkeypatch.setattr("stores.offline.join.worth_holding", lambda *_: is_held)
+    monkeypatch.setattr("stores.offline.join.worth_loading", lambda *_: is_held)
     table = views.add(features={"trips": Int64, "stops": Int64}, rows=[(7, 3, 4, utc(11), utc(12))])
     spoil(views.tables / table.files()[0].path, "stops")
     assert views.shown(at(utc(13))) == [3]

@@ -40,7 +40,7 @@ FEATURES = {name: type_ for name, (type_, _) in EVERY_TYPE.items()}
 
 @pytest.mark.parametrize("is_held", [False, True])
 def test_features_of_every_type_come_out_as_they_went_in(views, monkeypatch, is_held):
-    monkeypatch.setattr("stores.offline.join.worth_holding", lambda *_: is_held)
+    monkeypatch.setattr("stores.offline.join.worth_loading", lambda *_: is_held)
     nothing = [None] * len(FEATURES)
     views.add(
         "v",
