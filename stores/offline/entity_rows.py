@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -40,13 +40,17 @@ class EntityRows:
 
     def __init__(
         self,
-        connection: duckdb.DuckDBPyConnection,
+        connection: Callable[[], duckdb.DuckDBPyConnection],
         frame: EntityFrame,
         *,
         naive: NaiveTimestamps,
         in_memory: bool = False,
     ) -> None:
-        """Raise `InvalidRequest` for what is no frame or lacks a moment, `NaiveTimestamp` for times without a zone."""
+        """Take the frame; `connection` is asked for DuckDB's only where DuckDB is needed.
+
+        Raises `InvalidRequest` for what is no frame or lacks a moment, `NaiveTimestamp` for times
+        without a zone.
+        """
         self._connection = connection
         self._prepared: tuple[tuple[str, pa.DataType], ...] | None = None
         self._arrow = _in_memory(frame)
@@ -116,9 +120,10 @@ class EntityRows:
         columns: dict[str, Any] = {ROW: np.arange(self.rows), MOMENT: self.moments}
         for number, column in enumerate(self.keys(keys, types, of=of)):
             columns[f"__key{number}"] = column
-        self._connection.register("__given", pa.table(columns))
-        self._connection.execute(f"CREATE OR REPLACE TABLE {ENTITIES} AS FROM __given")
-        self._connection.unregister("__given")
+        connection = self._connection()
+        connection.register("__given", pa.table(columns))
+        connection.execute(f"CREATE OR REPLACE TABLE {ENTITIES} AS FROM __given")
+        connection.unregister("__given")
         self._prepared = tuple(zip(keys, types, strict=True))
 
     def _reader(self, frame: EntityFrame) -> pa.RecordBatchReader:
@@ -150,7 +155,7 @@ class EntityRows:
         source = pa.RecordBatchReader.from_batches(
             numbered, (pa.record_batch(batch.columns, schema=numbered) for batch in reader)
         )
-        cursor = self._connection.cursor()
+        cursor = self._connection().cursor()
         cursor.execute("SET TimeZone = 'UTC'")
         cursor.register("__read", source)
         cursor.execute(f"CREATE TABLE {_FRAME} AS FROM __read")
@@ -158,7 +163,7 @@ class EntityRows:
 
     def _read(self, select: str, what: str) -> pa.RecordBatchReader:
         try:
-            relation = self._connection.sql(select)
+            relation = self._connection().sql(select)
             if relation is None:
                 raise InvalidRequest(f"{what} gives no rows to be entity rows; expected a SELECT.")
             return relation.to_arrow_reader(200_000)
@@ -173,9 +178,11 @@ class EntityRows:
         if not names:
             return pa.table({})
         numbers = ", ".join(f"c{self.schema.get_field_index(name)}" for name in names)
-        table = self._connection.sql(
-            f"SELECT {numbers} FROM {_FRAME} {where} ORDER BY rowid"
-        ).to_arrow_table()
+        table = (
+            self._connection()
+            .sql(f"SELECT {numbers} FROM {_FRAME} {where} ORDER BY rowid")
+            .to_arrow_table()
+        )
         return table.cast(
             pa.schema(
                 [

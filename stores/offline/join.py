@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -52,22 +53,27 @@ class JoinedView:
 
 @dataclass(frozen=True)
 class Join:
-    """All that a point-in-time join is made of; `connect` opens the connection it has for itself."""
+    """All that a point-in-time join is made of.
+
+    `connect` opens the DuckDB connection that a join has for itself, where it needs one. `threads`
+    read files; by default as many as there are cores, and eight at most.
+    """
 
     frame: EntityFrame
     views: Sequence[JoinedView]
     connect: Callable[[], duckdb.DuckDBPyConnection]
     two_time: bool = True
     naive: NaiveTimestamps = "refuse"
+    threads: int | None = None
 
     def table(self) -> pa.Table:
         """The entity rows with the views' features, as one Arrow table."""
-        with self._connected() as connection:
-            entities = EntityRows(connection, self.frame, naive=self.naive, in_memory=True)
+        with self._connection() as connected:
+            entities = EntityRows(connected, self.frame, naive=self.naive, in_memory=True)
             result = entities.whole()
             for view, history in self._histories(entities):
                 with _named(history):
-                    values, places = self._values(connection, entities, view, history)
+                    values, places = self._values(connected, entities, view, history)
                 indices = pa.array(places, mask=places < 0)
                 for feature in history.features:
                     result = result.append_column(
@@ -77,7 +83,7 @@ class Join:
 
     def _values(
         self,
-        connection: duckdb.DuckDBPyConnection,
+        connected: Callable[[], duckdb.DuckDBPyConnection],
         entities: EntityRows,
         view: JoinedView,
         history: History,
@@ -92,21 +98,21 @@ class Join:
                     entities.moments.to_numpy(),
                     two_time=self.two_time,
                     ttl_us=view.ttl,
-                    threads=_threads(connection),
+                    threads=self.threads or _default_threads(),
                 )
                 if not (rows >= 0).any():
-                    self._warn_if_known_too_late(connection, entities, history)
+                    self._warn_if_known_too_late(connected(), entities, history)
                 return features, rows
-        found = self._find(connection, entities, view, history)
+        found = self._find(connected(), entities, view, history)
         rows = np.full(entities.rows, -1)
         addresses, rows[found.rows] = np.unique(found.addresses, return_inverse=True)
-        pieces = gather(history, addresses, threads=_threads(connection))
+        pieces = gather(history, addresses, threads=self.threads or _default_threads())
         return _concatenated(history, pieces), rows
 
     def extent(self) -> tuple[list[str], datetime | None, datetime | None]:
         """The entity rows' columns but their time, and their first and last moments (aware UTC)."""
-        with self._connected() as connection:
-            entities = EntityRows(connection, self.frame, naive=self.naive)
+        with self._connection() as connected:
+            entities = EntityRows(connected, self.frame, naive=self.naive)
             columns = [
                 name for name in entities.schema.names if name != time_column(entities.schema)
             ]
@@ -123,8 +129,9 @@ class Join:
 
         What is found waits in DuckDB, which puts it into the spill folder where memory is short.
         """
-        with self._connected() as connection:
-            entities = EntityRows(connection, self.frame, naive=self.naive)
+        with self._connection() as connected:
+            connection = connected()
+            entities = EntityRows(connected, self.frame, naive=self.naive)
             fields: list[pa.Field] = []
             selected = [f"e.{ROW}"]
             joins = ""
@@ -137,7 +144,7 @@ class Join:
                         shown,
                         pa.table({ROW: found.rows, ADDRESS: found.addresses}).to_reader(),
                     )
-                    _keep_values(connection, history, np.unique(found.addresses), values)
+                    self._keep_values(connection, history, np.unique(found.addresses), values)
                 joins += f" LEFT JOIN (FROM {shown} JOIN {values} USING ({ADDRESS})) AS v{number} ON v{number}.{ROW} = e.{ROW}"
                 selected += [
                     f"v{number}.c{place} AS v{number}c{place}"
@@ -157,13 +164,55 @@ class Join:
                     piece = piece.append_column(field, features.column(place).cast(field.type))
                 yield piece
 
+    def _keep_values(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        history: History,
+        addresses: np.ndarray,
+        values: str,
+    ) -> None:
+        """Make the table `values` of `__address` and the features by number."""
+        # Naive, since DuckDB 1.5 has no zoned nanoseconds.
+        types = [in_zone(feature.type, None) for feature in history.features]
+        schema = pa.schema(
+            [(ADDRESS, pa.int64()), *((f"c{place}", type_) for place, type_ in enumerate(types))]
+        )
+        broken: list[BrokenTable] = []
+
+        def numbered() -> Iterator[pa.RecordBatch]:
+            done = 0
+            try:
+                for piece in gather(history, addresses, threads=self.threads or _default_threads()):
+                    part = pa.table(
+                        [pa.array(addresses[done : done + piece.num_rows]), *piece.columns],
+                        names=schema.names,
+                    )
+                    done += piece.num_rows
+                    yield from part.cast(schema).combine_chunks().to_batches()
+            except BrokenTable as error:
+                broken.append(error)
+                raise
+
+        try:
+            _keep(connection, values, pa.RecordBatchReader.from_batches(schema, numbered()))
+        except duckdb.Error as error:
+            # What a stream raised comes back as a text of DuckDB's.
+            raise broken[0] if broken else error from None
+
     @contextmanager
-    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self.connect() as connection:
-            # DuckDB takes a frame of unknown size for a small one and would join it in nested loops, a thousand times slower.
-            connection.execute("SET asof_loop_join_threshold = 0")
-            with _room():
-                yield connection
+    def _connection(self) -> Iterator[Callable[[], duckdb.DuckDBPyConnection]]:
+        """What opens the connection at its first call and gives the same one from then on."""
+        with ExitStack() as opened, _room():
+
+            @cache
+            def connected() -> duckdb.DuckDBPyConnection:
+                connection = opened.enter_context(self.connect())
+                # DuckDB takes a frame of unknown size for a small one and would join it in nested
+                # loops, a thousand times slower.
+                connection.execute("SET asof_loop_join_threshold = 0")
+                return connection
+
+            yield connected
 
     def _histories(self, entities: EntityRows) -> Iterator[tuple[JoinedView, History]]:
         names = set(entities.schema.names)
@@ -213,6 +262,10 @@ class Join:
             )
 
 
+def _default_threads() -> int:
+    return min(int(pa.cpu_count()), 8)
+
+
 def _last(entities: EntityRows) -> int:
     """The last moment among the entity rows."""
     return int(pc.max(entities.moments).as_py() or 0) if entities.rows else 0
@@ -225,40 +278,6 @@ def _keys(entities: EntityRows, history: History) -> list[pa.ChunkedArray]:
 def _concatenated(history: History, pieces: Iterator[pa.Table]) -> pa.Table:
     schema = pa.schema([(feature.name, feature.type) for feature in history.features])
     return pa.concat_tables([schema.empty_table(), *pieces]).combine_chunks()
-
-
-def _keep_values(
-    connection: duckdb.DuckDBPyConnection, history: History, addresses: np.ndarray, values: str
-) -> None:
-    """Make the table `values` of `__address` and the features by number."""
-    # Nothing may run on the connection while it takes the pieces.
-    threads = _threads(connection)
-    # Naive, since DuckDB 1.5 has no zoned nanoseconds.
-    types = [in_zone(feature.type, None) for feature in history.features]
-    schema = pa.schema(
-        [(ADDRESS, pa.int64()), *((f"c{place}", type_) for place, type_ in enumerate(types))]
-    )
-    broken: list[BrokenTable] = []
-
-    def numbered() -> Iterator[pa.RecordBatch]:
-        done = 0
-        try:
-            for piece in gather(history, addresses, threads=threads):
-                part = pa.table(
-                    [pa.array(addresses[done : done + piece.num_rows]), *piece.columns],
-                    names=schema.names,
-                )
-                done += piece.num_rows
-                yield from part.cast(schema).combine_chunks().to_batches()
-        except BrokenTable as error:
-            broken.append(error)
-            raise
-
-    try:
-        _keep(connection, values, pa.RecordBatchReader.from_batches(schema, numbered()))
-    except duckdb.Error as error:
-        # What a stream raised comes back as a text of DuckDB's.
-        raise broken[0] if broken else error from None
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, table: str, reader: pa.RecordBatchReader) -> None:
@@ -283,12 +302,6 @@ def _pieces(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
                 waiting, count = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting)
-
-
-def _threads(connection: duckdb.DuckDBPyConnection) -> int:
-    # To the end: DuckDB 2 lets nothing else run on a connection while rows are left.
-    [(threads,)] = connection.execute("SELECT current_setting('threads')").fetchall()
-    return int(threads)
 
 
 @contextmanager

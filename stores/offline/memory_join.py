@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stores.offline.row_values import read_file
+from stores.offline.row_values import whole_files
 from stores.offline.view_files import FeatureColumn, History
 from stores.tables import WITHDRAWN
 
@@ -101,21 +103,15 @@ def _columns(history: History) -> list[FeatureColumn]:
 
 
 def _load(history: History, threads: int) -> pa.Table:
-    columns = _columns(history)
-    paths = history.paths
+    columns, paths = _columns(history), history.paths
     # A task of several files, since threads that take turns file by file wait for each other.
     step = -(-len(paths) // (_TASKS_PER_THREAD * threads))
-
-    def read(start: int) -> list[pa.Table]:
-        return [
-            piece
-            for path in paths[start : start + step]
-            for piece in read_file(history, path, columns)
-        ]
-
     with ThreadPoolExecutor(threads) as pool:
-        tasks = pool.map(read, range(0, len(paths), step))
-        return pa.concat_tables([piece for pieces in tasks for piece in pieces])
+        tasks = pool.map(
+            lambda start: whole_files(history, paths[start : start + step], columns),
+            range(0, len(paths), step),
+        )
+        return pa.concat_tables(chain.from_iterable(tasks))
 
 
 def _times(history: History, columns: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -180,17 +176,30 @@ def _newest_in_effect(
     by_rank = np.lexsort((created, event))
     effective = (np.maximum(event, created) if two_time else event)[by_rank]
     by_effect = np.argsort(effective, kind="stable")
-    in_effect = np.searchsorted(effective[by_effect], moments, side="right")
-    codes_by_effect = codes[by_rank[by_effect]]
-    by_code = _stable_order(codes_by_effect)
-    first_of_code = codes_by_effect[by_code].astype(np.int64) * rows
-    # Both are ascending, code after code: rows by moment of effect, and the greatest rank so far.
-    entered = first_of_code + by_code
-    greatest = np.maximum.accumulate(first_of_code + by_effect[by_code])
-    last = np.searchsorted(entered, entity_codes.astype(np.int64) * rows + in_effect) - 1
-    rank = greatest[last] - entity_codes.astype(np.int64) * rows if rows else last
+    in_effect = _places(effective[by_effect], moments, side="right")
+    codes = codes[by_rank[by_effect]]
+    by_code = _stable_order(codes)
+    # Every code has a range of numbers of its own, in which a row's is its place in order of effect.
+    base = np.repeat(np.arange(-1, codes.max(initial=-1) + 1) * rows, np.bincount(codes + 1))
+    base_of_entity = entity_codes.astype(np.int64) * rows
+    entered = base + by_code
+    last = _places(entered, base_of_entity + in_effect, side="left") - 1
+    # The greatest rank so far of a code, in the same ranges; where no row was overtaken, its own.
+    is_overtaken = bool(np.any(effective[1:] < effective[:-1]))
+    greatest = np.maximum.accumulate(base + by_effect[by_code]) if is_overtaken else entered
+    rank = greatest[last] - base_of_entity if rows else last
     seen = (entity_codes >= 0) & (last >= 0) & (rank >= 0)
     return np.where(seen, by_rank[np.where(seen, rank, 0)] if rows else -1, -1)
+
+
+def _places(
+    ascending: np.ndarray, values: np.ndarray, *, side: Literal["left", "right"]
+) -> np.ndarray:
+    """`np.searchsorted`, which is several times as fast for values in order."""
+    order = np.argsort(values)
+    places = np.empty(len(values), np.int64)
+    places[order] = np.searchsorted(ascending, values[order], side=side)
+    return places
 
 
 def _stable_order(codes: np.ndarray) -> np.ndarray:

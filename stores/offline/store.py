@@ -121,6 +121,7 @@ class AsofOfflineStore(OfflineStore):
             partial(_connection, settings),
             two_time=settings.point_in_time == "two_time" or filter_by_created_timestamp,
             naive=settings.naive_timestamps,
+            threads=settings.threads,
         )
         return AsofRetrievalJob(
             join,

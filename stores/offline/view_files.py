@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -319,7 +320,7 @@ def _paths_of(table: Table, view: FeatureView, files: Sequence[DataFile]) -> lis
     paths = [f"{table.root}/{file.path}" for file in files]
     for file, path in zip(files, paths, strict=True):
         try:
-            size = Path(path).stat().st_size
+            size = os.stat(path).st_size  # noqa: PTH116  twice as fast, for every file
         except OSError as error:
             raise BrokenTable(
                 f"view '{view.name}': {path} is in the manifest and cannot be read: {error.strerror}."
