@@ -1,4 +1,6 @@
-"""The Feast offline store: the point-in-time join in event time and knowledge time, on DuckDB.
+"""The Feast offline store: the point-in-time join in event time and knowledge time.
+
+A history that fits into memory is joined by NumPy, a longer one by DuckDB.
 
 Comes in: entity rows and published tables. Goes out: the features each entity row could know.
 Never: writes a table of its own accord, or asks the clock.

@@ -154,7 +154,7 @@ def _codes(
     """Each value's place among the entity rows' values; -1 for null and for what is not there."""
     known = pc.unique(entity_values).drop_null()
     codes, entity_codes = (
-        pc.index_in(column, value_set=known, skip_nulls=True).fill_null(-1).to_numpy()
+        pc.index_in(column, value_set=known).fill_null(-1).to_numpy()
         for column in (values, entity_values)
     )
     return codes, entity_codes

@@ -1,4 +1,4 @@
-"""Feast offline store: the point-in-time join in event time and knowledge time, as one DuckDB `ASOF` join a view.
+"""Feast offline store: the point-in-time join in event time and knowledge time.
 
 At entity row (keys, t) a view shows, among its rows with the same keys, `event_timestamp <= t` and
 `created_timestamp <= t`, the one with the greatest `event_timestamp`, ties to the greatest `created_timestamp`;
