@@ -21,10 +21,11 @@ from stores.tables import WITHDRAWN
 
 # A history is loaded if it takes at most so many bytes, has at most so many rows for each entity
 # row, and is in files of which nearly every one holds a row that an entity row sees.
-MOST_BYTES = 160_000_000
+MOST_BYTES = 450_000_000
 ROWS_PER_ENTITY_ROW = 50
 ENTITY_ROWS_PER_FILE = 16
 _BYTES_OF_A_TEXT = 128
+_BYTES_TO_SORT_A_ROW = 64
 _TASKS_PER_THREAD = 4
 
 
@@ -36,7 +37,7 @@ def worth_loading(history: History, entity_rows: int) -> bool:
     if not history.stretch:
         return False
     rows = history.stretch.rows
-    row_bytes = sum(
+    row_bytes = _BYTES_TO_SORT_A_ROW + sum(
         column.type.bit_width // 8 if pa.types.is_primitive(column.type) else _BYTES_OF_A_TEXT
         for column in _columns(history)
     )
@@ -69,23 +70,25 @@ def load_and_join(
     `keys` are the entity rows' columns for `history.keys`. A `ttl_us` of 0 is no ttl.
     Raises `BrokenTable` where a file cannot be read or has a column of another type.
     """
-    table = _load(history, threads)
-    features = table.select(range(len(history.features)))
-    columns = table.select(range(len(history.features), table.num_columns))
+    features, columns = _load(history, threads)
     event, created = _times(history, columns)
-    codes, entity_codes = _key_codes([columns[name] for name in history.keys.values()], keys)
-    if not keys:
+    if keys:
+        codes, entity_codes = _key_codes([columns[name] for name in history.keys.values()], keys)
+    else:
         codes, entity_codes = np.zeros(len(event), np.int32), np.zeros(len(moments_us), np.int32)
     # A row without an event, or created too late, belongs to no entity.
     codes = np.where(pc.is_valid(columns[history.event]).to_numpy(), codes, -1)
     if history.as_of is not None:
         codes = np.where(created <= history.as_of, codes, -1)
+    withdrawn = columns[WITHDRAWN].fill_null(False).to_numpy() if history.has_withdrawals else None
+    # The sort needs their memory.
+    del columns
     shown = _newest_in_effect(event, created, codes, moments_us, entity_codes, two_time=two_time)
     hidden = shown < 0
     if ttl_us:
         hidden |= event[shown] + ttl_us < moments_us
-    if history.has_withdrawals:
-        hidden |= columns[WITHDRAWN].fill_null(False).to_numpy()[shown]
+    if withdrawn is not None:
+        hidden |= withdrawn[shown]
     shown[hidden] = -1
     return features, shown
 
@@ -102,7 +105,8 @@ def _columns(history: History) -> list[FeatureColumn]:
     return [*history.features, *others]
 
 
-def _load(history: History, threads: int) -> pa.Table:
+def _load(history: History, threads: int) -> tuple[pa.Table, pa.Table]:
+    """The features of all rows in order of their files, and the other columns."""
     columns, paths = _columns(history), history.paths
     # A task of several files, since threads that take turns file by file wait for each other.
     step = -(-len(paths) // (_TASKS_PER_THREAD * threads))
@@ -111,7 +115,9 @@ def _load(history: History, threads: int) -> pa.Table:
             lambda start: whole_files(history, paths[start : start + step], columns),
             range(0, len(paths), step),
         )
-        return pa.concat_tables(chain.from_iterable(tasks))
+        table = pa.concat_tables(chain.from_iterable(tasks))
+    count = len(history.features)
+    return table.select(range(count)), table.select(range(count, table.num_columns))
 
 
 def _times(history: History, columns: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -179,7 +185,7 @@ def _newest_in_effect(
     in_effect = _places(effective[by_effect], moments, side="right")
     codes = codes[by_rank[by_effect]]
     by_code = _stable_order(codes)
-    # Every code has a range of numbers of its own, in which a row's is its place in order of effect.
+    # A code has a range of numbers of its own, in which a row has its place in order of effect.
     base = np.repeat(np.arange(-1, codes.max(initial=-1) + 1) * rows, np.bincount(codes + 1))
     base_of_entity = entity_codes.astype(np.int64) * rows
     entered = base + by_code
