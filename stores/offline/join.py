@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -49,6 +48,27 @@ class JoinedView:
     history: Callable[[int, int | None], History]
     prefix: str
     ttl: int
+
+
+class _LazyConnection:
+    """Opens a connection when it is called for the first time, and returns it from then on."""
+
+    def __init__(self, connect: Callable[[], duckdb.DuckDBPyConnection]) -> None:
+        self._connect = connect
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def __call__(self) -> duckdb.DuckDBPyConnection:
+        if self._connection is None:
+            self._connection = self._connect()
+            # DuckDB takes a frame of unknown size for a small one and would join it in nested
+            # loops, a thousand times slower.
+            self._connection.execute("SET asof_loop_join_threshold = 0")
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
 
 
 @dataclass(frozen=True)
@@ -200,19 +220,13 @@ class Join:
             raise broken[0] if broken else error from None
 
     @contextmanager
-    def _connection(self) -> Iterator[Callable[[], duckdb.DuckDBPyConnection]]:
-        """What opens the connection at its first call and gives the same one from then on."""
-        with ExitStack() as opened, _room():
-
-            @cache
-            def connected() -> duckdb.DuckDBPyConnection:
-                connection = opened.enter_context(self.connect())
-                # DuckDB takes a frame of unknown size for a small one and would join it in nested
-                # loops, a thousand times slower.
-                connection.execute("SET asof_loop_join_threshold = 0")
-                return connection
-
-            yield connected
+    def _connection(self) -> Iterator[_LazyConnection]:
+        connected = _LazyConnection(self.connect)
+        try:
+            with _room():
+                yield connected
+        finally:
+            connected.close()
 
     def _histories(self, entities: EntityRows) -> Iterator[tuple[JoinedView, History]]:
         names = set(entities.schema.names)
