@@ -31,10 +31,11 @@ from punctual.errors import InvalidRequest, NotBuilt
 from punctual.times import aware, micros, taken_for_utc
 from stores.offline.entity_rows import EntityFrame
 from stores.offline.join import Join, JoinedView
+from stores.offline.pushed_rows import append_to_file, append_to_table
 from stores.offline.retrieval_job import AsofRetrievalJob, as_pandas
-from stores.offline.view_columns import declared_schema, refuse_mark
+from stores.offline.view_columns import refuse_mark
 from stores.offline.view_files import history_of, plain_scan, published, source_path
-from stores.tables import EVENT, WITHDRAWN, Table, connect, quoted, timestamp
+from stores.tables import EVENT, WITHDRAWN, connect, quoted, timestamp
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -208,9 +209,9 @@ class AsofOfflineStore(OfflineStore):
         home = config.offline_store.data_folder
         target = published(feature_view.batch_source, home)
         if target is None:
-            _append_to_file(feature_view, table, home)
+            append_to_file(feature_view, table, home)
         else:
-            _append_to_table(feature_view, target, table)
+            append_to_table(feature_view, target, table)
         if progress:
             progress(table.num_rows)
 
@@ -282,54 +283,6 @@ def _connection(settings: AsofOfflineStoreConfig) -> duckdb.DuckDBPyConnection:
     return connect(
         memory_limit=settings.memory_limit, threads=settings.threads, temporary=settings.spill
     )
-
-
-def _append_to_table(view: FeatureView, target: Table, rows: pa.Table) -> None:
-    """Publish rows as one more commit; those that do not say that they withdraw something do not."""
-    files = target.files()
-    expected = (
-        pq.read_schema(target.root / files[0].path).remove_metadata()
-        if files
-        else declared_schema(view)
-    )
-    if WITHDRAWN in rows.column_names and not files:
-        expected = expected.append(pa.field(WITHDRAWN, pa.bool_()))
-    if WITHDRAWN in rows.column_names and WITHDRAWN not in expected.names:
-        raise InvalidRequest(
-            f"table '{target.name}' has no column {WITHDRAWN}, so that its rows cannot be withdrawn; see Table.publish."
-        )
-    if WITHDRAWN in expected.names and WITHDRAWN not in rows.column_names:
-        rows = rows.append_column(WITHDRAWN, pa.repeat(False, rows.num_rows))
-    with connect() as connection:
-        connection.register("__pushed", _fitted(view, rows, expected))
-        target.publish(connection, "FROM __pushed")
-
-
-def _append_to_file(view: FeatureView, rows: pa.Table, home: Path | None) -> None:
-    """Add rows to a Parquet file that is no table of ours: written anew beside it, then put in its place."""
-    source = view.batch_source
-    path = source_path(source, home) if isinstance(source, FileSource) else None
-    if path is None or not path.is_file():
-        raise NotBuilt(
-            f"view '{view.name}' has no table yet; build it before pushing rows into it."
-        )
-    here = pq.read_table(path).replace_schema_metadata(None)
-    aside = path.with_name(f".{path.name}.aside")
-    pq.write_table(pa.concat_tables([here, _fitted(view, rows, here.schema)]), aside)
-    aside.replace(path)
-
-
-def _fitted(view: FeatureView, rows: pa.Table, expected: pa.Schema) -> pa.Table:
-    """Rows that are pushed into a view, with the columns and types of those that are there."""
-    missing = [name for name in expected.names if name not in rows.column_names]
-    if missing:
-        raise InvalidRequest(f"rows pushed into view '{view.name}' lack {', '.join(missing)}.")
-    try:
-        return rows.select(expected.names).cast(expected)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InvalidRequest(
-            f"rows pushed into view '{view.name}' do not fit its columns: {error}."
-        ) from error
 
 
 def _rows_between(
