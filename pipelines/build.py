@@ -100,7 +100,6 @@ def _build_view(domain: LoadedDomain, declared: Declaration, as_of: datetime) ->
                 table.manifest.commit(table.version, [], as_of)
             else:
                 new_rows = table.publish(connection, select, as_of)
-        table.compact(as_of)
     return BuiltView(declared.name, new_rows, table.rows(), table.built_until or as_of)
 
 

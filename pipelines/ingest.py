@@ -73,7 +73,6 @@ def ingest(
         marker.unlink(missing_ok=True)
         table.publish(connection, "SELECT * EXCLUDE (__late, __corrected) FROM __new", as_of)
     write_whole(marker, msgspec.json.encode([table.version.version, used]))
-    table.compact(as_of)
     return Ingested(events.name, new, late, corrected, first_load=closed is None)
 
 

@@ -130,7 +130,7 @@ def _current_commits(
             raise StoreOutdated(
                 f"table '{name}' was built from another definition; run: punctual features build {domain.name}."
             )
-        built = manifest.watermark(version, "built")
+        built = manifest.built_until(version)
         if built is None or built < as_of:
             raise NotBuilt(
                 f"table '{name}' is built up to {iso(built) or 'no moment'}, the training set asks for {iso(as_of)};"

@@ -10,10 +10,10 @@ import duckdb
 import msgspec
 
 from pipelines.sources.csv_file import _WRONG_SHARE, ROW_NUMBER, as_plain_file, read_raw, row_count
-from punctual.errors import BrokenSource, DataFolderError, InvalidDeclaration
+from punctual.errors import BrokenSource, InvalidDeclaration
 from punctual.home import Home
 from punctual.sources import CsvSource, digest
-from stores.tables import connect, literal, quoted
+from stores.tables import connect, literal, parquet_rows, quoted, writing
 
 _INTEGERS = {
     f"{sign}{kind}"
@@ -79,7 +79,7 @@ def quarantined_rows(home: Home, domain: str, source: str, limit: int) -> list[d
     with connect() as connection:
         rows = connection.sql(
             f"SELECT {ROW_NUMBER} AS row, rule, reason, raw::VARCHAR AS raw"
-            f" FROM read_parquet({literal(str(path))}) ORDER BY 1 LIMIT {limit}"
+            f" FROM {parquet_rows([path])} ORDER BY 1 LIMIT {limit}"
         )
         return list(rows.to_arrow_table().to_pylist())
 
@@ -89,10 +89,8 @@ def register_clean(
 ) -> None:
     """Make each source's clean rows a view that bears its name."""
     for source in sources:
-        path = literal(str(clean_path(home, domain, source.name)))
-        connection.execute(
-            f"CREATE OR REPLACE VIEW {quoted(source.name)} AS SELECT * FROM read_parquet({path})"
-        )
+        rows = parquet_rows([clean_path(home, domain, source.name)])
+        connection.execute(f"CREATE OR REPLACE VIEW {quoted(source.name)} AS SELECT * FROM {rows}")
 
 
 def _stamp(home: Home, source: CsvSource, reports: dict[str, SourceReport]) -> str:
@@ -137,15 +135,11 @@ def write_whole(place: Path, content: bytes) -> None:
 
 def _write(connection: duckdb.DuckDBPyConnection, table: str, place: Path) -> None:
     aside = place.with_suffix(".aside")
-    try:
+    with writing("the rows", place):
         connection.execute(
             f"COPY (FROM {table}) TO {literal(str(aside))} (FORMAT parquet, COMPRESSION zstd)"
         )
-    except duckdb.IOException as error:
-        raise DataFolderError(
-            f"cannot write {place}: {error}. Free space, mend its rights or choose another --home."
-        ) from error
-    aside.replace(place)
+        aside.replace(place)
 
 
 def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import shutil
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import duckdb
 
-from punctual.errors import BrokenSource
+from punctual.errors import BrokenSource, DataFolderError
 from punctual.home import Home
 from punctual.sources import CsvSource
-from stores.tables import literal, quoted
+from stores.tables import file_literal, literal, quoted
 
 ROW_NUMBER = "row_number"
 
@@ -50,6 +51,11 @@ def as_plain_file(home: Home, source: CsvSource) -> Iterator[Path]:
             RuntimeError,
             NotImplementedError,
         ) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG):
+                raise DataFolderError(
+                    f"cannot unpack {path} to {plain}: {error.strerror}."
+                    " Free space or choose another --home."
+                ) from error
             raise BrokenSource(
                 f"source '{source.name}': {path} is damaged and cannot be unpacked ({error})."
             ) from error
@@ -80,7 +86,8 @@ def read_raw(
     nulls = ", ".join(literal(value) for value in source.null_values)
     try:
         connection.execute(
-            f"CREATE TABLE __raw AS SELECT row_number() OVER () AS {ROW_NUMBER}, * FROM read_csv({literal(str(path))},"
+            f"CREATE TABLE __raw AS SELECT row_number() OVER () AS {ROW_NUMBER}, * FROM read_csv({file_literal(path)},"
+            " hive_partitioning = false,"
             f" columns = {{{columns}}}, header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"',"
             f" nullstr = [{nulls}], store_rejects = true, rejects_table = '__rejects', rejects_scan = '__rejects_scan')"
         )

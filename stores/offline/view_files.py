@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +32,7 @@ from stores.tables import (
     DataFile,
     Stretch,
     Table,
-    literal,
+    parquet_rows,
     quoted,
 )
 
@@ -96,10 +95,8 @@ class History:
         if self.as_of is not None:
             conditions.append(f"{created} <= {self.as_of}")
         address = f"((file_index::BIGINT + {first}) << {_ROW_BITS}) | file_row_number"
-        files = ", ".join(
-            literal(self.paths[place]) for place in places or range(first, len(self.paths))
-        )
-        source = f"read_parquet([{files}], file_row_number = true, hive_partitioning = false)"
+        chosen = places or range(first, len(self.paths))
+        source = parquet_rows((self.paths[place] for place in chosen), file_row_number=True)
         return (
             f"SELECT {''.join(key + ', ' for key in keys)}{event} AS __event, {created} AS __created,"
             f" {address} AS {ADDRESS}, {withdrawn} AS __withdrawn FROM {source} WHERE {' AND '.join(conditions)}"
@@ -191,17 +188,15 @@ def published(source: DataSource | None, home: Path | None = None) -> Table | No
     if not isinstance(source, FileSource):
         raise InvalidRequest(f"the as-of store reads file sources; got {type(source).__name__}.")
     path = source_path(source, home)
-    try:
-        return Table.current(path.parent, path.name)
-    except sqlite3.DatabaseError as error:
-        raise BrokenTable(
-            f"{path.parent / MANIFEST_FILE}, which says what is in table '{path.name}', cannot be read: {error}."
-        ) from error
+    return Table.current(path.parent, path.name)
 
 
 def plain_scan(path: Path) -> str:
-    """A SELECT over Parquet files that are not a table of ours."""
-    return f"SELECT * FROM read_parquet({literal(str(path / '**/*.parquet' if path.is_dir() else path))})"
+    """A SELECT over Parquet files that are not a table of ours. Raises `NotBuilt` for an empty folder."""
+    paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not paths:
+        raise NotBuilt(f"there are no Parquet files in {path}; build them, or name another path.")
+    return f"SELECT * FROM {parquet_rows(paths)}"
 
 
 def diagnosed(history: History, error: duckdb.Error) -> Exception:
@@ -305,7 +300,7 @@ def _plain_files(
     # What a publisher left there is not ours to guess: which of the files are committed, only the manifest knows.
     if (path / PUBLISHER_LOCK).exists():
         manifest = path.parent / MANIFEST_FILE
-        if any(path.glob("v*/*/*.parquet")) and not manifest.exists():
+        if any(path.glob("v*/*.parquet")) and not manifest.exists():
             raise BrokenTable(
                 f"view '{view.name}' has files at {path}, and {manifest}, which says what they are, is gone; bring it back."
             )

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from stores.tables.manifest import TableVersion as TableVersion
     from stores.tables.row_hash import canonical_hash as canonical_hash
     from stores.tables.sql import connect as connect
+    from stores.tables.sql import file_literal as file_literal
     from stores.tables.sql import literal as literal
+    from stores.tables.sql import parquet_rows as parquet_rows
     from stores.tables.sql import quoted as quoted
     from stores.tables.sql import timestamp as timestamp
     from stores.tables.sqlite_file import make_database as make_database
@@ -30,5 +32,7 @@ if TYPE_CHECKING:
     from stores.tables.table import PUBLISHER_LOCK as PUBLISHER_LOCK
     from stores.tables.table import WITHDRAWN as WITHDRAWN
     from stores.tables.table import Table as Table
+    from stores.tables.writing import write_failure as write_failure
+    from stores.tables.writing import writing as writing
 
 __getattr__ = exports_of(__name__)

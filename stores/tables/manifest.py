@@ -1,4 +1,4 @@
-"""The manifest: which files make up a table at a commit, and how far each table is built and materialized.
+"""The manifest: which files make up a table at a commit, and how far each table is built.
 
 One SQLite file for all tables of a data folder, so that a commit, its files and its watermark move together.
 """
@@ -7,32 +7,36 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
-from punctual.errors import DataFolderError, StoreOutdated
+from punctual.errors import BrokenTable, StoreOutdated
 from punctual.times import from_micros, micros
 from stores.tables.sqlite_file import make_database, sqlite_uri
+from stores.tables.writing import writing
 
 MANIFEST_FILE = "manifest.db"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tables (
+# The format of the file, in its `user_version`; the first one had no number.
+_FORMAT = 2
+_SCHEMA = f"""
+CREATE TABLE tables (
     name TEXT NOT NULL, version INTEGER NOT NULL, fingerprint TEXT NOT NULL, keys TEXT NOT NULL,
     PRIMARY KEY (name, version)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS commits (
-    name TEXT NOT NULL, version INTEGER NOT NULL, number INTEGER NOT NULL, built_until INTEGER NOT NULL, rows INTEGER NOT NULL,
+CREATE TABLE commits (
+    name TEXT NOT NULL, version INTEGER NOT NULL, number INTEGER NOT NULL, built_until INTEGER,
     PRIMARY KEY (name, version, number)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS files (
-    name TEXT NOT NULL, version INTEGER NOT NULL, path TEXT NOT NULL, added INTEGER NOT NULL, removed INTEGER,
-    rows INTEGER NOT NULL, min_event INTEGER NOT NULL, max_event INTEGER NOT NULL,
-    min_created INTEGER NOT NULL, max_created INTEGER NOT NULL, min_lag INTEGER NOT NULL, max_lag INTEGER NOT NULL,
+CREATE TABLE files (
+    name TEXT NOT NULL, version INTEGER NOT NULL, path TEXT NOT NULL,
+    added INTEGER NOT NULL, removed INTEGER, rows INTEGER NOT NULL,
+    min_event INTEGER NOT NULL, max_event INTEGER NOT NULL,
+    min_created INTEGER NOT NULL, max_created INTEGER NOT NULL,
+    min_lag INTEGER NOT NULL, max_lag INTEGER NOT NULL,
     in_order INTEGER NOT NULL, bytes INTEGER NOT NULL,
     PRIMARY KEY (name, version, path)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS watermarks (
-    name TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL, moment INTEGER NOT NULL,
-    PRIMARY KEY (name, version, kind)) WITHOUT ROWID;
+CREATE INDEX files_of_newest_commit ON files (name, version) WHERE removed IS NULL;
+PRAGMA user_version = {_FORMAT}
 """
 
 
@@ -103,38 +107,35 @@ class Manifest:
 
     @contextmanager
     def _connection(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """Raises `DataFolderError`, `StoreOutdated` or `BrokenTable` (a damaged file)."""
         try:
-            if write:
-                make_database(self.path, _SCHEMA.split(";"))
-            connection = sqlite3.connect(
-                sqlite_uri(self.path), uri=True, timeout=60, isolation_level=None
+            with writing("the manifest", self.path):
+                if write:
+                    make_database(self.path, _SCHEMA.split(";"))
+                connection = sqlite3.connect(
+                    sqlite_uri(self.path), uri=True, timeout=60, isolation_level=None
+                )
+                with closing(connection):
+                    self._check_format(connection)
+                    if write:
+                        connection.execute("BEGIN IMMEDIATE")
+                    yield connection
+                    if write:
+                        connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise BrokenTable(
+                f"{self.path}, which says what is in the tables, cannot be read: {error}."
+                " Bring the file back, or move the folder away and build again."
+            ) from error
+
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found != _FORMAT:
+            raise StoreOutdated(
+                f"the tables in {self.root} are of format {found}, which another version of"
+                f" Punctual wrote; this one reads and writes {_FORMAT}. Use that version, or move"
+                " the data folder away and build again: punctual features build."
             )
-        except OSError as error:
-            raise DataFolderError(
-                f"cannot make {self.path}: {error.strerror}. Choose another --home or mend its rights."
-            ) from error
-        except sqlite3.OperationalError as error:
-            raise DataFolderError(
-                f"cannot open {self.path}: {error}. Choose another --home or mend its rights."
-            ) from error
-        try:
-            if write:
-                connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            if write:
-                connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            if "no such column" in str(error):
-                raise StoreOutdated(
-                    f"the tables in {self.root} were written by an earlier version of Punctual; remove the data folder and build it again."
-                ) from error
-            if "readonly" in str(error) or "full" in str(error) or "unable to open" in str(error):
-                raise DataFolderError(
-                    f"cannot write {self.path}: {error}. Free space or choose another --home."
-                ) from error
-            raise
-        finally:
-            connection.close()
 
     def _rows(self, statement: str, values: tuple[object, ...]) -> list[tuple]:
         if not self.path.exists():
@@ -176,24 +177,40 @@ class Manifest:
         )
         return (rows[0][0] or 0) if rows else 0
 
-    def files(self, table: TableVersion, commit: int | None = None) -> list[DataFile]:
-        """The files of the table at a commit (the newest by default), in order of arrival."""
-        at = self.head(table) if commit is None else commit
+    def built_until(self, table: TableVersion) -> datetime | None:
+        """Every row that becomes effective by this moment is in the table; None before a build."""
         rows = self._rows(
-            f"SELECT {', '.join(_FILE_COLUMNS)} FROM files"
-            " WHERE name = ? AND version = ? AND added <= ? AND (removed IS NULL OR removed > ?) ORDER BY min_created, path",
-            (table.name, table.version, at, at),
+            "SELECT built_until FROM commits WHERE name = ? AND version = ?"
+            " ORDER BY number DESC LIMIT 1",
+            (table.name, table.version),
+        )
+        return from_micros(rows[0][0]) if rows and rows[0][0] is not None else None
+
+    def files(self, table: TableVersion, commit: int | None = None) -> list[DataFile]:
+        """The files of the table at a commit (the newest by default), in order of creation."""
+        at = (
+            ("removed IS NULL", ())
+            if commit is None
+            else ("added <= ? AND (removed IS NULL OR removed > ?)", (commit, commit))
+        )
+        rows = self._rows(
+            f"SELECT {', '.join(_FILE_COLUMNS)} FROM files WHERE name = ? AND version = ?"
+            f" AND {at[0]} ORDER BY min_created, min_event, path",
+            (table.name, table.version, *at[1]),
         )
         return [DataFile(*row) for row in rows]
 
     def commit(
         self,
         table: TableVersion,
-        added: list[DataFile],
+        added: Sequence[DataFile],
         built_until: datetime | None,
-        removed: list[DataFile] | None = None,
+        removed: Sequence[DataFile] = (),
     ) -> int:
-        """Add files to the table, take away those they replace, and move its built watermark; returns the commit's number."""
+        """Add files to the table, take away those they replace, and move how far it is built.
+
+        That moment never goes back. Returns the commit's number; the first is 1.
+        """
         with self._connection(write=True) as connection:
             key = (table.name, table.version)
             connection.execute(
@@ -201,54 +218,24 @@ class Manifest:
                 (*key, table.fingerprint, "\n".join(table.keys)),
             )
             (last, until) = connection.execute(
-                "SELECT coalesce(max(number), 0), coalesce(max(built_until), 0) FROM commits WHERE name = ? AND version = ?",
+                "SELECT number, built_until FROM commits WHERE name = ? AND version = ?"
+                " ORDER BY number DESC LIMIT 1",
                 key,
-            ).fetchone()
-            until = until if built_until is None else max(until, micros(built_until))
-            connection.execute(
-                "INSERT INTO commits VALUES (?, ?, ?, ?, ?)",
-                (*key, last + 1, until, sum(file.rows for file in added)),
-            )
+            ).fetchone() or (0, None)
+            if built_until is not None:
+                until = max(micros(built_until), until if until is not None else -(2**63))
+            connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?)", (*key, last + 1, until))
             columns = ("name", "version", "added", *_FILE_COLUMNS)
             connection.executemany(
-                f"INSERT INTO files ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+                f"INSERT INTO files ({', '.join(columns)})"
+                f" VALUES ({', '.join('?' * len(columns))})",
                 [(*key, last + 1, *astuple(file)) for file in added],
             )
             connection.executemany(
                 "UPDATE files SET removed = ? WHERE name = ? AND version = ? AND path = ?",
-                [(last + 1, *key, file.path) for file in removed or []],
+                [(last + 1, *key, file.path) for file in removed],
             )
-            self._move(connection, table, "built", until)
-            return last + 1
-
-    def watermark(self, table: TableVersion, kind: str) -> datetime | None:
-        """How far the table is built or materialized; None before the first time."""
-        rows = self._rows(
-            "SELECT moment FROM watermarks WHERE name = ? AND version = ? AND kind = ?",
-            (table.name, table.version, kind),
-        )
-        return from_micros(rows[0][0]) if rows and rows[0][0] else None
-
-    def move_watermark(self, table: TableVersion, kind: str, moment: datetime) -> None:
-        """Advance a watermark; it never goes back."""
-        with self._connection(write=True) as connection:
-            self._move(connection, table, kind, micros(moment))
-
-    def _move(
-        self, connection: sqlite3.Connection, table: TableVersion, kind: str, moment: int
-    ) -> None:
-        connection.execute(
-            "INSERT INTO watermarks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET moment = max(moment, excluded.moment)",
-            (table.name, table.version, kind, moment),
-        )
-
-    def reset_watermark(self, table: TableVersion, kind: str) -> None:
-        """Forget a watermark, so that its work starts from the beginning."""
-        with self._connection(write=True) as connection:
-            connection.execute(
-                "DELETE FROM watermarks WHERE name = ? AND version = ? AND kind = ?",
-                (table.name, table.version, kind),
-            )
+            return int(last) + 1
 
 
 def _split(keys: str) -> tuple[str, ...]:

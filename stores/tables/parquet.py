@@ -8,6 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+# Readers skip, and share among threads, whole row groups.
+ROW_GROUP_ROWS = 1 << 17
+
 
 def write_parquet(rows: pa.Table, path: Path) -> None:
     """Write rows so that reading a few columns of many files is fast.
@@ -31,6 +34,7 @@ def write_parquet(rows: pa.Table, path: Path) -> None:
         rows,
         path,
         compression="lz4",
+        row_group_size=ROW_GROUP_ROWS,
         # Of nested columns the leaves are named, so that a list of all others would leave them out.
         use_dictionary=[name for name in rows.column_names if name not in whole | plain]
         if not nested

@@ -1,7 +1,9 @@
-"""DuckDB as the tables use it: connections of one's own, and names, texts and moments as SQL."""
+"""DuckDB as the tables use it: connections of one's own, and names, texts, moments and files as SQL."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +21,18 @@ def quoted(name: str) -> str:
 def literal(text: str) -> str:
     """A text as a SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def file_literal(path: Path | str) -> str:
+    """One file to read as a SQL string; DuckDB would take `[`, `*` and `?` in its path for a pattern."""
+    return literal(re.sub(r"[\[*?]", r"[\g<0>]", str(path)))
+
+
+def parquet_rows(paths: Iterable[Path | str], *, file_row_number: bool = False) -> str:
+    """The rows of Parquet files as a SQL relation; names of folders such as `year=2020` add no column."""
+    files = ", ".join(map(file_literal, paths))
+    numbered = "file_row_number = true, " if file_row_number else ""
+    return f"read_parquet([{files}], {numbered}hive_partitioning = false)"
 
 
 def timestamp(moment: datetime) -> str:

@@ -1,4 +1,4 @@
-"""Append-only tables of immutable Parquet files, partitioned by the day their rows became known."""
+"""Append-only tables of immutable Parquet files, partitioned by `created_timestamp` as the volume asks."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from punctual.errors import BrokenTable, DataFolderError
+from punctual.errors import BrokenTable
 from punctual.times import from_micros, micros
 from stores.tables.manifest import DataFile, Manifest, Stretch, TableVersion
 from stores.tables.parquet import write_parquet
-from stores.tables.sql import connect, literal, quoted
+from stores.tables.pieces import BATCH_ROWS, merges, pieces
+from stores.tables.sql import connect, parquet_rows, quoted
+from stores.tables.writing import writing
 
 EVENT = "event_timestamp"
 CREATED = "created_timestamp"
 WITHDRAWN = "is_withdrawn"
 PUBLISHER_LOCK = ".lock"
-_DAY = 86_400_000_000
+_IN_NAMES = {ord("-"): None, ord(":"): None}
 
 
 class Table:
@@ -61,6 +63,11 @@ class Table:
         return cls(root, manifest.next_version(name, fingerprint, keys))
 
     @property
+    def _order(self) -> tuple[str, ...]:
+        """The columns by which rows are sorted in files; no two rows have the same values of them."""
+        return (CREATED, EVENT, *self.version.keys)
+
+    @property
     def name(self) -> str:
         """The table's name, which is its feature view's or its events'."""
         return self.version.name
@@ -68,7 +75,7 @@ class Table:
     @property
     def built_until(self) -> datetime | None:
         """Every row that becomes effective by this moment is in the table; None before the first build."""
-        return self.manifest.watermark(self.version, "built")
+        return self.manifest.built_until(self.version)
 
     def files(self, commit: int | None = None) -> list[DataFile]:
         """The files at a commit, by default the newest."""
@@ -91,9 +98,9 @@ class Table:
         chosen = self.files() if files is None else files
         if not chosen:
             raise BrokenTable(f"table '{self.name}' has no files yet.")
-        paths = ", ".join(literal(str(self.root / file.path)) for file in chosen)
         wanted = ", ".join(quoted(column) for column in columns) if columns else "*"
-        return f"SELECT {wanted} FROM read_parquet([{paths}], hive_partitioning = false)"
+        rows = parquet_rows(self.root / file.path for file in chosen)
+        return f"SELECT {wanted} FROM {rows}"
 
     def read(self, commit: int | None = None) -> pa.Table:
         """All rows at a commit, as Arrow."""
@@ -115,43 +122,43 @@ class Table:
         It has the `event_timestamp` of what it withdraws, or a later one, and a later `created_timestamp`; its features are not read.
         The columns of a version are fixed: where rows may be withdrawn, every commit from the first has the column (false or null
         elsewhere), beside those that the view declares; a table without it gets it in a new version. No feature may bear that name.
-        Files are written aside and renamed; a process that dies leaves the table as it was.
+        Files are written aside and renamed; a process that dies leaves the table as it was. In the same commit, small
+        files that are next to each other in `created_timestamp` are merged; those that they were stay for earlier commits.
         Raises `BrokenTable` where rows repeat (keys, event_timestamp, created_timestamp), among themselves or
-        with rows that are there, where they have other columns than those, no time, or a moment that is closed.
+        with rows that are there, where they have other columns than those, no time, or a moment that is closed;
+        `DataFolderError` where they cannot be written.
         """
-        with self._alone():
+        with self._exclusive():
             aside = self.folder / f".aside-{uuid.uuid4().hex[:8]}"
             aside.mkdir(parents=True)
             try:
                 written = self._write(connection, select, aside)
                 self._refuse_other_columns(connection, written, aside)
                 self._refuse_repetitions(connection, written, aside)
-                self._move_into_place(written, aside)
+                added, removed = self._merged(written, aside)
+                for file in added:
+                    (aside / Path(file.path).name).replace(self.root / file.path)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
             if written or built_until is not None:
-                self.manifest.commit(self.version, written, built_until)
+                self.manifest.commit(self.version, added, built_until, removed)
         return sum(file.rows for file in written)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the table's lock, or wait for it: what is checked against the rows that are there must stay true until the commit."""
-        try:
+    def _exclusive(self) -> Iterator[None]:
+        """Take the table's lock, or wait for it: what is checked against the table's rows must stay true until the commit."""
+        with writing(f"table '{self.name}' in", self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with (self.folder.parent / PUBLISHER_LOCK).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 for left_behind in self.folder.glob(".aside-*"):
                     shutil.rmtree(left_behind, ignore_errors=True)
                 yield
-        except OSError as error:
-            raise DataFolderError(
-                f"cannot write table '{self.name}' in {self.folder}: {error.strerror or error}."
-            ) from error
 
     def _write(
         self, connection: duckdb.DuckDBPyConnection, select: str, aside: Path
     ) -> list[DataFile]:
-        number = self.manifest.head(self.version) + 1
+        """Write the rows of a SELECT to files in the folder `aside`, in order of `created_timestamp`."""
         self._refuse_other_times(
             {
                 name: kind
@@ -160,16 +167,19 @@ class Table:
                 ).fetchall()
             }
         )
-        order = ", ".join(map(quoted, (CREATED, EVENT, *self.version.keys)))
+        order = ", ".join(map(quoted, self._order))
         reader = connection.sql(f"SELECT * FROM ({select}) ORDER BY {order}").to_arrow_reader(
-            200_000
+            BATCH_ROWS
         )
         here, closed = self.files(), self.built_until
         newest = max((file.max_event for file in here), default=-(2**63))
         latest = max((file.max_created for file in here), default=-(2**63))
         written: list[DataFile] = []
-        for day, rows in self._days(reader):
-            self._refuse_neighbours(rows)
+        last: list[pa.Table] = []
+        for rows in pieces(reader):
+            self._refuse_missing_times(rows)
+            self._refuse_neighbours(pa.concat_tables([*last, rows]))
+            last = [rows.slice(rows.num_rows - 1)]
             created, event = (rows[name].cast(pa.int64()).to_numpy() for name in (CREATED, EVENT))
             first = int(np.maximum(created, event).min())
             if closed is not None and first <= micros(closed):
@@ -183,17 +193,53 @@ class Table:
                 and int(created[0]) >= latest
             )
             newest, latest = max(int(event.max()), newest), max(int(created[-1]), latest)
-            # A name is used once: a run that died before its commit may have left the file of the same number.
-            name = f"{np.datetime64(day, 'D')}/{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
-            (aside / name).parent.mkdir(exist_ok=True)
-            write_parquet(rows, aside / name)
-            path = str((self.folder / name).relative_to(self.root))
             ends = (int(event.min()), int(event.max()), int(created[0]), int(created[-1]))
             lags = (int((created - event).min()), int((created - event).max()))
-            written.append(
-                DataFile(rows.num_rows, *ends, *lags, in_order, path, (aside / name).stat().st_size)
-            )
+            stretch = Stretch(rows.num_rows, *ends, *lags, in_order)
+            written.append(self._file(stretch, rows, aside, len(written)))
         return written
+
+    def _file(self, stretch: Stretch, rows: pa.Table, aside: Path, number: int) -> DataFile:
+        """Write rows to a file in `aside`, under the name that it will have in the table's folder.
+
+        The number puts files of one range in order.
+        """
+        first, last = (
+            np.datetime_as_string(np.datetime64(moment, "us"), unit="s").translate(_IN_NAMES)
+            for moment in (stretch.min_created, stretch.max_created)
+        )
+        # A name is used once: a run that died before its commit may have left a file of the same range.
+        name = f"{first}_{last}-{number:04d}-{uuid.uuid4().hex[:8]}.parquet"
+        write_parquet(rows, aside / name)
+        path = (self.folder / name).relative_to(self.root)
+        return DataFile(**asdict(stretch), path=str(path), bytes=(aside / name).stat().st_size)
+
+    def _merged(
+        self, written: list[DataFile], aside: Path
+    ) -> tuple[list[DataFile], list[DataFile]]:
+        """The files that a commit of the written ones adds to the table and removes from it, after small files are merged."""
+        here = self.files() if written else []
+        added, removed = list(written), []
+        for run in merges([*here, *written]):
+            parts = [self._part(file, aside if file in written else self.folder) for file in run]
+            columns = parts[0].column_names
+            rows = pa.concat_tables([part.select(columns) for part in parts])
+            if any(one.max_created >= other.min_created for one, other in pairwise(run)):
+                rows = rows.sort_by([(column, "ascending") for column in self._order])
+            added = [file for file in added if file not in run]
+            removed += [file for file in run if file not in written]
+            added.append(self._file(Stretch.over(run), rows, aside, len(added)))
+        return added, removed
+
+    def _part(self, file: DataFile, folder: Path) -> pa.Table:
+        path = folder / Path(file.path).name
+        try:
+            with pq.ParquetFile(path) as opened:
+                return opened.read()
+        except (OSError, pa.ArrowException) as error:
+            raise BrokenTable(
+                f"table '{self.name}': {path} is in the manifest and cannot be read: {error}."
+            ) from error
 
     def _refuse_other_times(self, columns: dict[str, str]) -> None:
         """Raise where the rows lack a key or a time, or have a time that is not naive UTC in microseconds."""
@@ -219,12 +265,12 @@ class Table:
         here = self.files()
         if not here or not written:
             return
-        new = aside / Path(written[0].path).relative_to(self.folder.relative_to(self.root))
+        new = aside / Path(written[0].path).name
         described = [
             {
                 name: kind
                 for name, kind, *_ in connection.execute(
-                    f"DESCRIBE FROM read_parquet({literal(str(path))})"
+                    f"DESCRIBE FROM {parquet_rows([path])}"
                 ).fetchall()
             }
             for path in (self.root / here[0].path, new)
@@ -254,19 +300,19 @@ class Table:
         if not near:
             return
         columns = (*self.version.keys, EVENT, CREATED)
-        new = ", ".join(literal(str(path)) for path in aside.glob("*/*.parquet"))
+        new = parquet_rows(aside / Path(file.path).name for file in written)
         same = " AND ".join(
             f"n.{quoted(name)} IS NOT DISTINCT FROM h.{quoted(name)}" for name in columns
         )
         found = connection.execute(
-            f"SELECT {', '.join(f'n.{quoted(name)}' for name in columns)} FROM read_parquet([{new}], hive_partitioning = false) AS n"
+            f"SELECT {', '.join(f'n.{quoted(name)}' for name in columns)} FROM {new} AS n"
             f" SEMI JOIN ({self.scan(near, columns)}) AS h ON {same} LIMIT 1"
         ).fetchall()
         if found:
             raise self._repetition(found[0])
 
     def _refuse_neighbours(self, rows: pa.Table) -> None:
-        """Raise where two rows of a sorted day are the same in keys and times."""
+        """Raise where two sorted rows next to each other are the same in keys and times."""
         columns = (*self.version.keys, EVENT, CREATED)
         same = None
         for name in columns:
@@ -288,73 +334,9 @@ class Table:
             f"table '{self.name}' was offered two rows for {what}; a correction needs a later created_timestamp."
         )
 
-    def _days(self, reader: pa.RecordBatchReader) -> Iterator[tuple[int, pa.Table]]:
-        """Consecutive rows of one day of created_timestamp, from a reader that is sorted by it."""
-        waiting: list[pa.RecordBatch] = []
-        current: int | None = None
-        for batch in reader:
-            if batch.num_rows == 0:
-                continue
-            for name in (EVENT, CREATED):
-                if batch[name].null_count:
-                    raise BrokenTable(
-                        f"table '{self.name}' was offered rows without a value of {name}."
-                    )
-            days = pc.cast(batch[CREATED], pa.int64()).to_numpy(zero_copy_only=False) // _DAY
-            edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), batch.num_rows]
-            for start, end in pairwise(edges):
-                day = int(days[start])
-                if current is not None and day != current:
-                    yield current, pa.Table.from_batches(waiting)
-                    waiting = []
-                current = day
-                waiting.append(batch.slice(start, end - start))
-        if waiting and current is not None:
-            yield current, pa.Table.from_batches(waiting)
-
-    def _move_into_place(self, written: list[DataFile], aside: Path) -> None:
-        for file in written:
-            final = self.root / file.path
-            final.parent.mkdir(parents=True, exist_ok=True)
-            (aside / final.relative_to(self.folder)).replace(final)
-
-    def compact(self, before: datetime, *, least: int = 2) -> int:
-        """Merge the files of each day of created_timestamp that ended before a moment; returns how many went.
-
-        What earlier commits show stays as it was: their files are kept.
-        """
-        with self._alone():
-            return self._compact(before, least)
-
-    def _compact(self, before: datetime, least: int) -> int:
-        closed = micros(before) // _DAY
-        days: dict[str, list[DataFile]] = {}
-        for file in self.files():
-            if file.max_created // _DAY < closed:
-                days.setdefault(Path(file.path).parent.name, []).append(file)
-        merged: list[DataFile] = []
-        replaced: list[DataFile] = []
-        number = self.manifest.head(self.version) + 1
-        for day, files in days.items():
-            if len(files) < least:
-                continue
-            rows = pa.concat_tables([pq.read_table(self.root / file.path) for file in files])
-            rows = rows.sort_by(
-                [(column, "ascending") for column in (CREATED, EVENT, *self.version.keys)]
-            )
-            final = self.folder / day / f"{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
-            aside = final.with_suffix(".aside")
-            write_parquet(rows, aside)
-            size = aside.stat().st_size
-            aside.replace(final)
-            merged.append(
-                DataFile(
-                    **asdict(Stretch.over(files)),
-                    path=str(final.relative_to(self.root)),
-                    bytes=size,
+    def _refuse_missing_times(self, rows: pa.Table) -> None:
+        for name in (EVENT, CREATED):
+            if rows[name].null_count:
+                raise BrokenTable(
+                    f"table '{self.name}' was offered rows without a value of {name}."
                 )
-            )
-            replaced += files
-        if merged:
-            self.manifest.commit(self.version, merged, None, replaced)
-        return len(replaced)

@@ -151,15 +151,15 @@ def test_a_manifest_that_is_no_database_is_named(views, published, tmp_path):
         views,
         tmp_path,
         BrokenTable,
-        f"{MANIFEST_FILE}, which says what is in table 'driver_trips', cannot be read",
+        f"{MANIFEST_FILE}, which says what is in the tables, cannot be read",
     )
 
 
 def test_files_of_a_build_that_was_never_committed_are_not_shown(views, published, tmp_path):
     views.add("driver_fares", features={"fare": Int64})
-    folder = views.tables / "driver_fares" / "v1" / "2013-06-01"
+    folder = views.tables / "driver_fares" / "v1"
     folder.mkdir(parents=True)
-    (folder.parent.parent / ".lock").touch()
+    (folder.parent / ".lock").touch()
     pq.write_table(rows_of_others(fare=[1, 2]), folder / "000001-abc.parquet")
     with pytest.raises(NotBuilt, match="view 'driver_fares' has no finished build"):
         views.shown(at(utc(13)), "driver_fares:fare")

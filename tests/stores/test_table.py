@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -10,7 +11,6 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punctual.errors import BrokenTable, DataFolderError
+from punctual.errors import BrokenTable, DataFolderError, StoreOutdated
 from stores.tables import MANIFEST_FILE, Manifest, Table, canonical_hash, connect, timestamp
 from stores.tables.manifest import TableVersion
+from stores.tables.pieces import MOST_ROWS
 
 TRIPS = {"driver": pa.int64(), "trips": pa.int64()}
+FIRST_MANIFEST = """
+CREATE TABLE tables (name TEXT, version INTEGER, fingerprint TEXT, keys TEXT);
+CREATE TABLE commits (name TEXT, version INTEGER, number INTEGER, built_until INTEGER, rows INTEGER);
+CREATE TABLE watermarks (name TEXT, version INTEGER, kind TEXT, moment INTEGER);
+INSERT INTO tables VALUES ('trips', 1, 'first', 'driver')
+"""
 
 
 @pytest.fixture
@@ -50,21 +57,14 @@ def contents(table, commit=None):
     )
 
 
-def test_rows_are_kept_in_a_file_for_each_day_they_became_known(trips, publish):
-    assert (
-        publish(
-            trips,
-            TRIPS,
-            [(1, 10, day(1), day(1, 23)), (1, 11, day(1), day(2)), (2, 12, day(1), day(2, 5))],
-        )
-        == 3
+def test_rows_of_a_commit_are_in_one_file_named_by_its_range(trips, publish):
+    rows = [(1, 10, day(1), day(1, 23)), (1, 11, day(1), day(2)), (2, 12, day(1), day(2, 5))]
+    assert publish(trips, TRIPS, rows) == 3
+    (file,) = trips.files()
+    assert re.fullmatch(
+        r"trips/v1/20130601T230000_20130602T050000-0000-[0-9a-f]{8}\.parquet", file.path
     )
-    files = trips.files()
-    assert [(Path(file.path).parent.name, file.rows) for file in files] == [
-        ("2013-06-01", 1),
-        ("2013-06-02", 2),
-    ]
-    assert all(file.in_order for file in files)
+    assert (file.rows, file.in_order) == (3, True)
     assert not list(trips.folder.glob(".aside*"))
 
 
@@ -82,25 +82,6 @@ def test_each_commit_shows_what_was_there_then(trips, publish):
     assert contents(trips, 2) == contents(trips) == [(1, 10), (1, 11)]
 
 
-def test_compaction_changes_no_commit(trips, publish):
-    for hour in range(4):
-        publish(trips, TRIPS, [(1, hour, day(1, hour), day(1, hour))])
-    publish(trips, TRIPS, [(1, 9, day(2), day(2))])
-    before = {commit: canonical_hash(trips.read(commit)) for commit in range(1, 6)}
-    assert trips.compact(aware(2, 12)) == 4
-    assert [file.rows for file in trips.files()] == [4, 1]
-    assert {commit: canonical_hash(trips.read(commit)) for commit in range(1, 6)} == before
-    assert canonical_hash(trips.read(6)) == before[5]
-    assert trips.compact(aware(2, 12)) == 0
-
-
-def test_a_day_that_has_not_ended_is_not_compacted(trips, publish):
-    publish(trips, TRIPS, [(1, 10, day(1), day(1))])
-    publish(trips, TRIPS, [(1, 11, day(1), day(1, 1))])
-    assert trips.compact(aware(1, 23)) == 0
-    assert trips.compact(aware(2)) == 2
-
-
 def test_two_equal_rows_in_one_batch_are_refused(trips, publish):
     with pytest.raises(
         BrokenTable,
@@ -112,29 +93,26 @@ def test_two_equal_rows_in_one_batch_are_refused(trips, publish):
     assert trips.rows() == 0
 
 
-def test_a_row_that_is_there_is_refused_a_second_time_also_after_compaction(trips, publish):
+def test_a_row_that_is_there_is_refused_a_second_time(trips, publish):
     publish(trips, TRIPS, [(1, 10, day(1), day(2)), (2, 10, day(1), day(2))])
     publish(trips, TRIPS, [(3, 10, day(1), day(2))])
-    for _ in range(2):
-        with pytest.raises(BrokenTable, match="offered two rows for driver=2"):
-            publish(trips, TRIPS, [(4, 1, day(1), day(2)), (2, 11, day(1), day(2))])
-        trips.compact(aware(9))
+    with pytest.raises(BrokenTable, match="offered two rows for driver=2"):
+        publish(trips, TRIPS, [(4, 1, day(1), day(2)), (2, 11, day(1), day(2))])
     assert contents(trips) == [(1, 10), (2, 10), (3, 10)]
 
 
-def test_two_equal_rows_at_the_edge_of_a_batch_of_the_reader_are_refused(trips):
+def test_two_equal_rows_at_the_edge_of_two_files_are_refused(trips):
+    last = MOST_ROWS - 1
     many = (
-        f"SELECT range AS driver, 0 AS trips, {timestamp(aware(1))} AS event_timestamp, {timestamp(aware(1))} AS created_timestamp"
-        " FROM range({})"
+        f"SELECT range AS driver, 0 AS trips, {timestamp(aware(1))} AS event_timestamp,"
+        f" {timestamp(aware(1))} AS created_timestamp FROM range({{}})"
     )
-    with connect() as connection, pytest.raises(BrokenTable, match="driver=199999,"):
-        trips.publish(
-            connection,
-            f"{many.format(300_000)} UNION ALL SELECT * REPLACE (199999 AS driver) FROM ({many.format(1)})",
-        )
+    again = f"SELECT * REPLACE ({last} AS driver) FROM ({many.format(1)})"
+    with connect() as connection, pytest.raises(BrokenTable, match=f"driver={last},"):
+        trips.publish(connection, f"{many.format(300_000)} UNION ALL {again}")
     with connect() as connection:
         assert trips.publish(connection, many.format(300_000)) == 300_000
-    assert len(trips.files()) == 1
+    assert [file.rows for file in trips.files()] == [MOST_ROWS, 300_000 - MOST_ROWS]
 
 
 def test_a_missing_key_is_a_key_of_its_own(trips, publish):
@@ -205,11 +183,30 @@ def test_the_built_watermark_never_goes_back(trips, publish):
     publish(trips, TRIPS, [], built_until=aware(5))
     publish(trips, TRIPS, [], built_until=aware(3))
     assert trips.built_until == aware(5)
-    trips.manifest.move_watermark(trips.version, "online", aware(4))
-    trips.manifest.move_watermark(trips.version, "online", aware(2))
-    assert trips.manifest.watermark(trips.version, "online") == aware(4)
-    trips.manifest.reset_watermark(trips.version, "online")
-    assert trips.manifest.watermark(trips.version, "online") is None
+    publish(trips, TRIPS, [(1, 10, day(6), day(6))])
+    assert trips.built_until == aware(5)
+
+
+def test_a_table_may_be_built_until_a_moment_before_1970(trips, publish):
+    until = datetime(1920, 9, 26, tzinfo=UTC)
+    publish(trips, TRIPS, [], built_until=until)
+    assert trips.built_until == until
+    publish(trips, TRIPS, [], built_until=aware(1))
+    assert trips.built_until == aware(1)
+
+
+def test_a_manifest_of_another_version_of_the_code_is_named(tmp_path, trips, publish):
+    with closing(sqlite3.connect(tmp_path / MANIFEST_FILE, isolation_level=None)) as earlier:
+        for statement in FIRST_MANIFEST.split(";"):
+            earlier.execute(statement)
+    for use in (
+        lambda: trips.files(),
+        lambda: trips.built_until,
+        lambda: Table.current(tmp_path, "trips"),
+        lambda: publish(trips, TRIPS, [(1, 10, day(1), day(1))]),
+    ):
+        with pytest.raises(StoreOutdated, match="are of format 0, .*; this one reads and writes 2"):
+            use()
 
 
 def test_another_definition_is_another_version_with_its_own_rows_and_watermarks(
@@ -232,7 +229,7 @@ def test_a_data_folder_that_cannot_be_made_is_named(tmp_path, publish):
     with pytest.raises(DataFolderError, match="home"):
         publish(table, TRIPS, [(1, 10, day(1), day(1))])
     with pytest.raises(DataFolderError, match="home"):
-        table.manifest.move_watermark(table.version, "built", aware(1))
+        table.manifest.commit(table.version, [], aware(1))
 
 
 PUBLISH = """
@@ -271,7 +268,7 @@ def test_a_process_killed_before_its_commit_leaves_the_table_as_it_was(tmp_path,
             "BEGIN IMMEDIATE"
         )  # so that the process stands before its commit, its files in place
         process = start(PUBLISH, tmp_path, "trips", 1, 1)
-        wait_for(lambda: list(trips.folder.glob("2013-06-01/*.parquet")))
+        wait_for(lambda: list(trips.folder.glob("20130601*.parquet")))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         manifest.execute("ROLLBACK")
