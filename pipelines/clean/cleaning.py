@@ -129,8 +129,9 @@ def _clean(home: Home, domain: str, source: CsvSource, stamp: str) -> SourceRepo
 def write_whole(place: Path, content: bytes) -> None:
     """Write a file so that it is there as a whole or not at all."""
     aside = place.with_suffix(f"{place.suffix}.aside")
-    aside.write_bytes(content)
-    aside.replace(place)
+    with writing("the file", place):
+        aside.write_bytes(content)
+        aside.replace(place)
 
 
 def _write(connection: duckdb.DuckDBPyConnection, table: str, place: Path) -> None:

@@ -16,7 +16,7 @@ from feast import FeatureView, FileSource
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID
 
-from punctual.errors import BrokenTable, InvalidRequest, NotBuilt, StoreOutdated
+from punctual.errors import BrokenTable, DataFolderError, InvalidRequest, NotBuilt, StoreOutdated
 from stores.offline.view_columns import (
     arrow_type,
     check_columns,
@@ -34,6 +34,7 @@ from stores.tables import (
     Table,
     parquet_rows,
     quoted,
+    write_failure,
 )
 
 ADDRESS = "__address"
@@ -200,7 +201,15 @@ def plain_scan(path: Path) -> str:
 
 
 def diagnosed(history: History, error: duckdb.Error) -> Exception:
-    """What is wrong with the history's files, by view, file and column, after DuckDB failed to read them; else its own error."""
+    """What is wrong with the history's files, by view, file and column, after DuckDB failed to read them; else its own error.
+
+    Where DuckDB could not write what the join spills, it is a `DataFolderError`.
+    """
+    if reason := write_failure(error):
+        return DataFolderError(
+            f"view '{history.view}': the join cannot spill to disk: {reason}."
+            " Free space, or name another spill_folder in feature_store.yaml."
+        )
     needed = [
         *history.keys.values(),
         history.event,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from stores.online.backend import Mark
 from stores.online.records import PackedDatabase, Rows
 from stores.online.store import PackedOnlineStore
 from stores.online.view import OnlineView
-from stores.tables import CREATED, EVENT, WITHDRAWN, Table, connect, literal, quoted
+from stores.tables import CREATED, EVENT, WITHDRAWN, Table, connect, literal, quoted, writing
 
 BATCH_ROWS = 20_000
 # What DuckDB may take to find the newest rows, at first and at most.
@@ -184,10 +185,11 @@ def _newest_rows(
             with connect(memory_limit=f"{limit // MB}MB", temporary=spill) as connection:
                 yield from connection.sql(select).to_arrow_reader(BATCH_ROWS)
             return
-        except duckdb.OutOfMemoryException:
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             limit *= 4
-            if limit > _MOST_MB * MB:
-                raise
+            if isinstance(error, duckdb.IOException) or limit > _MOST_MB * MB:
+                with writing("spilled rows to", spill or Path(tempfile.gettempdir())):
+                    raise
 
 
 def _spill(config: RepoConfig) -> Path | None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stores.tables.table import PUBLISHER_LOCK as PUBLISHER_LOCK
     from stores.tables.table import WITHDRAWN as WITHDRAWN
     from stores.tables.table import Table as Table
-    from stores.tables.writing import write_failure as write_failure
-    from stores.tables.writing import writing as writing
+    from stores.tables.write_errors import write_failure as write_failure
+    from stores.tables.write_errors import writing as writing
 
 __getattr__ = exports_of(__name__)

@@ -15,7 +15,7 @@ from pathlib import Path
 from punctual.errors import BrokenTable, StoreOutdated
 from punctual.times import from_micros, micros
 from stores.tables.sqlite_file import make_database, sqlite_uri
-from stores.tables.writing import writing
+from stores.tables.write_errors import writing
 
 MANIFEST_FILE = "manifest.db"
 # The format of the file, in its `user_version`; the first one had no number.

@@ -15,7 +15,7 @@ from urllib.parse import quote
 def sqlite_uri(path: Path) -> str:
     """The file as `sqlite3.connect(…, uri=True)` takes it; where nobody can write, it is read without a reader's files beside it."""
     alone = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
-    return f"file:{quote(str(path))}" + ("?immutable=1" if alone else "")
+    return f"file:{quote(os.fsencode(path))}" + ("?immutable=1" if alone else "")
 
 
 def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) -> None:

@@ -24,7 +24,7 @@ from stores.tables.manifest import DataFile, Manifest, Stretch, TableVersion
 from stores.tables.parquet import write_parquet
 from stores.tables.pieces import BATCH_ROWS, merges, pieces
 from stores.tables.sql import connect, parquet_rows, quoted
-from stores.tables.writing import writing
+from stores.tables.write_errors import writing
 
 EVENT = "event_timestamp"
 CREATED = "created_timestamp"

@@ -5,11 +5,18 @@ import os
 import zipfile
 from decimal import Decimal
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.clean.cleaning import clean_path, clean_source, quarantined_rows, read_report
+from pipelines.clean.cleaning import (
+    clean_path,
+    clean_source,
+    quarantined_rows,
+    read_report,
+    register_clean,
+)
 from punctual.errors import BrokenSource, InvalidDeclaration
 from punctual.home import Home
 from punctual.sources import CsvSource, Rule
@@ -270,3 +277,22 @@ def test_every_line_of_a_file_is_counted_once(file, lines):
         assert clean(file, text, rules=(Rule("short", "minutes < 3"),)).rows_in == len(lines)
     except BrokenSource as refused:
         assert "cannot be read as that" in str(refused) or "are no rows" in str(refused)
+
+
+@pytest.mark.parametrize("name", ["things [1]", "th*ngs", "things ?", "year=2020", "100% #1"])
+def test_a_file_whose_name_could_be_a_pattern_is_read_and_not_its_neighbour(
+    home, tmp_path, monkeypatch, name
+):
+    monkeypatch.setenv("PUNCTUAL_HOME", str(tmp_path / name / "data"))
+    (tmp_path / name).mkdir()
+    (tmp_path / "things 1.csv").write_bytes(HEADER + b"1,99,other\n")
+    clean(tmp_path / f"{name}.csv", HEADER + b"1,5,a\n")
+    written = pq.read_table(clean_path("travel", "trips"), partitioning=None)
+    assert written.select(["id", "minutes", "name"]).to_pylist() == [
+        {"id": 1, "minutes": 5, "name": "a"}
+    ]
+    with connect() as connection:
+        register_clean(connection, "travel", (source(tmp_path / f"{name}.csv"),))
+        read = connection.sql("SELECT * FROM trips").to_arrow_table()
+    assert read.drop_columns(["row_number"]).to_pylist() == [{"id": 1, "minutes": 5, "name": "a"}]
+    assert quarantine() == []

@@ -73,7 +73,7 @@ def test_publishing_day_by_day_leaves_few_files_and_every_commit_what_it_was(sco
     assert canonical_hash(scores.read()) == canonical_hash(games(0, days))
     assert scores.manifest.head(scores.version) == days
     live = scores.files()
-    assert len(live) <= 9
+    assert len(live) <= 2 * (FANOUT - 1)
     assert all(file.in_order for file in live)
     # A row of each day is in its first file, and in one merged file a level at most.
     assert len(on_disk(scores)) <= days
