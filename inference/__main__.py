@@ -15,16 +15,18 @@ import click
 from inference.printed import show_answer, show_report
 from punctual.clock import NOW, Clock, remember_moment, starting_moment
 from punctual.command_line import (
+    Group,
+    Speed,
     as_of_option,
     common_options,
     json_option,
     quiet_option,
     run,
     show_json,
-    working,
 )
 from punctual.errors import InvalidRequest
 from punctual.home import Home
+from punctual.progress import working
 from punctual.times import iso, moment
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from punctual.use_case import UseCase
 
 
-@click.group()
+@click.group(cls=Group)
 def cli() -> None:
     """The champion's predictions, online and in batches, and how they hold up."""
 
@@ -53,17 +55,20 @@ def cli() -> None:
     help="Where to listen; 0.0.0.0 lets other machines ask.",
 )
 @click.option(
-    "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+    "--speed",
+    type=Speed(),
+    default=1.0,
+    show_default=True,
     help="How many times as fast as the wall's the clock goes.",
-)  # fmt: skip
+)
 @as_of_option
 @common_options
 def serve(
     home: Home, use_cases: tuple[str, ...], port: int, host: str, speed: float, as_of: str | None
 ) -> None:
-    """Serve predictions over HTTP until Ctrl-C or SIGTERM; all use cases unless some are named.
+    """Serve predictions over HTTP.
 
-    The server takes up another champion, or a rollback, without a restart. Every prediction is logged before it is answered.
+    It serves all use cases unless some are named, until Ctrl-C or SIGTERM. The server takes up another champion, or a rollback, without a restart. Every prediction is logged before it is answered.
     """
     from inference.api.server import address, ended_by_sigterm, serve_forever, take_port
 
@@ -133,7 +138,13 @@ def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime
     multiple=True,
     help="A column of the row; repeatable. No value is null.",
 )
-@click.option("--row", metavar="JSON", help="The row as a JSON object.")
+@click.option(
+    "--row",
+    "texts",
+    metavar="JSON",
+    multiple=True,
+    help="A row as a JSON object; repeatable.",
+)
 @click.option(
     "--rows",
     "file",
@@ -148,18 +159,19 @@ def predict(
     home: Home,
     use_case: str,
     keys: tuple[str, ...],
-    row: str | None,
+    texts: tuple[str, ...],
     file: str | None,
     url: str | None,
     as_of: str | None,
     as_json: bool,
 ) -> None:
-    """Predict for one row or several, by USE_CASE's champion and the online features of the moment.
+    """Predict for one row or several.
 
-    The prediction is logged, as the server's are. With --url it is the server's, and --as-of is sent as its moment.
+    USE_CASE's champion predicts from the online features of the moment. The prediction is logged,
+    as the server's are. With --url it is the server's, and --as-of is sent as its moment.
     """
     with working(f"predicting {use_case}", quiet=as_json):
-        rows = _rows(home, use_case, keys, row, file)
+        rows = _rows(home, use_case, keys, texts, file)
         answer = (
             _from_server(home, url, use_case, rows, as_of)
             if url
@@ -172,37 +184,63 @@ def predict(
 
 
 def _rows(
-    home: Home, use_case: str, keys: Sequence[str], row: str | None, file: str | None
+    home: Home, use_case: str, keys: Sequence[str], texts: Sequence[str], file: str | None
 ) -> list[dict[str, Any]]:
-    if sum(bool(each) for each in (keys, row, file)) != 1:
+    if sum(bool(each) for each in (keys, texts, file)) != 1:
         raise click.UsageError(
             "say what to predict for, with one of --key NAME=VALUE, --row JSON or --rows FILE."
         )
-    if keys:
-        from inference.features import OnlineFeatures
-        from inference.request_rows import from_text, row_columns
-        from punctual.repository import find_use_case
+    if texts:
+        return [row for text in texts for row in _json_rows("--row", text)]
+    if file:
+        try:
+            return _json_rows(file, Path(file).read_bytes())
+        except OSError as error:
+            raise InvalidRequest(f"{file} cannot be read: {error.strerror}.") from error
+    return [_typed_row(home, use_case, keys)]
 
-        pairs = [key.partition("=") for key in keys]
-        if wrong := [name for name, equals, _ in pairs if not equals]:
-            raise click.UsageError(f"--key {wrong[0]} has no value; expected NAME=VALUE.")
-        return [
-            from_text(
-                {name: value for name, _, value in pairs},
-                row_columns(OnlineFeatures(*find_use_case(home, use_case))),
-            )
-        ]
-    where = "--row" if row else str(file)
+
+def _typed_row(home: Home, use_case: str, keys: Sequence[str]) -> dict[str, Any]:
+    """The row that `--key NAME=VALUE` says, in the types of its columns."""
+    from inference.features import OnlineFeatures
+    from inference.request_rows import from_text, row_columns
+    from punctual.repository import find_use_case
+
+    values: dict[str, str] = {}
+    for key in keys:
+        name, equals, value = key.partition("=")
+        if not equals:
+            raise click.UsageError(f"--key {name} has no value; expected NAME=VALUE.")
+        if name in values:
+            raise click.UsageError(f"--key {name} is given twice; expected once.")
+        values[name] = value
+    return from_text(values, row_columns(OnlineFeatures(*find_use_case(home, use_case))))
+
+
+def _json_rows(where: str, text: str | bytes) -> list[dict[str, Any]]:
     try:
-        read = json.loads(row or Path(where).read_text())
+        read = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise InvalidRequest(f"{where} is nested too deeply; expected rows of values.") from None
     except ValueError as error:
-        raise InvalidRequest(f"{where} is no JSON: {error}.") from error
+        raise InvalidRequest(f"{where} is not JSON: {error}.") from error
     rows = read if isinstance(read, list) else [read]
     if not rows or not all(isinstance(each, dict) for each in rows):
         raise InvalidRequest(
-            f"{where} holds no rows; expected a JSON object of columns and values, or a list of such objects."
+            f"{where} holds no rows; expected a JSON object of columns and values,"
+            " or a list of such objects."
         )
     return rows
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python keeps the last of two values of one name and says nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice in one object")
+    return found
 
 
 def _in_process(
@@ -252,7 +290,10 @@ def _from_server(
 def batch(
     home: Home, use_case: str, as_of: str | None, since: str | None, as_json: bool, quiet: bool
 ) -> None:
-    """Predict for every request of USE_CASE in a period, with the features that were known at each one's moment."""
+    """Predict all requests of a period.
+
+    Each request of USE_CASE gets the features that were known at its moment.
+    """
     with working(f"predicting the requests of {use_case}", quiet=quiet or as_json):
         from inference.batch import batch as predict_batch
         from punctual.repository import find_use_case
@@ -282,9 +323,10 @@ def batch(
 @json_option
 @common_options
 def monitor(home: Home, use_case: str, as_of: str | None, since: str | None, as_json: bool) -> int:
-    """Watch USE_CASE: freshness of its features, drift of inputs and predictions, and the score where labels are known.
+    """Watch drift, live score and freshness.
 
-    Judges the logged predictions, or the last batch where too few were logged. The exit code is 1 where something needs attention.
+    For USE_CASE: the freshness of its features, the drift of inputs and predictions, and the score
+    where labels are known. Judges the logged predictions, or the last batch where too few were logged. The exit code is 1 where something needs attention.
     """
     with working(f"looking at the predictions of {use_case}", quiet=as_json):
         from inference.monitoring.report import monitor as monitor_use_case

@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from inference.champion import Champion, load_champion
 from inference.features import OnlineFeatures, OnlineValues, PastNotKept
 from inference.request_rows import MAX_ROWS, checked_rows, row_columns, row_model
-from punctual.errors import BrokenModel, InvalidRequest, PunctualError, StoreOutdated
+from punctual.errors import BrokenModel, ExitCode, InvalidRequest, PunctualError, StoreOutdated
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.times import from_micros, iso, micros
@@ -34,6 +34,8 @@ _ATTEMPTS = 3
 
 class ClockBehindStore(PunctualError):
     """Predictions were asked for 'now', and the online store is already further than the clock."""
+
+    exit_code = ExitCode.TRY_AGAIN
 
 
 class ViewAnswer(msgspec.Struct, frozen=True):

@@ -23,12 +23,10 @@ from pydantic import (
 
 from inference.features import OnlineFeatures
 from punctual.errors import InvalidDeclaration, InvalidRequest
-from punctual.times import iso
+from punctual.times import END, FIRST, LAST, iso
 from stores.predictions import RESERVED
 
 MAX_ROWS = 1000
-# Where pandas' nanosecond timestamps end; arithmetic on moments beyond overflows in some library or other.
-_FIRST_YEAR, _LAST_YEAR = 1678, 2261
 _FROM_DUCKDB = {
     "VARCHAR": "String",
     "BOOLEAN": "Bool",
@@ -54,8 +52,8 @@ def _moment(value: Any) -> Any:
         )
     if read.tzinfo is None:
         raise ValueError(f"has no time zone; give one, for example {read.isoformat()}Z")
-    if not _FIRST_YEAR <= read.year <= _LAST_YEAR:
-        raise ValueError(f"lies outside the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    if not FIRST <= read < END:
+        raise ValueError(f"is outside the years {FIRST.year} to {LAST.year}")
     return read.astimezone(UTC)
 
 
@@ -73,8 +71,17 @@ def _fits(bits: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _is_text(value: str) -> str:
+    """Refuses half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"is {value!r}, which is not Unicode text; expected text") from None
+    return value
+
+
 _TYPES: dict[str, Any] = {
-    "String": Annotated[str, Strict()],
+    "String": Annotated[str, Strict(), AfterValidator(_is_text)],
     "Int32": Annotated[int, Strict(), _fits(32)],
     "Int64": Annotated[int, Strict(), _fits(64)],
     "Float32": Annotated[float, Strict(), Field(allow_inf_nan=False)],
@@ -230,7 +237,8 @@ def _field(place: Sequence[str | int]) -> str:
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
+    # A name that the caller made up may hold what no answer can be written in.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _said(error: Mapping[str, Any], known: Sequence[str]) -> str:

@@ -12,15 +12,16 @@ import click
 
 from punctual.clock import starting_moment
 from punctual.command_line import (
+    Command,
     as_of_option,
     common_options,
     json_option,
     show_json,
     show_table,
-    working,
 )
 from punctual.errors import PunctualError
 from punctual.home import Home
+from punctual.progress import working
 from punctual.times import iso, micros
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class DemoFailed(PunctualError):
     """A step of the demonstration did not do what the next one needs."""
 
 
-@click.command("demo", epilog="Example: punctual demo --once")
+@click.command("demo", cls=Command, epilog="Example: punctual demo --once")
 @click.argument("domain", required=False)
 @click.option(
     "--once", is_flag=True, help="Exit after the predictions instead of going on serving."
@@ -54,9 +55,9 @@ class DemoFailed(PunctualError):
 def command(
     home: Home, domain: str | None, once: bool, port: int, as_of: str | None, as_json: bool
 ) -> None:
-    """Build, train, materialize, serve and predict, then show what really happened.
+    """Run the whole job from raw files to predictions.
 
-    DOMAIN is the first one that has a demo moment, unless named. Run again, it does only what is new.
+    It builds, trains, materializes, serves and predicts, then shows what really happened. DOMAIN is the first one that has a demo moment, unless named. Run again, it does only what is new.
     """
     from orchestration.server import refuse_taken
 
@@ -101,7 +102,7 @@ def _chosen(home: Home, name: str | None) -> tuple[LoadedDomain, UseCase]:
 
     domains = (
         [load_domain(home, name)]
-        if name
+        if name is not None
         else [found for found in load_all(home) if found.domain.demo_at]
     )
     with_use_case = [found for found in domains if found.use_cases]

@@ -7,18 +7,23 @@ import sys
 
 import click
 
-from punctual.command_line import common_options
+from punctual.command_line import Command, common_options
 from punctual.home import Home
 
 
 @click.command(
+    "feast",
+    cls=Command,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="Example: punctual feast feature-views list",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, required=True)
 @common_options
 def command(home: Home, arguments: tuple[str, ...]) -> None:
-    """Run Feast with ARGUMENTS on the feature repository; it takes the place of this process."""
+    """Run a Feast command on this data folder.
+
+    Feast gets ARGUMENTS and the feature repository, and takes the place of this process.
+    """
     os.environ.update(home.environment)
     os.execv(
         sys.executable,

@@ -18,9 +18,18 @@ from stores.tables import sqlite_uri
 
 # The data folder's lock that a scheduler holds, and each step it started as long as that lives.
 SCHEDULE = "schedule"
-Status = Literal["running", "succeeded", "refused", "failed", "retrying", "interrupted", "skipped"]
-# With one of these a step is done with a moment; after the others it comes to it again.
-_DONE = ("succeeded", "refused", "failed", "skipped")
+Status = Literal[
+    "running",
+    "succeeded",
+    "attention",
+    "refused",
+    "failed",
+    "retrying",
+    "interrupted",
+    "skipped",
+]
+# With one of these, or "failed", a step is not run again for a moment; after the others it is.
+_DONE = ("succeeded", "attention", "refused", "skipped")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id INTEGER PRIMARY KEY, domain TEXT NOT NULL, step TEXT NOT NULL, target TEXT NOT NULL, scheduled INTEGER NOT NULL,
@@ -154,11 +163,13 @@ class Ledger:
                 (step.domain, step.name, step.target, micros(scheduled)),
             )
 
-    def last_done(self, step: Step) -> datetime | None:
-        """The newest moment that the step is done with, well or not."""
+    def last_done(self, step: Step, *, failed: bool = True) -> datetime | None:
+        """The newest moment that the step is done with; `failed` says whether a failure counts."""
+        done = (*_DONE, "failed") if failed else _DONE
         runs = self._runs(
-            f"{_OF_STEP} AND status IN ({', '.join('?' * len(_DONE))}) ORDER BY scheduled DESC LIMIT 1",
-            (step.domain, step.name, step.target, *_DONE),
+            f"{_OF_STEP} AND status IN ({', '.join('?' * len(done))})"
+            " ORDER BY scheduled DESC LIMIT 1",
+            (step.domain, step.name, step.target, *done),
         )
         return runs[0].scheduled if runs else None
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from cronsim import CronSim
 
 from orchestration.ledger import Ledger, Run, Status
-from orchestration.steps import BATCH, STEP_NAMES, TRAIN, Outcome, Step, Stopped
+from orchestration.step_run import Outcome, Stopped
+from orchestration.steps import Step
 from punctual.times import iso
 
-ATTEMPTS = 3
-BACKOFF = timedelta(seconds=15)
 _LOGS_KEPT = 200
 
 RunStep = Callable[[Step, datetime, Path], Outcome]
@@ -38,10 +37,10 @@ class Scheduler:
     their `--as-of`, however late it starts: a retry, a repetition and a rehearsal give the same rows, and
     several missed moments are one run. What comes online later than promised is said in the run's message.
 
-    A step without history is due at once, but `train` only where there is no champion, and `batch` is never due
-    without one. A failed run is tried `attempts` times in all, with a wait that starts at `backoff` by the wall's
-    clock and doubles; other steps go on meanwhile, and the step's next moment ends it. Interrupted attempts do not count,
-    and what trying again cannot mend is tried once.
+    A step without history is due at once. What it comes after, its conditions, and how often it is
+    tried, its description says (`Step`). Other steps go on while one waits for its next try, and
+    its own next moment ends it. Interrupted attempts do not count, and a failure that a person has
+    to fix is not tried again.
 
     `clock` is the schedule's clock and `wall` the wall's (aware UTC). `sleep` waits so many seconds or less by the wall's
     clock; where it raises `Stopped`, the scheduler ends.
@@ -58,12 +57,8 @@ class Scheduler:
         wall: Callable[[], datetime],
         has_champion: Callable[[str], bool],
         show: Callable[[Run], None] = lambda _: None,
-        attempts: int = ATTEMPTS,
-        backoff: timedelta = BACKOFF,
     ) -> None:
-        self.steps = sorted(
-            steps, key=lambda step: (STEP_NAMES.index(step.name), step.domain, step.target)
-        )
+        self.steps = list(steps)
         self.ledger = ledger
         self.clock = clock
         self.run_step = run_step
@@ -71,8 +66,6 @@ class Scheduler:
         self.wall = wall
         self.has_champion = has_champion
         self.show = show
-        self.attempts = attempts
-        self.backoff = backoff
 
     def recover(self) -> list[Run]:
         """Note what a dead scheduler left running as interrupted; it is due again."""
@@ -93,7 +86,7 @@ class Scheduler:
             (
                 (step, at)
                 for step in self.steps
-                if step not in finished and (at := self.due(step, now))
+                if step not in finished and (at := self.due(step, now)) and self.may_run(step, at)
             ),
             None,
         ):
@@ -113,23 +106,30 @@ class Scheduler:
         moment, done = last_moment(step.cron, now or self.clock()), self.ledger.last_done(step)
         if done is not None and moment <= done:
             return None
-        if step.name == BATCH and not self.has_champion(step.target):
+        if step.needs == "champion" and not self.has_champion(step.target):
             return None
-        if step.name == TRAIN and done is None and self.has_champion(step.target):
+        if done is None and step.first_run_without == "champion" and self.has_champion(step.target):
             self._skip(step, moment)
             return None
         attempts = self.ledger.attempts(step, moment)
         if (
             attempts
             and attempts[-1].status == "retrying"
-            and self.wall() < self._retry_at(attempts)
+            and self.wall() < _retry_at(step, attempts)
         ):
             return None
         return moment
 
-    def _retry_at(self, attempts: Sequence[Run]) -> datetime:
-        last = attempts[-1].finished_wall or attempts[-1].started_wall
-        return last + self.backoff * 2 ** (_failures(attempts) - 1)
+    def may_run(self, step: Step, moment: datetime) -> bool:
+        """Whether the steps that this one comes after have been done for the moment."""
+        before = [
+            each for each in self.steps if each.domain == step.domain and each.name in step.after
+        ]
+        return all(
+            (done := self.ledger.last_done(each, failed=False)) is not None
+            and done >= last_moment(each.cron, moment)
+            for each in before
+        )
 
     def _skip(self, step: Step, moment: datetime) -> None:
         """Begin the history of a step that has nothing to do yet."""
@@ -156,7 +156,7 @@ class Scheduler:
         now = self.clock()
         status: Status = outcome.status
         message = outcome.message or _lateness(step, moment, now)
-        if outcome.status == "failed" and outcome.again and failures + 1 < self.attempts:
+        if outcome.status == "failed" and outcome.again and failures < step.retries:
             status = "retrying"
         run = self.ledger.finish(run, status, message, now=now, wall=self.wall())
         _remove_old_logs(log.parent)
@@ -168,10 +168,18 @@ def _failures(attempts: Sequence[Run]) -> int:
     return sum(run.status in ("retrying", "failed") for run in attempts)
 
 
+def _retry_at(step: Step, attempts: Sequence[Run]) -> datetime:
+    last = attempts[-1].finished_wall or attempts[-1].started_wall
+    return last + timedelta(seconds=step.retry_delay_seconds) * 2 ** (_failures(attempts) - 1)
+
+
 def _lateness(step: Step, moment: datetime, finished: datetime) -> str:
-    if step.done_within is None or finished <= moment + step.done_within:
+    if step.promised_within_seconds is None:
         return ""
-    return f"late: promised by {iso(moment + step.done_within)}, online at {iso(finished.replace(microsecond=0))}"
+    promised = moment + timedelta(seconds=step.promised_within_seconds)
+    if finished <= promised:
+        return ""
+    return f"late: promised by {iso(promised)}, online at {iso(finished.replace(microsecond=0))}"
 
 
 def _remove_old_logs(folder: Path) -> None:
@@ -180,7 +188,7 @@ def _remove_old_logs(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def told(run: Run) -> str:
+def run_line(run: Run) -> str:
     """A run in one line, for a person."""
     took = "" if run.seconds is None else f" in {run.seconds:.0f} s"
     words = gist(run.message)
@@ -188,6 +196,7 @@ def told(run: Run) -> str:
         "running": "runs",
         "succeeded": f"done{took}{'; ' if words else ''}{words}",
         "refused": f"refused{took}: {words}",
+        "attention": f"done{took}, and needs attention: {words}; see {run.log}",
         "failed": f"failed for good at attempt {run.attempt}: {words}; see {run.log}",
         "retrying": f"failed at attempt {run.attempt} and will be tried again: {words}; see {run.log}",
         "interrupted": f"interrupted: {words}; it will be run again",

@@ -9,15 +9,16 @@ import click
 
 from punctual.clock import starting_moment
 from punctual.command_line import (
+    Command,
     as_of_option,
     common_options,
     json_option,
     show_json,
     show_table,
-    working,
 )
 from punctual.errors import PunctualError
 from punctual.home import Home
+from punctual.progress import working
 from punctual.times import duration_text
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 RUNS_SHOWN = 20
 
 
-@click.command("status", epilog="Example: punctual status --json")
+@click.command("status", cls=Command, epilog="Example: punctual status --json")
 @as_of_option
 @json_option
 @common_options
 def command(home: Home, as_of: str | None, as_json: bool) -> None:
-    """Show the champions, how fresh features are, and the last runs of the schedule."""
+    """Show champions, freshness and the last runs."""
     with working("looking", quiet=as_json):
         found = status(home, as_of)
     if as_json:

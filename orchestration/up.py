@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from punctual.clock import NOW, Clock, remember_moment, starting_moment, wall_clock
-from punctual.command_line import as_of_option, common_options
+from punctual.command_line import Command, Speed, as_of_option, common_options
 from punctual.home import Home
 from punctual.times import iso
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 3.0
 
 
-@click.command("up", epilog="Example: punctual up --speed 60")
+@click.command("up", cls=Command, epilog="Example: punctual up --speed 60")
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
@@ -33,9 +33,12 @@ _PATIENCE_SECONDS = 3.0
     help="Where the server listens on this machine.",
 )
 @click.option(
-    "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+    "--speed",
+    type=Speed(),
+    default=1.0,
+    show_default=True,
     help="How many times as fast as the wall's the clock goes; 60 makes an hour a minute.",
-)  # fmt: skip
+)
 @click.option(
     "--domain",
     "names",
@@ -46,15 +49,16 @@ _PATIENCE_SECONDS = 3.0
 @as_of_option
 @common_options
 def command(home: Home, port: int, speed: float, names: tuple[str, ...], as_of: str | None) -> None:
-    """Build, materialize, predict and train on schedule, and serve predictions, until Ctrl-C.
+    """Run schedule and server together.
 
+    It builds, materializes, predicts and trains on schedule, and serves predictions, until Ctrl-C.
     Each domain declares its schedule. What was missed is caught up once, then the server starts; what fails is tried again and
     shown by `punctual status`. The clock goes on from --as-of.
     """
     from punctual.errors import UnknownDomain
     from punctual.repository import domain_names, load_domain
 
-    domains = [load_domain(home, name) for name in names or domain_names(home)]
+    domains = [load_domain(home, name) for name in dict.fromkeys(names) or domain_names(home)]
     if not domains:
         raise UnknownDomain(
             f"there is no domain in {home.repository}: no folder with a use_case.py. Choose another --repository."
@@ -77,9 +81,10 @@ def up(
     Raises `AlreadyRunning` where another schedule has the data folder, and `PortInUse`, before anything runs.
     """
     from orchestration.ledger import SCHEDULE, Ledger, Run
-    from orchestration.schedule import Scheduler, told
+    from orchestration.schedule import Scheduler, run_line
     from orchestration.server import Server, refuse_taken
-    from orchestration.steps import Stopped, run_step, steps_of
+    from orchestration.step_run import Stopped, run_step
+    from orchestration.steps import steps_of
     from punctual.locks import only_one
 
     steps = [step for domain in domains for step in steps_of(domain)]
@@ -87,11 +92,12 @@ def up(
     clock, live = clock_of(home, domains, as_of, speed)
     remember: Callable[[datetime], None] = (lambda _: None) if live else Remembered(home, speed)
 
-    def standing() -> list[str]:
-        return [NOW if live else str(iso(clock())), "--speed", str(speed)]
+    def present() -> str:
+        return NOW if live else str(iso(clock()))
 
     def serve() -> list[str]:
-        return ["inference", "serve", *use_cases, "--port", str(port), "--as-of", *standing()]
+        clock_options = ["--as-of", present(), "--speed", str(speed)]
+        return ["inference", "serve", *use_cases, "--port", str(port), *clock_options]
 
     def sleep(seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -106,14 +112,12 @@ def up(
             time.sleep(min(left, 0.1))
 
     def show_run(run: Run) -> None:
-        show(f"{clock():%Y-%m-%d %H:%M:%S}  {told(run)}")
+        show(f"{clock():%Y-%m-%d %H:%M:%S}  {run_line(run)}")
 
     with only_one(home, SCHEDULE, _PATIENCE_SECONDS) as lock, _caught_signals() as stop_signals:
         refuse_taken(port)
         server = Server(home, serve, port, home.path("logs", "server.log"), show)
-        run = partial(
-            run_step, home=home, sleep=sleep, keeps=(lock,), clock=lambda: ["--clock", *standing()]
-        )
+        run = partial(run_step, home=home, sleep=sleep, keeps=(lock,), clock=present, speed=speed)
         scheduler = Scheduler(
             steps,
             Ledger(home),

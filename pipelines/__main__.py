@@ -10,6 +10,8 @@ import click
 
 from punctual.clock import NOW, Clock, remember_moment, starting_moment
 from punctual.command_line import (
+    Group,
+    Speed,
     as_of_option,
     common_options,
     json_option,
@@ -17,16 +19,16 @@ from punctual.command_line import (
     run,
     show_json,
     show_table,
-    working,
 )
 from punctual.feast_import import keep_type_checks
 from punctual.home import Home
+from punctual.progress import Progress, working
 from punctual.times import iso
 
 
-@click.group()
+@click.group(cls=Group)
 def cli() -> None:
-    """Raw rows become clean rows, events, feature tables and online rows."""
+    """Build, materialize and inspect features."""
 
 
 @cli.command(epilog="Example: python -m pipelines build flights --as-of 2013-12-05T20:00Z")
@@ -36,9 +38,11 @@ def cli() -> None:
 @quiet_option
 @common_options
 def build(home: Home, domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
-    """Bring every table of DOMAIN up to a moment; what is there is left alone."""
+    """Bring a domain's tables up to a moment.
+
+    Only what is new in DOMAIN is read and computed.
+    """
     from pipelines.build import build as build_domain
-    from punctual.progress import Progress
     from punctual.repository import load_domain
 
     loaded = load_domain(home, domain)
@@ -99,11 +103,20 @@ def _show_sources(reports: Sequence[Any]) -> None:
 @cli.command(epilog="Example: python -m pipelines quarantine flights weather")
 @click.argument("domain")
 @click.argument("source")
-@click.option("--limit", default=20, show_default=True, help="How many rows to show.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    default=20,
+    show_default=True,
+    help="How many rows to show.",
+)
 @json_option
 @common_options
 def quarantine(home: Home, domain: str, source: str, limit: int, as_json: bool) -> None:
-    """Show the rows of a SOURCE that broke its contract, and why."""
+    """Show rows that broke their source's contract.
+
+    Each of SOURCE's is shown with the rule that it breaks.
+    """
     from pipelines.clean.cleaning import quarantined_rows
     from punctual.errors import UnknownName, unknown_name
     from punctual.repository import load_domain
@@ -127,7 +140,10 @@ def quarantine(home: Home, domain: str, source: str, limit: int, as_json: bool) 
 @json_option
 @common_options
 def apply(home: Home, as_json: bool) -> None:
-    """Register the definitions of all domains, as `feast -c feature_repo apply` does."""
+    """Register all definitions with Feast.
+
+    It does what `feast -c feature_repo apply` does.
+    """
     keep_type_checks()
     with working("registering definitions"):
         from pipelines.materialize import apply_definitions
@@ -159,7 +175,7 @@ def apply(home: Home, as_json: bool) -> None:
 )
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0),
+    type=Speed(min_open=False),
     default=1.0,
     show_default=True,
     help="How many times as fast as the wall's --clock goes.",
@@ -178,15 +194,14 @@ def materialize(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Bring DOMAIN's features online, up to a moment or to where they are built.
+    """Bring a domain's features online.
 
-    What comes online after the moment it was promised for is counted: a run that stands for --as-of and starts late says so with --clock.
+    DOMAIN's features come online up to a moment, or to where they are built. What comes online after the moment it was promised for is counted: a run that stands for --as-of and starts late says so with --clock.
     """
     # First of all: what is imported takes seconds, and on a fast clock those are minutes.
     clock = None if clock_at is None else Clock(starting_moment(home, clock_at, None), speed)
     from pipelines.materialize import apply_if_changed
     from pipelines.materialize import materialize as materialize_domain
-    from punctual.progress import Progress
     from punctual.repository import feature_store, load_domain
     from punctual.times import duration_text
     from stores.online import give_way

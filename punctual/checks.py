@@ -6,11 +6,12 @@ from punctual.errors import (
     unknown_name,
 )
 from punctual.loaded_domain import LoadedDomain
+from punctual.schedule import schedule_problems
 from punctual.use_case import UseCase
 
 
 def problems_of(loaded: LoadedDomain) -> list[str]:
-    problems: list[str] = []
+    problems = schedule_problems(loaded.domain)
     for declared in loaded.declarations:
         columns = declared.events.columns
         measures = {each.measure for each in declared.aggregations if each.measure} | set(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from datetime import UTC, datetime, timedelta
 
-from punctual.errors import DataFolderError
+from punctual.errors import BrokenClock, DataFolderError
 from punctual.home import Home
-from punctual.times import aware, from_micros, micros, moment
+from punctual.times import LAST, InvalidTime, aware, from_micros, micros, moment
 
 NOW = "now"
 
@@ -16,7 +17,8 @@ NOW = "now"
 class Clock:
     """A clock that starts at a moment and goes on, `speed` times as fast as the wall's.
 
-    Where it was set before it could be made, `started` is what `time.monotonic()` said then.
+    It stops at the last moment that the platform accepts. `started` is what `time.monotonic()`
+    said when the clock was set, if that was before it was made.
     """
 
     def __init__(self, start: datetime, speed: float = 1.0, started: float | None = None) -> None:
@@ -26,7 +28,8 @@ class Clock:
 
     def __call__(self) -> datetime:
         """The moment it shows, aware UTC."""
-        return self.start + timedelta(seconds=(time.monotonic() - self._started) * self.speed)
+        seconds = (time.monotonic() - self._started) * self.speed
+        return self.start + timedelta(seconds=min(seconds, (LAST - self.start).total_seconds()))
 
 
 def wall_clock() -> datetime:
@@ -44,16 +47,35 @@ def starting_moment(home: Home, as_of: str | None, demo_at: datetime | None) -> 
     if as_of is not None:
         return moment(as_of)
     assert demo_at is not None
+    reached = reached_moment(home)
+    return demo_at if reached is None else max(demo_at, reached)
+
+
+def reached_moment(home: Home) -> datetime | None:
+    """How far this data folder's clock has got, None if it has not been set. Raises `BrokenClock`."""
     path = home.path("clock")
-    reached = from_micros(int(path.read_text())) if path.exists() else demo_at
-    return max(demo_at, reached)
+    if not path.exists():
+        return None
+    text = path.read_bytes()[:100].decode(errors="replace").strip()
+    try:
+        return aware(from_micros(int(text)))
+    except (ValueError, OverflowError, InvalidTime):
+        raise BrokenClock(
+            f"{path} holds {text!r}; expected microseconds since 1970 within the years that Punctual"
+            " accepts. Set the clock again with --as-of MOMENT on a build, or remove the file: the"
+            " clock then starts at the domain's demo moment."
+        ) from None
 
 
 def remember_moment(home: Home, reached: datetime) -> None:
-    """Note how far this data folder's clock has got, so that the next command goes on from there."""
+    """Note how far this data folder's clock has got, so that the next command goes on from there.
+
+    The clock does not go back; a damaged file is replaced.
+    """
     path = home.path("clock")
-    if path.exists() and int(path.read_text()) >= micros(reached):
-        return
+    with contextlib.suppress(BrokenClock):
+        if (before := reached_moment(home)) is not None and before >= reached:
+            return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}")

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command line ended. A scheduler reads this code and no text."""
+
+    DONE = 0
+    NEEDS_ATTENTION = 1  # the work is done, and a check failed: drift, a stale feature view
+    NEEDS_A_PERSON = (
+        2  # wrong input or a broken state; the same command fails again until it is fixed
+    )
+    REFUSED = 3  # the model is trained and registered, and the gate did not promote it
+    UNEXPECTED = 70  # an exception that nobody foresaw; its traceback is in a log file
+    TRY_AGAIN = 75  # a temporary failure; the same command may succeed later without any change
+    INTERRUPTED = 130  # Ctrl-C
+    OUTPUT_CLOSED = 141  # the reader of the output has gone, as in `punctual status | head -1`
 
 
 class PunctualError(Exception):
-    """Something a person can answer; a command line prints it without a traceback and exits with 2.
+    """A foreseen failure. A command line prints its message without a traceback.
 
-    `may_pass` says whether doing the same again may end otherwise, without anybody mending anything.
+    `exit_code` belongs to the class, wherever the class is defined: the command exits with it.
     """
 
-    may_pass: ClassVar[bool] = False
+    exit_code: ExitCode = ExitCode.NEEDS_A_PERSON
 
     def __str__(self) -> str:
         return f"{type(self).__name__}: {super().__str__()}"
@@ -43,9 +58,7 @@ class InvalidDeclaration(PunctualError):
 
 
 class BrokenSource(PunctualError):
-    """A raw source broke its contract as a whole: a missing column, a wrong type, nothing in it, unreadable."""
-
-    may_pass = True
+    """A raw source is missing, empty, unreadable, or lacks a column or a type that it declares."""
 
 
 class NaiveTimestamp(PunctualError):
@@ -61,9 +74,12 @@ class StoreOutdated(PunctualError):
 
 
 class NotBuilt(PunctualError):
-    """A table, an online view or a label is asked for a moment that no run has reached."""
+    """A table, an online view or a label is asked for a moment that no run has reached yet.
 
-    may_pass = True
+    Temporary: the run that reaches it is scheduled, and nothing needs to be fixed.
+    """
+
+    exit_code = ExitCode.TRY_AGAIN
 
 
 class NotEnoughData(PunctualError):
@@ -79,13 +95,13 @@ class BrokenModel(PunctualError):
 
 
 class BrokenRegistry(PunctualError):
-    """The model registry cannot be read or written: damaged, locked, or of another release."""
-
-    may_pass = True
+    """The model registry cannot be read or written: damaged, or of another release."""
 
 
 class GateRefused(PunctualError):
     """The challenger is not good enough; the champion is unchanged."""
+
+    exit_code = ExitCode.REFUSED
 
 
 class InvalidRequest(PunctualError):
@@ -95,19 +111,40 @@ class InvalidRequest(PunctualError):
 class DataFolderError(PunctualError):
     """The data folder cannot be written: missing rights, full disk, not a folder."""
 
-    may_pass = True
+
+class BrokenClock(PunctualError):
+    """The data folder's `clock` file does not hold a timestamp."""
 
 
 class PortInUse(PunctualError):
     """Another program listens at the address the server was to use."""
 
-    may_pass = True
-
 
 class AlreadyRunning(PunctualError):
     """Another process does this work in this data folder right now."""
 
-    may_pass = True
+    exit_code = ExitCode.TRY_AGAIN
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code of a command that `error` ended.
+
+    It is the code of the error's class, unless a database locked by another process or a lost
+    connection caused the error: that is temporary, whichever message names it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ConnectionError, TimeoutError)) or is_locked(cause):
+            return ExitCode.TRY_AGAIN
+        wrapped = getattr(cause, "orig", None)  # how SQLAlchemy keeps the driver's error
+        cause = wrapped if isinstance(wrapped, Exception) else cause.__cause__ or cause.__context__
+    return error.exit_code if isinstance(error, PunctualError) else ExitCode.UNEXPECTED
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether SQLite found a database locked by another process."""
+    busy, locked = 5, 6  # SQLite's primary result codes; the higher bits tell the kind
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in (busy, locked)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str) -> str:

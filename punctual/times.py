@@ -9,6 +9,10 @@ from punctual.errors import NaiveTimestamp, PunctualError
 
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The platform accepts the moments from FIRST until END, in the years that a nanosecond timestamp of
+# pandas covers whole. Arithmetic on others overflows in one library or another.
+FIRST, END = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
+LAST = END - MICROSECOND
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -17,12 +21,24 @@ class InvalidTime(PunctualError):
 
 
 def aware(moment: datetime) -> datetime:
-    """The same moment in UTC; a naive datetime is an error, not a guess."""
-    if moment.tzinfo is None:
-        raise NaiveTimestamp(
-            f"{moment.isoformat()} has no time zone; give one, for example {moment.isoformat()}+00:00."
+    """The same moment in UTC.
+
+    Raises `NaiveTimestamp` for a datetime without a zone, which is never guessed, and
+    `InvalidTime` for one outside the years that the platform accepts.
+    """
+    _refuse_naive(moment)
+    if not FIRST <= moment < END:
+        raise InvalidTime(
+            f"{moment.isoformat()} is outside the years {FIRST.year} to {LAST.year}"
+            " that Punctual accepts."
         )
     return moment.astimezone(UTC)
+
+
+def _refuse_naive(moment: datetime) -> None:
+    if moment.tzinfo is None:
+        text = moment.isoformat()
+        raise NaiveTimestamp(f"{text} has no time zone; give one, for example {text}+00:00.")
 
 
 def taken_for_utc(moment: datetime) -> datetime:
@@ -31,14 +47,17 @@ def taken_for_utc(moment: datetime) -> datetime:
 
 
 def moment(text: str) -> datetime:
-    """An ISO 8601 moment with its zone, or a date alone, which means its midnight in UTC."""
+    """An ISO 8601 moment with its zone, or a date alone, which means its midnight in UTC.
+
+    Raises `InvalidTime` and `NaiveTimestamp`.
+    """
     try:
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            return datetime.combine(date.fromisoformat(text), time(), UTC)
+            return aware(datetime.combine(date.fromisoformat(text), time(), UTC))
         return aware(datetime.fromisoformat(text))
     except ValueError:
         raise InvalidTime(
-            f"'{text}' is no moment; expected ISO 8601 with a zone, such as 2013-12-05T15:00Z, or a date alone (midnight UTC)."
+            f"{text!r} is not a timestamp; expected ISO 8601 with a zone, such as 2013-12-05T15:00Z, or a date alone (midnight UTC)."
         ) from None
 
 
@@ -49,9 +68,12 @@ def duration(text: str | timedelta) -> timedelta:
     match = re.fullmatch(r"(\d+)([smhdw])", text)
     if not match:
         raise InvalidTime(
-            f"'{text}' is no duration; expected a whole number and one of s, m, h, d, w, such as 36h or 30d."
+            f"{text!r} is not a duration; expected a whole number and one of s, m, h, d, w, such as 36h or 30d."
         )
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    try:
+        return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    except (OverflowError, ValueError):  # ValueError: more digits than Python reads
+        raise InvalidTime(f"'{text[:40]}' is a longer duration than Punctual accepts.") from None
 
 
 def duration_text(value: timedelta) -> str:
@@ -66,8 +88,10 @@ def duration_text(value: timedelta) -> str:
 
 def micros(value: datetime | timedelta) -> int:
     """Microseconds since 1970 in UTC, or of a duration; exact, unlike `timestamp()`."""
-    span = value if isinstance(value, timedelta) else aware(value) - EPOCH
-    return span // MICROSECOND
+    if isinstance(value, timedelta):
+        return value // MICROSECOND
+    _refuse_naive(value)
+    return (value - EPOCH) // MICROSECOND
 
 
 def from_micros(value: int) -> datetime:
@@ -79,4 +103,5 @@ def iso(value: datetime | None) -> str | None:
     """ISO 8601 in UTC with a Z, microseconds only where there are any."""
     if value is None:
         return None
-    return aware(value).isoformat().replace("+00:00", "Z")
+    _refuse_naive(value)
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")

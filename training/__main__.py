@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import click
 
 from punctual.clock import starting_moment
 from punctual.command_line import (
+    Group,
     as_of_option,
     common_options,
     json_option,
@@ -17,13 +19,13 @@ from punctual.command_line import (
     run,
     show_json,
     show_table,
-    working,
 )
 from punctual.home import Home
+from punctual.progress import Progress, working
 from punctual.times import moment as read_moment
 
 
-@click.group()
+@click.group(cls=Group)
 def cli() -> None:
     """A point-in-time training set becomes an evaluated, gated, registered model."""
 
@@ -55,22 +57,19 @@ def fit(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train a model of USE_CASE, register it, and make it champion if the gate lets it.
+    """Train, evaluate, gate and register a model.
 
-    A refused model stays in the registry as challenger; the exit code is 2 then.
+    It is made USE_CASE's champion if the gate lets it. A refused model stays in the model registry
+    as challenger, and the exit code is 3.
     """
     from punctual.repository import feature_store, find_use_case
-    from training.progress import Progress
     from training.run import raise_if_refused, train
 
     loaded, declared = find_use_case(home, use_case)
-    ends = tuple(read_moment(part.strip()) for part in until.split(",")) if until else None
-    if ends is not None and len(ends) != 3:
-        raise click.BadParameter(
-            f"expected three moments with commas between, got {len(ends)}", param_hint="--until"
-        )
+    ends = None if until is None else _ends(until)
     moment = starting_moment(home, as_of, loaded.domain.demo_at)
-    with Progress(6 if random_split else 5, quiet=quiet or as_json) as progress:
+    progress = Progress(quiet=quiet or as_json)
+    with progress.steps("train", 6 if random_split else 5):
         done = train(
             feature_store(home),
             loaded,
@@ -91,13 +90,31 @@ def fit(
     raise_if_refused(home, done)
 
 
+def _ends(text: str) -> tuple[datetime, datetime, datetime]:
+    parts = text.split(",")
+    if len(parts) != 3:
+        raise click.BadParameter(
+            f"expected three moments with commas between, got {len(parts)}", param_hint="--until"
+        )
+    train, validation, test = (read_moment(part.strip()) for part in parts)
+    if not train < validation < test:
+        raise click.BadParameter(
+            f"the parts end at {text}; expected each later than the one before",
+            param_hint="--until",
+        )
+    return train, validation, test
+
+
 @cli.command(epilog="Example: python -m training card arrival_delay")
 @click.argument("use_case")
 @click.option("--version", help="A version of the model.  [default: the champion]")
 @json_option
 @common_options
 def card(home: Home, use_case: str, version: str | None, as_json: bool) -> None:
-    """Show the model card of USE_CASE's champion, or of a version."""
+    """Show a model card.
+
+    It is that of USE_CASE's champion, or of a version.
+    """
     with working("reading the model registry", quiet=as_json):
         from punctual.repository import find_use_case
         from stores.models import read_card
@@ -120,7 +137,10 @@ def card(home: Home, use_case: str, version: str | None, as_json: bool) -> None:
 @json_option
 @common_options
 def rollback(home: Home, use_case: str, to: str | None, as_json: bool) -> None:
-    """Make USE_CASE's earlier champion champion again; a running server takes it up."""
+    """Make an earlier champion champion again.
+
+    A running server of USE_CASE takes it up.
+    """
     with working("writing to the model registry", quiet=as_json):
         from punctual.repository import find_use_case
         from training import publish
@@ -129,6 +149,8 @@ def rollback(home: Home, use_case: str, to: str | None, as_json: bool) -> None:
         before, after = publish.rollback(home, use_case, to)
     if as_json:
         show_json({"use_case": use_case, "from": before, "to": after})
+    elif before == after:
+        click.echo(f"Version {after} is the champion of {use_case} already; nothing is changed.")
     else:
         click.echo(f"Champion of {use_case} is version {after} again; it was {before}.")
 
@@ -145,11 +167,16 @@ def rollback(home: Home, use_case: str, to: str | None, as_json: bool) -> None:
 def training_set_command(
     home: Home, use_case: str, as_of: str | None, out: str | None, as_json: bool
 ) -> None:
-    """Make USE_CASE's training set as of a moment, and show the manifest that rebuilds it."""
+    """Make a training set as of a moment.
+
+    What is shown for USE_CASE is the manifest from which the same set can be made again.
+    """
     from pathlib import Path
 
     import pyarrow.parquet as pq
 
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {Path(out).parent}", param_hint="--out")
     with working(f"making the training set of {use_case}", quiet=as_json):
         from punctual.repository import feature_store, find_use_case
         from training.training_set import training_set
@@ -161,7 +188,7 @@ def training_set_command(
             declared,
             as_of=starting_moment(home, as_of, loaded.domain.demo_at),
         )
-    if out:
+    if out is not None:
         aside = Path(f"{out}.aside")
         pq.write_table(made.rows, aside)
         aside.replace(out)

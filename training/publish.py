@@ -109,6 +109,8 @@ def promote(home: Home, use_case: str, version: str) -> None:
 def rollback(home: Home, use_case: str, to: str | None = None) -> tuple[str, str]:
     """Make the champion before this one, or a given version, champion again; returns (from, to).
 
+    Both are the same when the given version is the champion already: nothing is changed then.
+
     Raises `NoChampion` where there is none to go back to, `UnknownName` for a version that does not exist.
     """
     now = champion_version(home, use_case)
@@ -116,6 +118,8 @@ def rollback(home: Home, use_case: str, to: str | None = None) -> tuple[str, str
         raise NoChampion(
             f"use case '{use_case}' has no champion to roll back from; run: punctual train {use_case}."
         )
+    if to == now:
+        return now, now
     registry = model_registry(home)
     reigns = _reigns(registry, use_case)
     if to is None:

@@ -23,6 +23,7 @@ from punctual.model_card import (
     model_input,
 )
 from punctual.plain import plain
+from punctual.progress import Progress
 from punctual.times import aware, duration_text, iso, micros, moment
 from punctual.use_case import UseCase
 from stores.models import read_card
@@ -34,7 +35,6 @@ from training.evaluate import evaluate, importances
 from training.fit import PARAMETERS, fit, fit_baselines, predict
 from training.gate import Verdict, judge
 from training.plots import draw
-from training.progress import Progress
 from training.split import Part, shuffled, split
 from training.training_set import (
     TrainingSet,
@@ -176,7 +176,6 @@ def train(
         )
     if verdict.passed:
         registry.promote(domain.home, use_case.name, published.version)
-    progress.done()
     return TrainingRun(card, verdict, verdict.passed)
 
 

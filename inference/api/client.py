@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from punctual.errors import InvalidRequest, PunctualError
+from punctual.errors import ExitCode, InvalidRequest, PunctualError
 from punctual.times import iso
 
 _SECONDS = 60.0
@@ -15,9 +15,13 @@ _SECONDS = 60.0
 class ServerUnreachable(PunctualError):
     """Nobody answers at the address of the server, or not as it would."""
 
+    exit_code = ExitCode.TRY_AGAIN
+
 
 class ServerUnable(PunctualError):
     """The server understood the request and cannot answer it now."""
+
+    exit_code = ExitCode.TRY_AGAIN
 
 
 def ask(

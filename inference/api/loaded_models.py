@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from inference.champion import champion_version
 from inference.predict import Predictor
-from punctual.errors import NoChampion, NotBuilt, PunctualError
+from punctual.errors import ExitCode, NoChampion, NotBuilt, PunctualError
 from punctual.loaded_domain import LoadedDomain
 from punctual.use_case import UseCase
 from stores.online import Freshness, OnlineStoreUnavailable
@@ -23,6 +23,8 @@ _logger = logging.getLogger(__name__)
 
 class NotReady(PunctualError):
     """The server has just been started and is still loading."""
+
+    exit_code = ExitCode.TRY_AGAIN
 
 
 @dataclass(frozen=True)

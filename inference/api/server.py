@@ -27,9 +27,10 @@ def take_port(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         taken = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: an empty or too long part of a name
+        why = getattr(error, "strerror", None) or error
         raise AddressUnavailable(
-            f"cannot listen at {host}:{port}: {error.strerror or error}. Choose another --host."
+            f"cannot listen at {host}:{port}: {why}. Choose another --host."
         ) from error
     # As every server does: the remains of closed connections do not count.
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from punctual.errors import PunctualError
+from punctual.errors import ExitCode, PunctualError
 from stores.online.view import OnlineView
 
 
 class OnlineStoreUnavailable(PunctualError):
     """The online store does not answer, or somebody else changes what this run works on; the next run may do."""
 
-    may_pass = True
+    exit_code = ExitCode.TRY_AGAIN
 
 
 class PlaceGone(Exception):

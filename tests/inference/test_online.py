@@ -157,7 +157,7 @@ MALFORMED_ROWS = [
     (
         {"promised": "0001-01-01T00:00:00+14:00"},
         "rows[1].promised",
-        "lies outside the years 1678 to 2261",
+        "is outside the years 1678 to 2261",
     ),
 ]
 MALFORMED_BODIES = [
@@ -225,6 +225,39 @@ def test_a_body_that_is_no_json_is_the_callers_fault(client, subtests):
 
             assert response.status_code in (400, 422)
             assert response.json()["message"]
+
+
+HALF = "x\ud83d"  # half of a surrogate pair: JSON can hold it, and UTF-8 cannot
+NOT_TEXT = [
+    ({"rows": [{"courier": HALF}]}, "rows[0].courier"),
+    ({"rows": [{"depot": HALF}]}, "rows[0].depot"),
+    ({"rows": [{"promised": HALF}]}, "rows[0].promised"),
+    ({"rows": [{"parcel": HALF}]}, "rows[0].parcel"),
+    ({"rows": [{"courier": {"name": [HALF]}}]}, "rows[0].courier"),
+    ({"rows": [{HALF: 1}]}, "rows[0]"),
+    ({"rows": HALF}, "rows"),
+    ({"rows": [HALF]}, "rows[0]"),
+    ({"use_case": HALF}, "use_case"),
+    ({"at": HALF}, "at"),
+]
+
+
+@pytest.mark.parametrize("served", [["parcel_lateness"], ["parcel_lateness", "parcel_delay"]])
+def test_text_that_cannot_be_written_is_refused_with_its_field(domain, served, row, subtests):
+    with client_of(domain, *served) as client:
+        ready(client)
+        for changes, field in NOT_TEXT:
+            with subtests.test(changes=changes):
+                body = {"use_case": "parcel_lateness", "rows": [row()], **changes}
+                if isinstance(body["rows"][0], dict):
+                    body["rows"] = [{**row(), **body["rows"][0]}]
+                response = client.post("/predict", json=body)
+
+                assert response.status_code == 422
+                assert field in [each["field"] for each in response.json()["problems"]]
+        assert client.post("/predict", json={HALF: 1}).status_code == 422
+        assert client.get("/model?use_case=%ed%a0%bd").status_code in (200, 422)
+    assert logged() == []
 
 
 def test_numbers_that_json_has_not_are_refused(client, row):

@@ -10,7 +10,8 @@ import pytest
 
 from orchestration.ledger import Ledger
 from orchestration.schedule import Scheduler
-from orchestration.steps import Step, Stopped, run_step
+from orchestration.step_run import Stopped, run_step
+from orchestration.steps import Step
 from punctual.home import Home
 
 # Notes each call; does what the next line of `<its first argument>.plan` says: an exit code and a text, or `sleep`.
@@ -43,15 +44,23 @@ class Tiny:
     def __init__(self, folder):
         self.folder = folder
 
-    def step(self, name="materialize", cron="0 * * * *", stages=None, **others):
+    def step(self, name="materialize", cron="0 * * * *", stages=None, options=(), **others):
         return Step(
             name,
             "shop",
             f"{name}-target",
             cron,
-            tuple(("tiny", each) for each in stages or (name,)),
-            **others,
+            tuple(("tiny", each, "--as-of", "{as_of}", *options) for each in stages or (name,)),
+            **{"timeout_seconds": 60, "retry_delay_seconds": 10, **others},
         )
+
+    def batch(self, **others):
+        others = {"after": ("materialize",), "needs": "champion", **others}
+        return self.step("batch", "0 6 * * *", **others)
+
+    def train(self, **others):
+        others = {"after": ("materialize",), "first_run_without": "champion", **others}
+        return self.step("train", "0 7 * * 1", **others)
 
     def plan(self, stage, *lines):
         (self.folder / f"{stage}.plan").write_text("\n".join(lines))
@@ -95,8 +104,6 @@ class World:
             wall=lambda: self.wall,
             has_champion=lambda use_case: use_case in self.champions,
             show=self.shown.append,
-            attempts=3,
-            backoff=timedelta(seconds=10),
         )
 
     def sleep(self, seconds):

@@ -1,14 +1,15 @@
 """When steps run, on clocks set by hand; the steps are real child processes of a few lines."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.schedule import last_moment, next_moment, told
-from orchestration.steps import Stopped
+from orchestration.schedule import last_moment, next_moment, run_line
+from orchestration.step_run import Stopped
 
 MONDAY = "2013-12-02"
 
@@ -55,10 +56,10 @@ def test_a_clock_set_back_behind_the_ledger_has_nothing_due_until_it_is_past_it(
     assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
 
 
-def test_what_is_due_at_once_runs_in_order_materialize_batch_train(tiny, world):
+def test_what_is_due_at_once_runs_after_what_it_comes_after_however_it_is_listed(tiny, world):
     steps = [
-        tiny.step("train", "0 7 * * 1"),
-        tiny.step("batch", "0 6 * * *"),
+        tiny.train(after=("materialize", "batch")),
+        tiny.batch(),
         tiny.step("materialize"),
     ]
     here = world(steps, f"{MONDAY}T05:00:00Z", champions={"batch-target", "train-target"})
@@ -76,8 +77,8 @@ def test_what_is_due_at_once_runs_in_order_materialize_batch_train(tiny, world):
 def test_where_there_is_no_champion_the_first_start_trains_and_then_predicts(tiny, world):
     steps = [
         tiny.step("materialize"),
-        tiny.step("batch", "0 6 * * *"),
-        tiny.step("train", "0 7 * * 1"),
+        tiny.batch(),
+        tiny.train(),
     ]
     here = world(steps, "2013-12-05T20:00:00Z")
     here.scheduler.show = lambda run: (
@@ -93,8 +94,8 @@ def test_where_there_is_no_champion_the_first_start_trains_and_then_predicts(tin
 def test_what_comes_due_while_others_run_waits_until_what_it_reads_is_built(tiny, world):
     steps = [
         tiny.step("materialize"),
-        tiny.step("batch", "0 6 * * *"),
-        tiny.step("train", "0 7 * * 1"),
+        tiny.batch(),
+        tiny.train(),
     ]
     here = world(steps, "2013-12-05T20:00:00Z")
 
@@ -113,10 +114,57 @@ def test_what_comes_due_while_others_run_waits_until_what_it_reads_is_built(tiny
     ]
 
 
-def test_where_there_is_a_champion_training_waits_for_its_next_moment(tiny, world):
+def test_a_step_waits_until_what_it_comes_after_has_been_done_for_its_moment(tiny, world):
     here = world(
-        [tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z", champions={"train-target"}
+        [tiny.batch(), tiny.step("materialize")],
+        "2013-12-05T06:00:00Z",
+        champions={"batch-target"},
     )
+    tiny.plan("materialize", "75 locked", "2 no such column")
+    assert here.at("2013-12-05T06:00:00Z") == [("materialize", "05 06:00", "retrying")]
+    here.wait(10)
+    assert here.at("2013-12-05T06:00:10Z") == [("materialize", "05 06:00", "failed")]
+    assert here.at("2013-12-05T06:59:00Z") == []
+    assert here.at("2013-12-05T07:00:00Z") == [
+        ("materialize", "05 07:00", "succeeded"),
+        ("batch", "05 06:00", "succeeded"),
+    ]
+
+
+def test_a_step_of_another_domain_is_not_waited_for(tiny, world):
+    elsewhere = replace(tiny.step("materialize"), domain="market")
+    here = world([elsewhere, tiny.batch()], "2013-12-05T06:00:00Z", champions={"batch-target"})
+    tiny.plan("materialize", "2 no such column")
+    assert [name for name, _, status in here.at("2013-12-05T06:00:00Z") if status != "failed"] == [
+        "batch"
+    ]
+
+
+def test_a_run_whose_check_failed_is_done_and_says_that_it_needs_attention(tiny, world):
+    here = world([tiny.step("materialize"), tiny.batch()], "2013-12-05T06:00:00Z", {"batch-target"})
+    tiny.plan("materialize", "1 3 of 12 features have drifted.")
+    assert here.at("2013-12-05T06:00:00Z") == [
+        ("materialize", "05 06:00", "attention"),
+        ("batch", "05 06:00", "succeeded"),
+    ]
+    said = "done in 0 s, and needs attention: 3 of 12 features have drifted; see"
+    assert said in run_line(here.shown[0])
+    here.wait(600)
+    assert here.at("2013-12-05T06:10:00Z") == []
+
+
+def test_how_often_a_run_is_tried_its_step_says(tiny, world):
+    here = world([tiny.step(retries=1, retry_delay_seconds=60)], "2013-12-05T20:00:00Z")
+    tiny.plan("materialize", "75 first", "75 second")
+    assert here.at("2013-12-05T20:00:00Z")[0][2] == "retrying"
+    here.wait(59)
+    assert here.at("2013-12-05T20:00:59Z") == []
+    here.wait(1)
+    assert here.at("2013-12-05T20:01:00Z")[0][2] == "failed"
+
+
+def test_where_there_is_a_champion_training_waits_for_its_next_moment(tiny, world):
+    here = world([tiny.train()], "2013-12-05T20:00:00Z", champions={"train-target"})
     assert here.at("2013-12-05T20:00:00Z") == []
     assert [(run.status, run.message) for run in here.ledger.recent(5)] == [
         ("skipped", "there is a champion; the next one is trained when its time comes")
@@ -126,7 +174,7 @@ def test_where_there_is_a_champion_training_waits_for_its_next_moment(tiny, worl
 
 
 def test_without_a_champion_there_is_no_batch(tiny, world):
-    here = world([tiny.step("batch", "0 6 * * *")], "2013-12-05T20:00:00Z")
+    here = world([tiny.batch()], "2013-12-05T20:00:00Z")
     assert here.at("2013-12-05T20:00:00Z") == []
     here.champions.add("batch-target")
     assert here.at("2013-12-05T22:00:00Z") == [("batch", "05 06:00", "succeeded")]
@@ -136,7 +184,7 @@ def test_a_failing_run_is_tried_three_times_with_growing_waits_then_has_failed_a
     tiny, world
 ):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
-    tiny.plan("materialize", "1 first", "1 second", "1 third")
+    tiny.plan("materialize", "70 first", "70 second", "70 third")
     assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "retrying")]
     here.wait(9)
     assert here.at("2013-12-05T20:00:09Z") == []
@@ -159,7 +207,7 @@ def test_a_failing_run_is_tried_three_times_with_growing_waits_then_has_failed_a
 
 
 def test_a_restart_goes_on_with_the_tries_that_are_left(tiny, world):
-    tiny.plan("materialize", "1 first", "1 second", "1 third")
+    tiny.plan("materialize", "70 first", "70 second", "70 third")
     for hours, status in enumerate(("retrying", "retrying", "failed")):
         here = world([tiny.step()], "2013-12-05T20:00:00Z")
         here.wait(hours * 3600)
@@ -167,8 +215,8 @@ def test_a_restart_goes_on_with_the_tries_that_are_left(tiny, world):
 
 
 def test_other_steps_go_on_while_one_waits_for_its_next_try(tiny, world):
-    here = world([tiny.step(), tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z")
-    tiny.plan("train", "1 no luck")
+    here = world([tiny.step(), tiny.train()], "2013-12-05T20:00:00Z")
+    tiny.plan("train", "70 no luck")
     assert here.at("2013-12-05T20:00:00Z") == [
         ("materialize", "05 20:00", "succeeded"),
         ("train", "02 07:00", "retrying"),
@@ -180,7 +228,7 @@ def test_other_steps_go_on_while_one_waits_for_its_next_try(tiny, world):
 
 def test_the_next_moment_ends_the_tries_for_an_older_one(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
-    tiny.plan("materialize", "1 boom")
+    tiny.plan("materialize", "70 boom")
     here.at("2013-12-05T20:00:00Z")
     assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
     assert [(run.status, run.message) for run in here.ledger.recent(9)[::-1]] == [
@@ -190,9 +238,9 @@ def test_the_next_moment_ends_the_tries_for_an_older_one(tiny, world):
 
 
 def test_a_refused_model_is_a_finished_run_that_nobody_tries_again(tiny, world):
-    here = world([tiny.step("train", "0 7 * * 1")], "2013-12-05T20:00:00Z")
+    here = world([tiny.train()], "2013-12-05T20:00:00Z")
     tiny.plan(
-        "train", "2 GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415."
+        "train", "3 GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415."
     )
     assert here.at("2013-12-05T20:00:00Z") == [("train", "02 07:00", "refused")]
     here.wait(3600)
@@ -212,9 +260,10 @@ def test_a_refused_model_is_a_finished_run_that_nobody_tries_again(tiny, world):
             "failed",
         ),
         ("2 Error: No such option: --as-off", "failed"),
-        ("2 DataFolderError: no space left.", "retrying"),
-        ("2 AlreadyRunning: 'build' runs already.", "retrying"),
-        ("1 NotEnoughData: said by a process that broke", "retrying"),
+        ("2 OnlineStoreUnavailable: says the text, and only the code counts", "failed"),
+        ("75 NotEnoughData: says the text, and only the code counts", "retrying"),
+        ("70 UnexpectedError: KeyError", "retrying"),
+        ("137 killed", "retrying"),
     ],
 )
 def test_what_trying_again_cannot_mend_is_tried_once_and_not_before_its_next_moment(
@@ -232,7 +281,7 @@ def test_a_run_that_hangs_is_stopped_when_its_time_is_up_and_the_schedule_goes_o
     tiny, world, alive
 ):
     here = world(
-        [tiny.step(time_limit=timedelta(seconds=1)), tiny.step("batch")],
+        [tiny.step(timeout_seconds=1), tiny.step("batch")],
         "2013-12-05T20:00:00Z",
         champions={"batch-target"},
     )
@@ -251,14 +300,14 @@ def test_the_second_stage_of_a_step_waits_for_the_first_and_does_not_follow_a_fa
     tiny, world
 ):
     here = world([tiny.step(stages=("build", "publish"))], "2013-12-05T20:00:00Z")
-    tiny.plan("build", "1 no disk")
+    tiny.plan("build", "70 no disk")
     here.at("2013-12-05T20:00:00Z")
     here.at("2013-12-05T21:00:00Z")
     assert [stage for stage, _ in tiny.ran()] == ["build", "build", "publish"]
 
 
 def test_what_comes_later_than_promised_is_said(tiny, world):
-    here = world([tiny.step(done_within=timedelta(minutes=5))], "2013-12-05T20:00:00Z")
+    here = world([tiny.step(promised_within_seconds=300)], "2013-12-05T20:00:00Z")
     here.at("2013-12-05T20:05:00Z")
     here.at("2013-12-05T21:05:01Z")
     assert [run.message for run in here.shown] == [
@@ -273,7 +322,7 @@ def test_a_run_that_the_dead_left_running_is_interrupted_and_run_again_without_c
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     here.ledger.start(here.scheduler.steps[0], here.now, now=here.now, wall=here.wall)
     assert [run.status for run in here.scheduler.recover()] == ["interrupted"]
-    tiny.plan("materialize", "1 a", "1 b", "1 c")
+    tiny.plan("materialize", "70 a", "70 b", "70 c")
     statuses = []
     for _ in range(3):
         statuses += here.at("2013-12-05T20:00:01Z")
@@ -313,14 +362,14 @@ def test_a_step_that_is_killed_says_so(tiny, world, monkeypatch):
 
 def test_a_run_is_told_in_a_line(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
-    tiny.plan("materialize", "2 BrokenSource: source 'orders': there is no file orders.csv.", "0")
+    tiny.plan("materialize", "75 AlreadyRunning: 'build' runs in data already.", "0")
     here.at("2013-12-05T20:00:00Z")
     here.wait(10)
     here.at("2013-12-05T20:00:10Z")
     log = here.shown[0].log
-    assert [told(run) for run in here.shown] == [
+    assert [run_line(run) for run in here.shown] == [
         "materialize materialize-target as of 2013-12-05 20:00: failed at attempt 1 and will be tried again: "
-        f"BrokenSource: source 'orders': there is no file orders.csv; see {log}",
+        f"AlreadyRunning: 'build' runs in data already; see {log}",
         "materialize materialize-target as of 2013-12-05 20:00: done in 0 s",
     ]
 

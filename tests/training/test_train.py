@@ -14,12 +14,12 @@ from pipelines.materialize import apply_definitions
 from punctual.errors import GateRefused, NoChampion, UnknownName
 from punctual.home import Home
 from punctual.model_card import decode_card, encode_card
+from punctual.progress import Progress
 from punctual.repository import feature_store, find_use_case
 from punctual.times import moment
 from stores.models import aliases, model_registry, read_card
 from training import publish
 from training.__main__ import show_card
-from training.progress import Progress
 from training.run import raise_if_refused, train
 
 AS_OF = moment("2020-10-01")
@@ -30,7 +30,7 @@ def fit(as_of=AS_OF, **options):
     domain, use_case = find_use_case(Home.at(), "next_sales")
     store = feature_store(Home.at())
     apply_definitions(store, [domain])
-    return train(store, domain, use_case, as_of=as_of, progress=Progress(5, quiet=True), **options)
+    return train(store, domain, use_case, as_of=as_of, progress=Progress(quiet=True), **options)
 
 
 @pytest.fixture(scope="module")
