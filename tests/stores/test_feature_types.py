@@ -369,7 +369,7 @@ def cents_per_trip(inputs):
             None if trips is None else cents / trips
             for trips, cents in zip(inputs["trips"], inputs["cents"])
         ]
-    }
+    }  # noqa: B905
 
 
 def one_cents_per_trip(inputs):
