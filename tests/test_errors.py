@@ -192,7 +192,7 @@ def test_a_moment_without_a_zone_is_not_guessed(shop, capsys):
     assert "NaiveTimestamp: 2020-12-01T06:00:00 has no time zone" in complaint(
         capsys, "features", "build", "shop", "--as-of", "2020-12-01T06:00"
     )
-    assert "InvalidTime: 'yesterday' is no moment" in complaint(
+    assert "InvalidTime: 'yesterday' is not a timestamp" in complaint(
         capsys, "features", "build", "shop", "--as-of", "yesterday"
     )
 

@@ -121,6 +121,6 @@ def test_nobody_at_the_url_is_said_with_what_to_do(home, capsys):
         port = other.getsockname()[1]
 
     assert (
-        main(["predict", "parcel_delay", "--url", f"http://127.0.0.1:{port}", "--row", "{}"]) == 2
+        main(["predict", "parcel_delay", "--url", f"http://127.0.0.1:{port}", "--row", "{}"]) == 75
     )
     assert "Start one: punctual serve parcel_delay." in capsys.readouterr().err
