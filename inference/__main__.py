@@ -20,6 +20,7 @@ from punctual.command_line import (
     as_of_option,
     common_options,
     json_option,
+    named_values,
     quiet_option,
     run,
     show_json,
@@ -68,7 +69,9 @@ def serve(
 ) -> None:
     """Serve predictions over HTTP.
 
-    It serves all use cases unless some are named, until Ctrl-C or SIGTERM. The server takes up another champion, or a rollback, without a restart. Every prediction is logged before it is answered.
+    It serves all use cases unless some are named, until Ctrl-C or SIGTERM. The server takes up
+    another champion, or a rollback, without a restart. Every prediction is logged before it is
+    answered.
     """
     from inference.api.server import address, ended_by_sigterm, serve_forever, take_port
 
@@ -206,15 +209,9 @@ def _typed_row(home: Home, use_case: str, keys: Sequence[str]) -> dict[str, Any]
     from inference.request_rows import from_text, row_columns
     from punctual.repository import find_use_case
 
-    values: dict[str, str] = {}
-    for key in keys:
-        name, equals, value = key.partition("=")
-        if not equals:
-            raise click.UsageError(f"--key {name} has no value; expected NAME=VALUE.")
-        if name in values:
-            raise click.UsageError(f"--key {name} is given twice; expected once.")
-        values[name] = value
-    return from_text(values, row_columns(OnlineFeatures(*find_use_case(home, use_case))))
+    return from_text(
+        named_values(keys), row_columns(OnlineFeatures(*find_use_case(home, use_case)))
+    )
 
 
 def _json_rows(where: str, text: str | bytes) -> list[dict[str, Any]]:
@@ -326,7 +323,8 @@ def monitor(home: Home, use_case: str, as_of: str | None, since: str | None, as_
     """Watch drift, live score and freshness.
 
     For USE_CASE: the freshness of its features, the drift of inputs and predictions, and the score
-    where labels are known. Judges the logged predictions, or the last batch where too few were logged. The exit code is 1 where something needs attention.
+    where labels are known. It judges the logged predictions, or the last batch where too few were
+    logged. The exit code is 1 if something needs attention.
     """
     with working(f"looking at the predictions of {use_case}", quiet=as_json):
         from inference.monitoring.report import monitor as monitor_use_case

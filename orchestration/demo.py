@@ -57,7 +57,8 @@ def command(
 ) -> None:
     """Run the whole job from raw files to predictions.
 
-    It builds, trains, materializes, serves and predicts, then shows what really happened. DOMAIN is the first one that has a demo moment, unless named. Run again, it does only what is new.
+    It builds, trains, materializes, serves and predicts, then shows what really happened. DOMAIN
+    is the first one that has a demo moment, unless named. Run again, it does only what is new.
     """
     from orchestration.server import refuse_taken
 

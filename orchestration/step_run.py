@@ -64,7 +64,8 @@ def run_step(
             limit = duration_text(timedelta(seconds=step.timeout_seconds))
             return Outcome(
                 "failed",
-                f"TimeLimit: python -m {' '.join(argv)} was stopped: '{step.name}' may take {limit}.",
+                f"TimeLimit: python -m {' '.join(argv)} was stopped:"
+                f" '{step.name}' may take {limit}.",
             )
         if code != ExitCode.DONE:
             said = child.last_words()

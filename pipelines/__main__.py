@@ -15,6 +15,7 @@ from punctual.command_line import (
     as_of_option,
     common_options,
     json_option,
+    named_values,
     quiet_option,
     run,
     show_json,
@@ -196,7 +197,9 @@ def materialize(
 ) -> None:
     """Bring a domain's features online.
 
-    DOMAIN's features come online up to a moment, or to where they are built. What comes online after the moment it was promised for is counted: a run that stands for --as-of and starts late says so with --clock.
+    DOMAIN's features come online up to a moment, or to where they are built. What comes online
+    after the moment it was promised for is counted: a run that stands for --as-of and starts late
+    says so with --clock.
     """
     # First of all: what is imported takes seconds, and on a fast clock those are minutes.
     clock = None if clock_at is None else Clock(starting_moment(home, clock_at, None), speed)
@@ -260,21 +263,16 @@ def materialize(
 @json_option
 @common_options
 def erase(home: Home, view: str, keys: tuple[str, ...], as_json: bool) -> None:
-    """Erase an entity's record from VIEW in the online store.
+    """Erase an entity from the online store.
 
-    No byte of it is left in the store's files. Tables and sources keep the entity: remove it from the
-    source, or a later `materialize --rebuild` brings it back.
+    No byte of its record in VIEW is left in the store's files. Tables and sources keep the entity:
+    remove it from the source, or a later `materialize --rebuild` brings it back.
     """
-    pairs = [key.partition("=") for key in keys]
-    if wrong := [name for name, equals, _ in pairs if not equals]:
-        raise click.UsageError(f"--key {wrong[0]} has no value; expected NAME=VALUE.")
-    if len(pairs) > len({name for name, _, _ in pairs}):
-        raise click.UsageError("a --key is given twice; expected each of the view's keys once.")
+    given = named_values(keys)
     with working(f"erasing from {view}", quiet=as_json):
         from pipelines.erase import erase as erase_entity
         from punctual.repository import feature_store, load_all
 
-        given = {name: value for name, _, value in pairs}
         erased = erase_entity(feature_store(home), load_all(home), view, given)
     if as_json:
         show_json(erased)

@@ -52,7 +52,7 @@ def starting_moment(home: Home, as_of: str | None, demo_at: datetime | None) -> 
 
 
 def reached_moment(home: Home) -> datetime | None:
-    """How far this data folder's clock has got, None if it has not been set. Raises `BrokenClock`."""
+    """How far this data folder's clock has got, None if it was never set; may raise `BrokenClock`."""
     path = home.path("clock")
     if not path.exists():
         return None
@@ -61,7 +61,7 @@ def reached_moment(home: Home) -> datetime | None:
         return aware(from_micros(int(text)))
     except (ValueError, OverflowError, InvalidTime):
         raise BrokenClock(
-            f"{path} holds {text!r}; expected microseconds since 1970 within the years that Punctual"
+            f"{path} holds {text!r}; expected microseconds since 1970, in the years that Punctual"
             " accepts. Set the clock again with --as-of MOMENT on a build, or remove the file: the"
             " clock then starts at the domain's demo moment."
         ) from None

@@ -138,6 +138,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
 
+def named_values(keys: Sequence[str]) -> dict[str, str]:
+    """What `--key NAME=VALUE` gave, repeated; each name counts, so none may come twice."""
+    values: dict[str, str] = {}
+    for key in keys:
+        name, equals, value = key.partition("=")
+        if not equals:
+            raise click.UsageError(f"--key {name} has no value; expected NAME=VALUE.")
+        if name in values:
+            raise click.UsageError(f"--key {name} is given twice; expected once.")
+        values[name] = value
+    return values
+
+
 def show_json(value: Any) -> None:
     """Print the value as JSON on standard output."""
     click.echo(json.dumps(plain(value), indent=2))

@@ -24,7 +24,7 @@ _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ERO
 
 
 def failure(error: Exception, command: Sequence[str], home: Home) -> tuple[str, ExitCode]:
-    """What to tell the person who ran `command`, and the exit code; what is unexpected is logged."""
+    """What to tell the person who ran `command`, and the exit code; the unexpected is logged."""
     if isinstance(error, PunctualError):
         return str(error), exit_code_of(error)
     if said := _of_the_system(error, home):
@@ -36,7 +36,10 @@ def failure(error: Exception, command: Sequence[str], home: Home) -> tuple[str, 
 def _of_the_system(error: Exception, home: Home) -> str | None:
     """A full disk, missing rights or a damaged file, wherever something is read or written."""
     if is_locked(error):
-        return f"DataFolderLocked: a database in {home.folder} is locked by another process. Try again."
+        return (
+            f"DataFolderLocked: a database in {home.folder} is locked by another process."
+            " Try again."
+        )
     if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _SQLITE_FOLDER:
         return (
             f"DataFolderError: a database in {home.folder}: {error}."

@@ -1,4 +1,4 @@
-"""What a domain may say of its time: the steps of its schedule, when they run, how long they may."""
+"""What a domain may say of its time: its demo moment, and when and how long its steps run."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def moment(text: str) -> datetime:
         return aware(datetime.fromisoformat(text))
     except ValueError:
         raise InvalidTime(
-            f"{text!r} is not a timestamp; expected ISO 8601 with a zone, such as 2013-12-05T15:00Z, or a date alone (midnight UTC)."
+            f"{text!r} is not a timestamp; expected ISO 8601 with a zone, such as"
+            " 2013-12-05T15:00Z, or a date alone (midnight UTC)."
         ) from None
 
 
@@ -68,7 +69,8 @@ def duration(text: str | timedelta) -> timedelta:
     match = re.fullmatch(r"(\d+)([smhdw])", text)
     if not match:
         raise InvalidTime(
-            f"{text!r} is not a duration; expected a whole number and one of s, m, h, d, w, such as 36h or 30d."
+            f"{text!r} is not a duration; expected a whole number and one of s, m, h, d, w,"
+            " such as 36h or 30d."
         )
     try:
         return timedelta(seconds=int(match[1]) * _UNITS[match[2]])

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import click
 import pytest
@@ -130,7 +131,7 @@ def test_a_database_that_another_process_has_locked_is_a_temporary_failure(tmp_p
 
 def test_a_full_disk_is_said_with_exit_code_2_wherever_it_is_met(home, capsys):
     def write(home):
-        with open("/dev/full", "w") as full:
+        with Path("/dev/full").open("w") as full:
             full.write("x")
 
     assert run(click.command("write", cls=Command)(common_options(write)), []) == 2

@@ -1,4 +1,4 @@
-"""Every command with hostile values: a sentence and an exit code of the protocol, never a traceback."""
+"""Every command with hostile values: a sentence and a code of the protocol, never a traceback."""
 
 import json
 import re
@@ -42,6 +42,7 @@ OF_A_MOMENT = [
 ]
 OF_A_NAME = [
     ["features"], ["features", "build"], ["features", "materialize"], ["features", "quarantine"],
+    ["features", "erase", "--key", "courier=A"],
     ["train"], ["card"], ["rollback"], ["batch"], ["monitor"], ["training-set"], ["steps"], [],
     ["predict", "--row", "{}"], ["up", "--as-of", "0", "--domain"], ["serve", "--host", "a..b"],
 ]  # fmt: skip
@@ -72,6 +73,7 @@ def calls():
         yield "rows", ["predict", "parcel_delay", "--row", f"{WHOLE}}}", "--row", row]
     for key in KEYS:
         yield "rows", ["predict", USE_CASE, "--key", key]
+        yield "rows", ["features", "erase", "courier_deliveries", "--key", key]
     for file in ("binary", "folder", "nowhere", "/dev/null", "/proc/self/mem", ""):
         yield "rows", ["predict", USE_CASE, "--rows", file]
     for url in URLS:

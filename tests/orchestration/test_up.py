@@ -25,7 +25,8 @@ from orchestration.step_run import run_step
 from orchestration.steps import Step
 from punctual.home import Home
 from punctual.locks import only_one
-step = Step("materialize", "shop", "shop", "0 * * * *", (("tiny", "materialize", "--as-of", "{as_of}"),), 60)
+command = ("tiny", "materialize", "--as-of", "{as_of}")
+step = Step("materialize", "shop", "shop", "0 * * * *", (command,), 60)
 now = datetime.datetime(2013, 12, 5, 20, tzinfo=datetime.UTC)
 wall = lambda: datetime.datetime.now(datetime.UTC)
 with only_one(Home.at(), SCHEDULE, 3.0) as lock:
