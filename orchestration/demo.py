@@ -22,7 +22,7 @@ from punctual.command_line import (
 from punctual.errors import PunctualError
 from punctual.home import Home
 from punctual.progress import working
-from punctual.times import iso, micros
+from punctual.times import iso
 
 if TYPE_CHECKING:
     from punctual.loaded_domain import LoadedDomain
@@ -173,23 +173,20 @@ def _serve(home: Home, port: int, now: datetime) -> Any:
 
 
 def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[str, Any]]:
-    """The requests whose prediction moment came last, in the order of it."""
-    from stores.tables import CREATED, EVENT, Table, connect
+    """The requests known at `now` whose prediction moment came last, in the order of it."""
+    from stores.tables import known_events
 
     events = use_case.requests
-    table = Table.current(loaded.home.tables, f"{loaded.name}.{events.name}")
-    if table is None or not table.files():
+    for since in (now - timedelta(days=2), None):
+        known = known_events(loaded, events, as_of=now, since=since, until=now)
+        if known.num_rows >= SHOWN or since is None:
+            break
+    if known.num_rows == 0:
         raise DemoFailed(
             f"there are no requests '{events.name}' by {iso(now)}; choose a later --as-of."
         )
-    since = micros(now - timedelta(days=2))
-    files = [file for file in table.files() if file.max_event >= since] or table.files()
-    with connect() as connection:
-        rows = connection.sql(
-            f"SELECT * FROM ({table.scan(files)}) WHERE {EVENT} <= make_timestamp({micros(now)})"
-            f" ORDER BY {EVENT} DESC, {', '.join(events.id)}, {CREATED} DESC LIMIT {SHOWN}"
-        ).to_arrow_table()
-    return rows.to_pylist()[::-1]
+    rows = sorted(known.to_pylist(), key=lambda row: row["event_timestamp"], reverse=True)
+    return rows[:SHOWN][::-1]
 
 
 def _ask(

@@ -173,9 +173,9 @@ def _view(
 
 
 def _events(domain: LoadedDomain, stream: Any) -> dict[str, Any]:
-    from pipelines.ingest import event_table
+    from stores.tables import event_table
 
-    table = event_table(domain.home, domain.name, stream)
+    table = event_table(domain, stream)
     return {"domain": domain.name, "rows": table.rows(), "built_until": table.built_until}
 
 

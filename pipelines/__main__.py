@@ -62,8 +62,8 @@ def build(home: Home, domain: str, as_of: str | None, as_json: bool, quiet: bool
             if any(e.first_load for e in built.events)
             else ""
         ),
-        ["events", "new", "late", "corrected"],
-        [[each.events, each.new, each.late, each.corrected] for each in built.events],
+        ["events", "new", "late", "corrected", "withdrawn", "gone and kept"],
+        [[e.events, e.new, e.late, e.corrected, e.withdrawn, e.kept] for e in built.events],
     )
     show_table(
         f"Feature views built until {iso(moment)}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipelines.clean.cleaning import SourceReport, clean_source
-from pipelines.ingest import Ingested, event_table, ingest
+from pipelines.ingest import Ingested, ingest
 from pipelines.windows.feature_rows import feature_rows
 from punctual.events import Events
 from punctual.home import Home
@@ -17,7 +17,16 @@ from punctual.sources import CsvSource
 from punctual.times import aware
 from punctual.use_case import check_horizon
 from punctual.windows import Declaration
-from stores.tables import CREATED, EVENT, Table, connect
+from stores.tables import (
+    CREATED,
+    EVENT,
+    WITHDRAWN,
+    Table,
+    connect,
+    event_table,
+    known_events_sql,
+    quoted,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
             "events",
             domain.events,
             _name,
-            lambda each: ingest(domain.home, domain.name, each, list(reports.values()), as_of),
+            lambda each: ingest(domain, each, list(reports.values()), as_of),
         )
         for use_case in domain.use_cases.values():
             check_horizon(use_case, _label_delays(domain, use_case.name))
@@ -87,15 +96,12 @@ def _name(declared: CsvSource | Events | Declaration) -> str:
 
 
 def _build_view(domain: LoadedDomain, declared: Declaration, as_of: datetime) -> BuiltView:
-    table, events = (
-        view_table(domain.home, declared),
-        event_table(domain.home, domain.name, declared.events),
-    )
+    table, events = view_table(domain.home, declared), event_table(domain, declared.events)
     since = table.built_until
     new_rows = 0
     if since is None or since < as_of:
-        select = feature_rows(declared, events, since, as_of)
         with connect() as connection:
+            select = feature_rows(connection, declared, events, since, as_of)
             if select is None:
                 table.manifest.commit(table.version, [], as_of)
             else:
@@ -106,19 +112,19 @@ def _build_view(domain: LoadedDomain, declared: Declaration, as_of: datetime) ->
 def _label_delays(domain: LoadedDomain, name: str) -> list[int]:
     """How long after the prediction moment each label seen so far became known, in microseconds."""
     use_case = domain.use_cases[name]
-    labels, requests = (
-        event_table(domain.home, domain.name, use_case.label.of),
-        event_table(domain.home, domain.name, use_case.requests),
-    )
-    if not labels.files() or not requests.files():
+    labels = event_table(domain, use_case.label.of)
+    requests = event_table(domain, use_case.requests)
+    built = requests.built_until
+    if built is None or not labels.files():
         return []
-    ids = ", ".join(f'"{column}"' for column in use_case.requests.id)
+    ids = ", ".join(map(quoted, use_case.requests.id))
+    known = known_events_sql(requests, use_case.requests, as_of=built)
+    # A correction is no later label: the first version says when the label became known.
+    first = f"""SELECT {ids}, min({CREATED}) AS {CREATED} FROM ({labels.scan()})
+        WHERE {quoted(use_case.label.column)} IS NOT NULL AND NOT {WITHDRAWN} GROUP BY {ids}"""
     with connect() as connection:
         rows = connection.execute(
             f"SELECT epoch_us(l.{CREATED}) - epoch_us(r.{EVENT}) AS delay"
-            # A correction is no later label; the first version says when it became known.
-            f" FROM (SELECT {ids}, min({CREATED}) AS {CREATED} FROM ({labels.scan()})"
-            f' WHERE "{use_case.label.column}" IS NOT NULL GROUP BY {ids}) AS l'
-            f" JOIN (SELECT {ids}, max({EVENT}) AS {EVENT} FROM ({requests.scan()}) GROUP BY {ids}) AS r USING ({ids}) ORDER BY delay"
+            f" FROM ({first}) AS l JOIN ({known}) AS r USING ({ids}) ORDER BY delay"
         ).fetchnumpy()
     return [int(delay) for delay in rows["delay"]]

@@ -13,67 +13,112 @@ from pipelines.clean.cleaning import SourceReport, register_clean, write_whole
 from punctual.errors import InvalidDeclaration
 from punctual.events import Events
 from punctual.home import Home
+from punctual.loaded_domain import LoadedDomain
 from punctual.times import micros
-from stores.tables import CREATED, EVENT, Table, connect, quoted
+from stores.tables import (
+    CREATED,
+    EVENT,
+    SUPERSEDED,
+    WITHDRAWN,
+    Table,
+    connect,
+    event_table,
+    quoted,
+    timestamp,
+    version_lifetimes,
+)
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What a run took in of one stream: new events, late ones among them, corrections of earlier ones."""
+    """What a run took in of one stream.
+
+    `new` counts events that were never there, `late` those of them that should have been known by an earlier run,
+    `corrected` newer versions of earlier events (one that returns after its withdrawal included), `withdrawn`
+    events that the sources no longer have. `kept` is not of this run alone: it counts all events of the table that
+    the sources no longer have, and that stay since a source declares `vanished="keep"`.
+    """
 
     events: str
     new: int
     late: int
     corrected: int
+    withdrawn: int
+    kept: int
     first_load: bool
 
 
-def event_table(home: Home, domain: str, events: Events) -> Table:
-    """The table of a stream as its definition makes it."""
-    return Table.for_definition(
-        home.tables, f"{domain}.{events.name}", events.fingerprint, events.id
-    )
+class Taken(msgspec.Struct):
+    """What the last run read: the table's version, the stamp of each source, and what it did with vanished events.
+
+    `is_pending` says that the sources have a version of an event in the table which is known only later.
+    """
+
+    version: int
+    stamps: dict[str, str]
+    vanished: str
+    kept: int = 0
+    is_pending: bool = False
+
+    def same_input(self, other: Taken) -> bool:
+        """Whether both runs read the same rows under the same declaration."""
+        return (self.version, self.stamps, self.vanished) == (
+            other.version,
+            other.stamps,
+            other.vanished,
+        )
 
 
 def ingest(
-    home: Home, domain: str, events: Events, reports: list[SourceReport], as_of: datetime
+    domain: LoadedDomain, events: Events, reports: list[SourceReport], as_of: datetime
 ) -> Ingested:
-    """Append the events that became known by `as_of` (aware UTC) and are not in the stream's table.
+    """Append what became known of the stream by `as_of` (aware UTC) and is not in its table.
 
     The domain's rule says when an event was known. A moment that is already closed stays closed: what should have
-    been known by the last run and was not there, and what differs from what was there, is known from `as_of` on.
+    been known by the last run and was not there, what differs from what was there, and what is gone, is known
+    from `as_of` on.
     """
-    table = event_table(home, domain, events)
+    table = event_table(domain, events)
     closed = table.built_until
+    marker = domain.home.path("clean", domain.name, f"{events.name}.ingested.json")
+    before = msgspec.json.decode(marker.read_bytes(), type=Taken) if marker.exists() else None
     if closed is not None and closed >= as_of:
-        return Ingested(events.name, 0, 0, 0, first_load=False)
+        kept = before.kept if before else 0
+        return Ingested(events.name, 0, 0, 0, 0, kept, first_load=False)
     stamps = {report.source: report.stamp for report in reports}
     used = {source.name: stamps[source.name] for source in events.all_sources}
-    marker = home.path("clean", domain, f"{events.name}.ingested.json")
-    unchanged = (
-        closed is not None
-        and marker.exists()
-        and msgspec.json.decode(marker.read_bytes()) == [table.version.version, used]
-    )
+    taken = Taken(table.version.version, used, events.vanished)
     with connect() as connection:
-        register_clean(connection, home, domain, events.all_sources)
-        # Where no file changed, what was known by the last run is in the table.
-        _known_events(connection, events, closed if unchanged else None, as_of)
-        if closed is None or unchanged:
-            connection.execute(
-                "CREATE TABLE __new AS SELECT *, false AS __late, false AS __corrected FROM __known"
-            )
+        register_clean(connection, domain.home, domain.name, events.all_sources)
+        if closed is None:
+            _known_events(connection, events, None, as_of)
+            _take_all(connection)
+        elif before is not None and not before.is_pending and before.same_input(taken):
+            # Where no file changed, what was known by the last run is in the table.
+            taken.kept = before.kept
+            _known_events(connection, events, closed, as_of)
+            _take_all(connection)
         else:
+            _known_events(connection, events, None, as_of)
             _compare(connection, events, table, closed, as_of)
-        new, late, corrected = connection.execute(
-            "SELECT count(*) FILTER (NOT __corrected), count(*) FILTER (__late AND NOT __corrected),"
-            " count(*) FILTER (__corrected) FROM __new"
-        ).fetchone() or (0, 0, 0)
-        # The marker stands only for what is in the table, wherever a run dies.
+            taken.kept, taken.is_pending = _not_taken(connection, events, as_of)
+        counts = dict(
+            connection.execute("SELECT __kind, count(*) FROM __new GROUP BY __kind").fetchall()
+        )
+        # The marker is there only when the table has what it says, wherever a run dies.
         marker.unlink(missing_ok=True)
-        table.publish(connection, "SELECT * EXCLUDE (__late, __corrected) FROM __new", as_of)
-    write_whole(marker, msgspec.json.encode([table.version.version, used]))
-    return Ingested(events.name, new, late, corrected, first_load=closed is None)
+        table.publish(connection, "SELECT * EXCLUDE (__kind) FROM __new", as_of)
+    write_whole(marker, msgspec.json.encode(taken))
+    late = counts.get("late", 0)
+    return Ingested(
+        events.name,
+        new=counts.get("new", 0) + late,
+        late=late,
+        corrected=counts.get("corrected", 0),
+        withdrawn=counts.get("withdrawn", 0),
+        kept=taken.kept,
+        first_load=closed is None,
+    )
 
 
 def in_the_end(home: Home, domain: str, events: Events, ids: pa.Table) -> pa.Table:
@@ -135,6 +180,13 @@ def _known_events(
     )
 
 
+def _take_all(connection: duckdb.DuckDBPyConnection) -> None:
+    """`__new`: all that is known, as new events."""
+    connection.execute(
+        f"CREATE TABLE __new AS SELECT *, false AS {WITHDRAWN}, 'new' AS __kind FROM __known"
+    )
+
+
 def _compare(
     connection: duckdb.DuckDBPyConnection,
     events: Events,
@@ -142,25 +194,56 @@ def _compare(
     closed: datetime,
     as_of: datetime,
 ) -> None:
-    """`__new`: events that are not in the table, and newer versions of those that are."""
+    """`__new`: events that are not in the table, newer versions of those that are, and withdrawals; each with its kind.
+
+    `__here` is the newest version of each event in the table. A version with another event time than the one it
+    replaces comes with a withdrawal of that one, so that whatever ends at a moment has a row with its event time.
+    """
     ids = ", ".join(map(quoted, events.id))
-    columns = (*sorted(events.columns), EVENT)
-    here = table.scan() if table.files() else "SELECT * FROM __known WHERE false"
+    same = _all_equal((*sorted(events.columns), EVENT))
+    rows = table.scan() if table.files() else f"SELECT *, false AS {WITHDRAWN} FROM __known LIMIT 0"
     connection.execute(
-        f"CREATE TABLE __here AS SELECT {ids}, {_packed(columns)} AS __content FROM ({here})"
-        f" QUALIFY row_number() OVER (PARTITION BY {ids} ORDER BY {CREATED} DESC) = 1"
+        f"CREATE TABLE __here AS SELECT * EXCLUDE ({SUPERSEDED})"
+        f" FROM ({version_lifetimes(rows, events.id)}) WHERE {SUPERSEDED} IS NULL"
     )
     connection.execute(
-        f"CREATE TABLE __new AS SELECT k.* REPLACE (CASE WHEN {CREATED} > make_timestamp({micros(closed)}) THEN {CREATED}"
-        f" ELSE make_timestamp({micros(as_of)}) END AS {CREATED}),"
-        f" k.{CREATED} <= make_timestamp({micros(closed)}) AS __late, h.__content IS NOT NULL AS __corrected"
-        f" FROM __known AS k LEFT JOIN __here AS h USING ({ids})"
-        f" WHERE h.__content IS NULL OR h.__content IS DISTINCT FROM {_packed(columns, 'k.')}"
+        f"""CREATE TABLE __new AS
+        SELECT k.* REPLACE (CASE WHEN k.{CREATED} <= {timestamp(closed)}
+                THEN {timestamp(as_of)} ELSE k.{CREATED} END AS {CREATED}),
+            false AS {WITHDRAWN},
+            CASE WHEN h.{EVENT} IS NOT NULL THEN 'corrected'
+                WHEN k.{CREATED} <= {timestamp(closed)} THEN 'late' ELSE 'new' END AS __kind
+        FROM __known AS k LEFT JOIN __here AS h USING ({ids})
+        WHERE h.{EVENT} IS NULL OR h.{WITHDRAWN} OR NOT ({same})"""
     )
+    connection.execute(
+        f"""INSERT INTO __new BY NAME
+        SELECT h.* REPLACE (n.{CREATED} AS {CREATED}, true AS {WITHDRAWN}), 'moved' AS __kind
+        FROM __here AS h JOIN __new AS n USING ({ids})
+        WHERE NOT h.{WITHDRAWN} AND h.{EVENT} <> n.{EVENT}"""
+    )
+    if events.vanished == "withdraw":
+        connection.execute(
+            f"""INSERT INTO __new BY NAME
+            SELECT * REPLACE ({timestamp(as_of)} AS {CREATED}, true AS {WITHDRAWN}), 'withdrawn' AS __kind
+            FROM __here ANTI JOIN __all USING ({ids}) WHERE NOT {WITHDRAWN}"""
+        )
 
 
-def _packed(columns: tuple[str, ...], prefix: str = "") -> str:
-    """The columns as one value, which compares equal where all of them do, nulls included."""
-    return (
-        f"struct_pack({', '.join(f'{quoted(name)} := {prefix}{quoted(name)}' for name in columns)})"
+def _not_taken(
+    connection: duckdb.DuckDBPyConnection, events: Events, as_of: datetime
+) -> tuple[int, bool]:
+    """How many events of the table are gone and kept, and whether any has a version that is known only later."""
+    ids = ", ".join(map(quoted, events.id))
+    gone, later = connection.execute(
+        f"""SELECT count(*) FILTER (a.{CREATED} IS NULL), count(*) FILTER (a.{CREATED} > {timestamp(as_of)})
+        FROM __here AS h LEFT JOIN __all AS a USING ({ids}) WHERE NOT h.{WITHDRAWN}"""
+    ).fetchone() or (0, 0)
+    return (gone if events.vanished == "keep" else 0), later > 0
+
+
+def _all_equal(columns: tuple[str, ...]) -> str:
+    """A condition that holds where the columns of `k` and `h` are equal, nulls included."""
+    return " AND ".join(
+        f"k.{quoted(name)} IS NOT DISTINCT FROM h.{quoted(name)}" for name in columns
     )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from punctual.errors import (
     unknown_name,
 )
 from punctual.loaded_domain import LoadedDomain
 from punctual.schedule import schedule_problems
+from punctual.sources import Vanished
 from punctual.use_case import UseCase
+
+# Columns that every table of events has besides those that are declared.
+_RESERVED = {"event_timestamp", "created_timestamp", "superseded_timestamp", "is_withdrawn"}
 
 
 def problems_of(loaded: LoadedDomain) -> list[str]:
@@ -36,7 +42,18 @@ def problems_of(loaded: LoadedDomain) -> list[str]:
                     f"view '{declared.name}': {each.function}('{each.measure}') of a {kind} depends on the order of rows; "
                     "declare the measure as an integer or a DECIMAL."
                 )
+    for source in loaded.sources:
+        if source.vanished not in get_args(Vanished):
+            problems.append(
+                f"source '{source.name}': vanished={source.vanished!r};"
+                f" expected {' or '.join(map(repr, get_args(Vanished)))}."
+            )
     for stream in loaded.events:
+        for column in sorted(set(stream.columns) & _RESERVED):
+            problems.append(
+                f"events '{stream.name}': column '{column}' is the platform's own; rename it, and leave"
+                " the two times out of the columns."
+            )
         for column in sorted(set(stream.id) - set(stream.columns)):
             problems.append(
                 f"events '{stream.name}': id column '{column}' is not among the columns."

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from punctual.sources import CsvSource, digest, folded, with_dependencies
+from punctual.sources import CsvSource, Vanished, digest, folded, with_dependencies
+
+# Part of every stream's fingerprint: a table that was written in another format becomes a new version.
+_TABLE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,9 @@ class Events:
     (naive UTC, the moment the event describes) and `created_timestamp` (naive UTC, the moment it was known).
     `id` names the columns that identify an event: another row with the same id is a newer version of it.
     `columns` maps every other column, the id's included, to its DuckDB type.
+    An event that the SQL gave in an earlier build and gives no longer is withdrawn or kept, as `vanished` says.
+    `known` says in words when an event is known; it is registered with `description` as tags of each feature view
+    of the events.
     """
 
     name: str
@@ -30,6 +36,7 @@ class Events:
     def fingerprint(self) -> str:
         """Changes whenever the events of an unchanged file might."""
         said = (
+            _TABLE_FORMAT,
             self.name,
             folded(self.sql),
             self.id,
@@ -37,6 +44,12 @@ class Events:
             [source.fingerprint for source in self.sources],
         )
         return digest(repr(said))
+
+    @property
+    def vanished(self) -> Vanished:
+        """`"keep"` where any of `sources` declares it, else `"withdraw"`."""
+        kept = any(source.vanished == "keep" for source in self.sources)
+        return "keep" if kept else "withdraw"
 
     @property
     def all_sources(self) -> tuple[CsvSource, ...]:

@@ -63,7 +63,11 @@ def _aggregation(
 
 
 def count(*, over: Sequence[str | timedelta], description: str) -> Aggregation:
-    """How many events; 0 where there are none."""
+    """How many events are in the window.
+
+    0 from the grid time at which the last event has left the window; null for an entity of which no event has
+    entered any window of the view yet, since the view has no row of it.
+    """
     return _aggregation("count", None, over, description)
 
 
@@ -92,8 +96,10 @@ class Declaration:
     """How the rows of a feature view come about.
 
     With `aggregations`: at each grid time g a row per entity whose value can have changed, over the events in
-    `(g - window, g]` known by g. Without: a row per event, its columns as `fields` name them. Either way a row
-    may be used from `created_timestamp` on, which is `available_after` the grid time at which its events are known.
+    `(g - window, g]` known by g and not withdrawn. An entity has no row, and shows nulls, until its first event
+    enters a window. Without: a row per event, its columns as `fields` name them, and a row wherever a correction
+    or a withdrawal leaves another event the newest. Either way a row may be used from `created_timestamp` on,
+    which is `available_after` the grid time at which its events are known.
     """
 
     name: str
@@ -146,7 +152,11 @@ def windowed_feature_view(
     features: Sequence[Aggregation],
     description: str,
 ) -> FeatureView:
-    """A feature view of sliding-window aggregates; it has no ttl, since its last row is exact until the next."""
+    """A feature view of sliding-window aggregates; it has no ttl, since its last row is exact until the next.
+
+    All features of an entity are null, counts included, until its first event enters the longest window. After
+    the last event has left a window, its counts are 0 and its other features null.
+    """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, aggregations=tuple(features)
     )
@@ -173,7 +183,12 @@ def latest_feature_view(
     description: str,
     ttl: timedelta = timedelta(0),
 ) -> FeatureView:
-    """A feature view of the newest event itself; `fields` maps its columns to their descriptions."""
+    """A feature view of the newest event itself; `fields` maps its columns to their descriptions.
+
+    Where the newest event is withdrawn, or a correction gives it an earlier time or another entity, the newest
+    event that remains is shown, nulls if there is none. Its age, which `ttl` limits, is then still counted from
+    the `event_timestamp` of the event that was taken away.
+    """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, fields=tuple(fields)
     )
@@ -231,11 +246,18 @@ def _feature_view(
             "events": declared.events.name,
             "every": duration_text(declared.every),
             "available_after": duration_text(declared.available_after),
+            **_said_of(declared.events),
         },
     )
     # Feast copies what it knows into its registry; the declaration stays with the object that the domain made.
     view.__dict__["declaration"] = declared
     return view
+
+
+def _said_of(events: Events) -> dict[str, str]:
+    """What the domain says of the events in words, as tags of the view."""
+    said = {"events_description": events.description, "known": events.known}
+    return {tag: text for tag, text in said.items() if text}
 
 
 def declaration_of(view: FeatureView) -> Declaration | None:

@@ -16,7 +16,16 @@ from punctual.times import aware, iso, micros
 from punctual.use_case import UseCase
 from punctual.windows import declaration_of
 from stores.offline import historical_features
-from stores.tables import CREATED, EVENT, Manifest, Table, canonical_hash, connect, quoted
+from stores.tables import (
+    CREATED,
+    EVENT,
+    Manifest,
+    Table,
+    canonical_hash,
+    connect,
+    known_events_sql,
+    quoted,
+)
 
 LABEL = "label"
 LABEL_TIMESTAMP = "label_timestamp"
@@ -68,10 +77,8 @@ def training_set(
     as_of = aware(as_of)
     pinned = commits or _current_commits(domain, use_case, as_of)
     with connect() as connection:
-        requests = _newest_versions(
-            connection, domain, use_case.requests, pinned, as_of, "requests"
-        )
-        labels = _newest_versions(connection, domain, use_case.label.of, pinned, as_of, "labels")
+        requests = _known(domain, use_case.requests, pinned, as_of)
+        labels = _known(domain, use_case.label.of, pinned, as_of)
         _label(connection, use_case, requests, labels, as_of, start)
         unlabelled = dict(
             connection.execute(
@@ -140,15 +147,10 @@ def _current_commits(
     return commits
 
 
-def _newest_versions(
-    connection: duckdb.DuckDBPyConnection,
-    domain: LoadedDomain,
-    events: Events,
-    commits: dict[str, tuple[int, int]],
-    as_of: datetime,
-    name: str,
+def _known(
+    domain: LoadedDomain, events: Events, commits: dict[str, tuple[int, int]], as_of: datetime
 ) -> str:
-    """Each event of a stream as it was known at `as_of`; returns the name of the DuckDB table."""
+    """A SELECT of each event of a stream as it was known at `as_of`, from the pinned commit."""
     root = domain.home.tables
     table_name = f"{domain.name}.{events.name}"
     number, commit = commits[table_name]
@@ -156,15 +158,9 @@ def _newest_versions(
     if version is None:
         raise NotBuilt(f"table '{table_name}' has no version {number} any more.")
     table = Table(root, version)
-    files = table.files(commit)
-    if not files:
+    if not table.files(commit):
         raise NotEnoughData(f"table '{table_name}' holds no events by {iso(as_of)}.")
-    ids = ", ".join(map(quoted, events.id))
-    connection.execute(
-        f"CREATE TABLE {name} AS SELECT * FROM ({table.scan(files)}) WHERE {CREATED} <= make_timestamp({micros(as_of)})"
-        f" QUALIFY row_number() OVER (PARTITION BY {ids} ORDER BY {CREATED} DESC) = 1"
-    )
-    return name
+    return known_events_sql(table, events, as_of=as_of, commit=commit)
 
 
 def _label(
@@ -184,6 +180,6 @@ def _label(
         f"CREATE TABLE __labelled AS SELECT r.* EXCLUDE ({EVENT}, {CREATED}), timezone('UTC', r.{EVENT}) AS {EVENT},"
         f" timezone('UTC', r.{EVENT}) AS {AT}, l.{quoted(label.column)} AS {LABEL}, timezone('UTC', l.{CREATED}) AS {LABEL_TIMESTAMP},"
         f" coalesce({reason}, CASE WHEN l.{CREATED} IS NULL THEN 'not known yet' ELSE 'no reason given' END) AS reason"
-        f" FROM {requests} AS r LEFT JOIN {labels} AS l ON {' AND '.join(f'r.{quoted(i)} = l.{quoted(i)}' for i in ids)}"
+        f" FROM ({requests}) AS r LEFT JOIN ({labels}) AS l ON {' AND '.join(f'r.{quoted(i)} = l.{quoted(i)}' for i in ids)}"
         f" WHERE r.{EVENT} + to_microseconds({micros(label.horizon)}) <= make_timestamp({micros(as_of)}){since}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from pipelines.windows.grid import column_names, first_grid_time, has_keys
+from pipelines.windows.grid import column_names, first_grid_time, has_value
 from punctual.times import duration_text, micros
 from punctual.windows import Aggregation, Declaration
 from stores.tables import CREATED, EVENT, quoted
@@ -23,7 +23,7 @@ def windowed_rows(declared: Declaration, versions: str, low: int, high: int) -> 
         for w in windows
     }
     inside = ", ".join(f"{moment} AS {_exit(w)}" for w, moment in exits.items())
-    events = f"SELECT *, {entry} AS __in, {inside} FROM ({versions}) WHERE {has_keys(declared)}"
+    events = f"SELECT *, {entry} AS __in, {inside} FROM ({versions}) WHERE {has_value(declared)}"
     parts = [
         f"SELECT {keys}, __in AS __g, "
         + ", ".join(

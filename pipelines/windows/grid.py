@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from punctual.windows import Declaration
-from stores.tables import CREATED, EVENT, quoted
+from stores.tables import CREATED, EVENT, SUPERSEDED, WITHDRAWN, quoted, version_lifetimes
 
 
 def event_versions(declared: Declaration, events: str) -> str:
-    """Each version of each event: `__e` happened, `__k` known, `__next` superseded."""
+    """Each version of each event, withdrawals included: `__e` happened, `__k` known, `__next` superseded."""
     return (
-        f"SELECT *, epoch_us({EVENT}) AS __e, epoch_us({CREATED}) AS __k, lead(epoch_us({CREATED})) OVER of_id AS __next"
-        f" FROM ({events}) WINDOW of_id AS (PARTITION BY {column_names(declared.events.id)} ORDER BY {CREATED}, {EVENT})"
+        f"SELECT *, epoch_us({EVENT}) AS __e, epoch_us({CREATED}) AS __k,"
+        f" epoch_us({SUPERSEDED}) AS __next FROM ({version_lifetimes(events, declared.events.id)})"
     )
 
 
-def has_keys(declared: Declaration) -> str:
-    """A condition: no join key of the view is null."""
-    return " AND ".join(f"{quoted(key)} IS NOT NULL" for key in declared.join_keys)
+def has_value(declared: Declaration) -> str:
+    """A condition for the versions that count for an entity: all join keys are known, and it is no withdrawal."""
+    keys = [f"{quoted(key)} IS NOT NULL" for key in declared.join_keys]
+    return " AND ".join([*keys, f"NOT {WITHDRAWN}"])
 
 
 def column_names(columns: tuple[str, ...]) -> str:

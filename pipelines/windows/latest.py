@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from pipelines.windows.grid import column_names, event_versions, first_grid_time, has_keys
+from pipelines.windows.grid import column_names, event_versions, first_grid_time, has_value
 from punctual.times import micros
 from punctual.windows import Declaration
-from stores.tables import CREATED, EVENT, quoted
+from stores.tables import CREATED, EVENT, WITHDRAWN, quoted
 
 
 def lives(declared: Declaration, versions: str) -> str:
-    """The versions that are anybody's newest knowledge at a grid time: from `__in` until `__out`, when some have `__moved`."""
+    """The versions that are known at any grid time, from `__in` until before `__out`.
+
+    `__moved` says that the version is not followed by one with the same keys and event time.
+    """
     every = micros(declared.every)
     superseded = f"coalesce({first_grid_time('__next', every)}, {2**62})"
     moved = " OR ".join(
         f"lead({quoted(name)}) OVER of_id IS DISTINCT FROM {quoted(name)}"
-        for name in (*declared.join_keys, EVENT)
+        for name in (*declared.join_keys, EVENT, WITHDRAWN)
     )
     return (
         f"SELECT * FROM (SELECT *, {moved} AS __moved"
         f" FROM (SELECT *, {first_grid_time('__k', every)} AS __in, {superseded} AS __out FROM ({versions})) WHERE __in < __out"
-        f" WINDOW of_id AS (PARTITION BY {column_names(declared.events.id)} ORDER BY __in)) WHERE {has_keys(declared)}"
+        f" WINDOW of_id AS (PARTITION BY {column_names(declared.events.id)} ORDER BY __in)) WHERE {has_value(declared)}"
     )
 
 
@@ -33,24 +36,40 @@ def latest_rows(declared: Declaration, versions: str, low: int, high: int) -> st
     )
 
 
-def uncovered_rows(declared: Declaration, events: str, low: int, high: int) -> str:
-    """Rows for the event times that a correction took away: a row once published there would go on being the newest.
+def last_loss(declared: Declaration, versions: str, high: int) -> str:
+    """The last grid time up to `high` at which an event is withdrawn, or moved to another time or entity; else null."""
+    return f"SELECT max(__out) FROM ({lives(declared, versions)}) WHERE __moved AND __out <= {high}"
 
-    From then on, and whenever something at or before such a time changes, the newest event that remains stands there
-    (nulls if there is none). Its age is judged by the time that was taken away.
+
+def with_several_versions(declared: Declaration, events: str) -> str:
+    """The ids of events that were corrected or withdrawn."""
+    ids = column_names(declared.events.id)
+    return f"SELECT {ids} FROM ({events}) GROUP BY {ids} HAVING count(*) > 1"
+
+
+def uncovered_rows(
+    declared: Declaration, changed: str, recent: str, remaining: str, low: int, high: int
+) -> str:
+    """Rows for the event times that a correction or a withdrawal took away.
+
+    A row that was once published for such a time would go on being the newest. From then on, and whenever something
+    at or before the time changes, the newest event that remains is shown there (nulls if there is none). Its age is
+    judged by the time that was taken away.
+
+    `changed` has the ids of all events that change in `(low, high]`, `recent` their versions, and `remaining` the
+    versions of all events that may remain the newest of the same entities.
     """
     keys, ids = column_names(declared.join_keys), column_names(declared.events.id)
     points = ", ".join(f"p.{quoted(key)}" for key in declared.join_keys)
-    corrected = f"SELECT {ids} FROM ({events}) GROUP BY {ids} HAVING count(*) > 1"
-    touched = f"SELECT {keys} FROM ({events}) SEMI JOIN __corrected USING ({ids})"
-    # Other events of the same keys are what may remain; newer versions of theirs may have other keys.
-    wanted = f"SELECT {ids} FROM ({events}) SEMI JOIN __touched USING ({keys})"
-    of_interest = f"FROM ({events}) SEMI JOIN __wanted USING ({ids})"
+    touched = f"SELECT DISTINCT {keys} FROM ({recent}) SEMI JOIN ({changed}) USING ({ids})"
+    # Newer versions of the events of the same keys may have other keys.
+    wanted = f"SELECT DISTINCT {ids} FROM ({remaining}) SEMI JOIN __touched USING ({keys})"
+    of_interest = f"FROM ({remaining}) SEMI JOIN __wanted USING ({ids})"
     of_keys = " AND ".join(f"v.{quoted(key)} = p.{quoted(key)}" for key in declared.join_keys)
     fields = ", ".join(f"v.{quoted(name)}" for name in declared.fields)
     newest = f"v.__e DESC NULLS LAST, v.__k DESC, {', '.join(f'v.{quoted(name)}' for name in declared.events.id)}"
     return (
-        f"SELECT * FROM (WITH __corrected AS MATERIALIZED ({corrected}), __touched AS ({touched}), __wanted AS ({wanted}),"
+        f"SELECT * FROM (WITH __touched AS MATERIALIZED ({touched}), __wanted AS MATERIALIZED ({wanted}),"
         f" __lives AS MATERIALIZED ({lives(declared, event_versions(declared, of_interest))}),"
         f" __taken AS (SELECT {keys}, __e AS __p, min(__out) AS __from FROM __lives"
         f" WHERE __moved AND __out <= {high} GROUP BY {keys}, __e),"

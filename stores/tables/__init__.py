@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 from punctual.lazy import exports_of
 
 if TYPE_CHECKING:
+    from stores.tables.events import SUPERSEDED as SUPERSEDED
     from stores.tables.events import built_until as built_until
+    from stores.tables.events import event_table as event_table
     from stores.tables.events import known_events as known_events
+    from stores.tables.events import known_events_sql as known_events_sql
+    from stores.tables.events import version_lifetimes as version_lifetimes
     from stores.tables.manifest import MANIFEST_FILE as MANIFEST_FILE
     from stores.tables.manifest import DataFile as DataFile
     from stores.tables.manifest import Manifest as Manifest

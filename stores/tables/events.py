@@ -1,4 +1,9 @@
-"""Events of a use case as they were known at a moment: the requests to predict for, and the labels that came."""
+"""Events as they were known at a moment; the only reader of streams of events.
+
+A row of a stream's table is a version of an event. A version is known from its `created_timestamp` until the
+`created_timestamp` of the event's next version. A version whose `is_withdrawn` is true says that the event is no
+longer part of the stream; a later version brings the event back.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +15,27 @@ from punctual.errors import NotBuilt
 from punctual.events import Events
 from punctual.loaded_domain import LoadedDomain
 from punctual.times import aware, micros
-from stores.tables.sql import connect, quoted
-from stores.tables.table import CREATED, EVENT, Table
+from stores.tables.manifest import DataFile
+from stores.tables.sql import connect, quoted, timestamp
+from stores.tables.table import CREATED, EVENT, WITHDRAWN, Table
+
+SUPERSEDED = "superseded_timestamp"
 
 
 def event_table(domain: LoadedDomain, events: Events) -> Table:
-    """The table of a stream as its definition makes it."""
+    """The table of a domain's stream as its definition makes it."""
     return Table.for_definition(
         domain.home.tables, f"{domain.name}.{events.name}", events.fingerprint, events.id
     )
 
 
 def built_until(domain: LoadedDomain, events: Events) -> datetime:
-    """How far the stream is known. Raises `NotBuilt` where it is not at all."""
+    """The moment up to which the stream is known. Raises `NotBuilt` before its first build."""
     built = event_table(domain, events).built_until
     if built is None:
         raise NotBuilt(
-            f"the events '{events.name}' are not built as they are defined now; run: punctual features build {domain.name}."
+            f"the events '{events.name}' are not built as they are defined now;"
+            f" run: punctual features build {domain.name}."
         )
     return built
 
@@ -45,36 +54,76 @@ def known_events(
     """
     built_until(domain, events)
     table = event_table(domain, events)
+    known = known_events_sql(table, events, as_of=as_of, since=since, until=until)
+    times = ", ".join(f"timezone('UTC', {name}) AS {name}" for name in (EVENT, CREATED))
+    order = ", ".join([EVENT, *map(quoted, events.id)])
+    with connect() as connection:
+        return connection.sql(
+            f"SELECT * REPLACE ({times}) FROM ({known}) ORDER BY {order}"
+        ).to_arrow_table()
+
+
+def known_events_sql(
+    table: Table,
+    events: Events,
+    *,
+    as_of: datetime,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    commit: int | None = None,
+) -> str:
+    """A SELECT of each event's newest version known at `as_of`, without the events that are withdrawn by then.
+
+    Columns are those that the stream declares and both times, naive UTC. Takes events with an `event_timestamp` in
+    `(since, until]`, from the table's files at `commit` (the newest by default).
+    """
+    columns = {**events.columns, EVENT: "TIMESTAMP", CREATED: "TIMESTAMP"}
+    files = _files_of_period(table, as_of, since, until, commit)
+    if not files:
+        empty = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in columns.items())
+        return f"SELECT {empty} WHERE false"
+    rows = table.scan(files)
+    if not table.has_withdrawals:
+        rows = f"SELECT *, false AS {WITHDRAWN} FROM ({rows})"
+    known = f"SELECT * FROM ({rows}) WHERE {CREATED} <= {timestamp(aware(as_of))}"
+    # A newer version may have another event time, so the newest is chosen before the period is applied.
+    conditions = [f"{SUPERSEDED} IS NULL", f"{WITHDRAWN} IS NOT TRUE"]
+    conditions += [f"{EVENT} > {timestamp(aware(since))}"] if since is not None else []
+    conditions += [f"{EVENT} <= {timestamp(aware(until))}"] if until is not None else []
+    return (
+        f"SELECT {', '.join(map(quoted, columns))} FROM ({version_lifetimes(known, events.id)})"
+        f" WHERE {' AND '.join(conditions)}"
+    )
+
+
+def version_lifetimes(rows: str, ids: tuple[str, ...]) -> str:
+    """A SELECT that adds to each version, withdrawals included, the moment at which the next one replaced it.
+
+    `superseded_timestamp` is null for the newest version of an event.
+    """
+    # A withdrawal that is known together with another version belongs to the version before that.
+    return (
+        f"SELECT *, lead({CREATED}) OVER (PARTITION BY {', '.join(map(quoted, ids))}"
+        f" ORDER BY {CREATED}, {WITHDRAWN} DESC) AS {SUPERSEDED} FROM ({rows})"
+    )
+
+
+def _files_of_period(
+    table: Table,
+    as_of: datetime,
+    since: datetime | None,
+    until: datetime | None,
+    commit: int | None,
+) -> list[DataFile]:
+    """The files with versions of events that were in the period and known at `as_of`, by any version."""
+    last = micros(aware(as_of))
     low, high = (None if moment is None else micros(aware(moment)) for moment in (since, until))
-    files = [file for file in table.files() if file.min_created <= micros(aware(as_of))]
+    files = [file for file in table.files(commit) if file.min_created <= last]
     inside = [
         file
         for file in files
         if (low is None or file.max_event > low) and (high is None or file.min_event <= high)
     ]
-    # A version that takes an event out of the period became known after the one that is in it.
+    # A version that moves an event out of the period became known after the version that is in it.
     first = min((file.min_created for file in inside), default=2**62)
-    files = [file for file in files if file.max_created >= first]
-    if not files:
-        return _nothing(events)
-    ids = ", ".join(map(quoted, events.id))
-    columns = ", ".join(map(quoted, events.columns))
-    bounds = [f"{EVENT} > make_timestamp({low})"] if low is not None else []
-    bounds += [f"{EVENT} <= make_timestamp({high})"] if high is not None else []
-    times = ", ".join(f"timezone('UTC', {name}) AS {name}" for name in (EVENT, CREATED))
-    with connect() as connection:
-        # A newer version may have moved the event's time, so it is chosen before the bounds are asked.
-        return connection.sql(
-            f"SELECT {columns}, {times} FROM (SELECT * FROM ({table.scan(files)}) WHERE {CREATED} <= make_timestamp({micros(aware(as_of))})"
-            f" QUALIFY row_number() OVER (PARTITION BY {ids} ORDER BY {CREATED} DESC) = 1)"
-            f"{' WHERE ' + ' AND '.join(bounds) if bounds else ''} ORDER BY {EVENT}, {ids}"
-        ).to_arrow_table()
-
-
-def _nothing(events: Events) -> pa.Table:
-    """No events, in the types that the stream declares."""
-    columns = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in events.columns.items())
-    with connect() as connection:
-        return connection.sql(
-            f"SELECT {columns}, NULL::TIMESTAMPTZ AS {EVENT}, NULL::TIMESTAMPTZ AS {CREATED} WHERE false"
-        ).to_arrow_table()
+    return [file for file in files if file.max_created >= first]

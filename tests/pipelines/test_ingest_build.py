@@ -204,7 +204,7 @@ class Taxis:
 
     def events(self, name, *columns):
         stream = next(stream for stream in self.domain.events if stream.name == name)
-        rows = event_table(Home.at(), "taxis", stream).read()
+        rows = event_table(self.domain, stream).read()
         return (
             sorted(zip(*(rows[column].to_pylist() for column in columns), strict=True), key=repr)
             if rows.num_columns
@@ -360,7 +360,7 @@ def test_files_of_many_builds_are_few_and_their_rows_the_same(taxis, elsewhere):
     for hours in range(8, 4 * 24, 4):
         taxis.build(at(1) + timedelta(hours=hours))
     for stream in taxis.domain.events:
-        assert len(event_table(Home.at(), "taxis", stream).files()) < 12
+        assert len(event_table(taxis.domain, stream).files()) < 12
     taxis.build(at(7))
     assert taxis.hashes() == elsewhere(lambda: at_once(taxis, trips, at(7)))
 

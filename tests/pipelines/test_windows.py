@@ -1,7 +1,10 @@
-"""Windowed features and latest events against their definitions, read by hand; built at once and in steps."""
+"""Windowed features and latest events against their definitions, read by hand; built at once and in steps.
+
+Histories have late events, corrections and withdrawals.
+"""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -55,12 +58,18 @@ COLUMNS = {
     "fee": pa.decimal128(9, 2),
     "is_late": pa.bool_(),
 }
-SCHEMA = pa.schema([*COLUMNS.items(), *((time, pa.timestamp("us")) for time in TIMES)])
+SCHEMA = pa.schema(
+    [
+        *COLUMNS.items(),
+        *((time, pa.timestamp("us")) for time in TIMES),
+        ("is_withdrawn", pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class Version:
-    """What was known of a trip from `known` on; times in microseconds after the start."""
+    """What was known of a trip from `known` on, or its withdrawal; times in microseconds after the start."""
 
     trip: int
     known: int
@@ -70,6 +79,34 @@ class Version:
     cents: int | None
     fee: Decimal | None
     is_late: bool | None
+    is_withdrawn: bool = False
+
+
+def as_ingested(versions):
+    """The versions as ingest publishes them: a withdrawal is of what is there, with its values."""
+    newest, history = {}, []
+    for version in sorted(versions, key=lambda version: version.known):
+        before = newest.get(version.trip)
+        if version.is_withdrawn:
+            if before is None or before.is_withdrawn:
+                continue
+            version = replace(before, known=version.known, is_withdrawn=True)
+        newest[version.trip] = version
+        history.append(version)
+    return history
+
+
+def rows_of(history):
+    """The rows of a history: a version with another event time comes with a withdrawal of what it replaces."""
+    newest, rows = {}, []
+    for version in history:
+        before = newest.get(version.trip)
+        moved = before is not None and before.event != version.event
+        if moved and not before.is_withdrawn:
+            rows.append(replace(before, known=version.known, is_withdrawn=True))
+        rows.append(version)
+        newest[version.trip] = version
+    return rows
 
 
 # Half minutes and a microsecond beside them, on a grid of minutes: entries, exits and knowledge meet its edges.
@@ -88,8 +125,11 @@ versions = st.builds(
     cents=st.sampled_from([None, 0, -7, 2**40 + 1]),
     fee=st.sampled_from([None, Decimal("0.10"), Decimal("-3.33"), Decimal("9999999.99")]),
     is_late=st.sampled_from([None, False, True]),
+    is_withdrawn=st.sampled_from([False, False, True]),
 )
-histories = st.lists(versions, max_size=9, unique_by=lambda version: (version.trip, version.known))
+histories = st.lists(
+    versions, max_size=9, unique_by=lambda version: (version.trip, version.known)
+).map(as_ingested)
 runs = st.lists(moments, max_size=4).map(lambda moments: [*sorted(set(moments)), 10 * MINUTE])
 KEYS = {"driver": (DRIVER,), "driver_city": (DRIVER, CITY)}
 
@@ -152,20 +192,21 @@ def build(tmp_path_factory, connection):
             until = from_micros(START + run)
             new = [
                 version
-                for version in history
+                for version in rows_of(sorted(history, key=lambda version: version.known))
                 if (since is None or START + version.known > micros(since)) and version.known <= run
             ]
             columns = [[getattr(version, name) for version in new] for name in COLUMNS]
             columns += [
                 [START + version.event for version in new],
                 [START + version.known for version in new],
+                [version.is_withdrawn for version in new],
             ]
             arrays = [
                 pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)
             ]
             connection.register("__events", pa.table(arrays, schema=SCHEMA))
             events.publish(connection, "FROM __events", until)
-            rows = feature_rows(declared, events, since, until)
+            rows = feature_rows(connection, declared, events, since, until)
             if rows is None:
                 table.manifest.commit(table.version, [], until)
             else:
@@ -177,12 +218,12 @@ def build(tmp_path_factory, connection):
 
 
 def known_at(history, grid_time):
-    """The newest version of each trip that was known by a grid time."""
+    """The newest version of each trip that was known by a grid time, if it is no withdrawal."""
     newest = {}
     for version in sorted(history, key=lambda version: version.known):
         if version.known <= grid_time:
             newest[version.trip] = version
-    return list(newest.values())
+    return [version for version in newest.values() if not version.is_withdrawn]
 
 
 def key_of(version, declared):
