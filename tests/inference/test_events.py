@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from punctual.errors import NotBuilt
-from stores.tables import built_until, connect, known_events
-from stores.tables.events import event_table
+from stores.tables import built_until, connect, event_table, known_events
 
 NOW = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -17,14 +16,32 @@ def moved(domain, use_case):
     """The newest booking, which a correction known an hour later moves two days back; its number and its first moment."""
     last = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-1]
     columns = "parcel, courier, depot, route, weight_grams, promised"
-    table = event_table(domain, use_case.requests)
+    table = event_table(domain.name, use_case.requests)
     with connect() as connection:
         moved = "event_timestamp - INTERVAL 2 DAY AS event_timestamp, TIMESTAMP '2024-02-20 12:30:00' AS created_timestamp"
         table.publish(
             connection,
-            f"SELECT {columns}, {moved} FROM ({table.scan()}) WHERE parcel = {last['parcel']}",
+            f"SELECT {columns}, {moved}, false AS is_withdrawn FROM ({table.scan()})"
+            f" WHERE parcel = {last['parcel']}",
             LATER,
         )
+    return last["parcel"], last["event_timestamp"]
+
+
+@pytest.fixture
+def withdrawn(domain, use_case):
+    """The newest booking, which is withdrawn an hour later and returns after another; its number and its moment."""
+    last = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-1]
+    table = event_table(domain.name, use_case.requests)
+    with connect() as connection:
+        for hours, is_withdrawn in ((1, "true"), (2, "false")):
+            known = f"TIMESTAMP '2024-02-20 12:00:00' + INTERVAL {hours} HOUR"
+            table.publish(
+                connection,
+                f"SELECT * REPLACE ({known} AS created_timestamp, {is_withdrawn} AS is_withdrawn)"
+                f" FROM ({table.scan(table.files(1))}) WHERE parcel = {last['parcel']}",
+                NOW + timedelta(hours=hours),
+            )
     return last["parcel"], last["event_timestamp"]
 
 
@@ -46,6 +63,21 @@ def test_an_event_is_in_the_period_that_its_newest_version_says(domain, use_case
 
     assert parcel not in parcels(domain, use_case, as_of=NOW, **period)
     assert parcel in parcels(domain, use_case, as_of=LATER, **period)
+
+
+def test_a_withdrawn_event_is_not_shown_from_its_withdrawal_until_its_return(
+    domain, use_case, withdrawn
+):
+    parcel, at = withdrawn
+    period = {"since": at - timedelta(minutes=1), "until": at}
+    before = LATER - timedelta(microseconds=1)
+
+    assert parcels(domain, use_case, as_of=before, **period) == [parcel]
+    assert parcels(domain, use_case, as_of=LATER, **period) == []
+    assert parcels(domain, use_case, as_of=LATER + timedelta(hours=1), **period) == [parcel]
+    everything = known_events(domain, use_case.requests, as_of=LATER)
+    assert parcel not in everything["parcel"].to_pylist()
+    assert everything.column_names[-2:] == ["event_timestamp", "created_timestamp"]
 
 
 def test_a_period_reads_the_same_events_as_all_of_history_does(domain, use_case):
