@@ -1,7 +1,7 @@
 """Offline and online agree: what is read online at t is what the point-in-time join gives at t, bit for bit.
 
-The flights' own definitions, over three weeks of their files, with flights that are reported late and delays that
-are corrected while the clock goes on. Every moment goes the real way: build and materialize up to it, then read.
+The flights' own definitions, over three weeks of their files, with flights that are reported late, delays that are
+corrected and flights that disappear while the clock goes on. Every moment goes the real way: build and materialize up to it, then read.
 """
 
 import csv
@@ -78,6 +78,12 @@ class Flights:
                     row[column] = str(int(row[column]) + minutes)
         self.write()
 
+    def remove(self, every):
+        """Rows disappear from the file for a while."""
+        self.held_back += self.reported[::every]
+        del self.reported[::every]
+        self.write()
+
     def write(self):
         text = io.StringIO()
         rows = csv.DictWriter(text, self.columns)
@@ -126,15 +132,18 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
     use_case = domain.use_cases["arrival_delay"]
     store = feature_store(Home.at())
     apply_definitions(store, [domain])
-    shown, asked, corrected, late = [], [], 0, 0
+    shown, asked, corrected, late, withdrawn = [], [], 0, 0, 0
     for number, at in enumerate(MOMENTS):
         if number % 5 == 2:
             flights.report(4)
         if number % 5 == 4:
             flights.correct(every=400 + number, minutes=90)
+        if number % 5 == 3:
+            flights.remove(every=300 + number)
         built = build(domain, at, QUIET)
         late += sum(events.late for events in built.events)
         corrected += sum(events.corrected for events in built.events)
+        withdrawn += sum(events.withdrawn for events in built.events)
         materialize(store, domain, at, QUIET)
         rows = requests_near(use_case, at)
         shown.append(
@@ -176,6 +185,7 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
     assert filled / values >= 0.9
     assert late > 20
     assert corrected > 20
+    assert withdrawn > 20
 
 
 def requests_near(use_case, at):

@@ -137,6 +137,16 @@ def test_no_event_is_known_before_the_rule_says(flights):
         assert events.known, events.name
 
 
+def test_the_catalogue_says_what_the_events_are_and_when_they_are_known(flights):
+    domain, _, _ = flights
+    assert {
+        name: domain.views["origin_weather"].tags[name] for name in ("events_description", "known")
+    } == {
+        "events_description": "The weather at an airport on the hour",
+        "known": "ten minutes after its hour",
+    }
+
+
 def test_at_least_forty_features_in_six_views_each_described(flights):
     domain, _, _ = flights
     service = domain.services["arrival_delay_v1"]

@@ -1,6 +1,6 @@
 """Which rows a training set has, what it leaves out, and that it can be made again."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 
@@ -68,6 +68,33 @@ def test_the_manifest_rebuilds_the_set_after_the_tables_went_on(built, shop):
     assert rebuilt.rows.equals(made.rows)
     # Without the manifest, the moment alone gives the same: a correction is known from its own moment on.
     assert training_set(store, domain, use_case, as_of=as_of).rows.equals(made.rows)
+
+
+def test_what_is_withdrawn_leaves_later_sets_and_earlier_ones_rebuild_the_same(built, shop):
+    store, domain, use_case = built
+    as_of, later = moment("2019-01-31T06:00Z"), moment("2019-01-31T07:00Z")
+    made = training_set(store, domain, use_case, as_of=as_of)
+
+    path = shop / "raw" / "sales.csv"
+    lines = path.read_text().splitlines()
+    gone = lines.pop(40).split(",")
+    path.write_text("\n".join(lines) + "\n")
+    again = build(domain, later, QUIET)
+    assert {events.events: events.withdrawn for events in again.events} == {
+        "closed_days": 1,
+        "mornings": 1,
+        "takings": 1,
+    }
+
+    left = training_set(store, domain, use_case, as_of=later)
+    assert left.rows.num_rows == made.rows.num_rows - 1
+    assert left.unlabelled == {}
+    days = zip(left.rows["shop_id"].to_pylist(), left.rows["day"].to_pylist(), strict=True)
+    assert (int(gone[0]), date.fromisoformat(gone[1])) not in set(days)
+    assert left.rows.column_names == made.rows.column_names
+    assert training_set(store, domain, use_case, as_of=as_of).rows.equals(made.rows)
+    pinned = training_set(store, domain, use_case, as_of=as_of, commits=made.commits)
+    assert canonical_hash(pinned.rows) == canonical_hash(made.rows)
 
 
 def test_what_has_no_label_is_counted_with_its_reason(built, shop):
