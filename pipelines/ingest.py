@@ -33,10 +33,11 @@ from stores.tables import (
 class Ingested:
     """What a run took in of one stream.
 
-    `new` counts events that were never there, `late` those of them that should have been known by an earlier run,
-    `corrected` newer versions of earlier events (one that returns after its withdrawal included), `withdrawn`
-    events that the sources no longer have. `kept` is not of this run alone: it counts all events of the table that
-    the sources no longer have, and that stay since a source declares `vanished="keep"`.
+    `new` counts events that were never there, `late` those of them that should have been known by
+    an earlier run, `corrected` newer versions of earlier events (one that returns after its
+    withdrawal included), `withdrawn` events that the sources no longer have. `kept` is not of this
+    run alone: it counts all events of the table that the sources no longer have, and that stay
+    because a source declares `vanished="keep"`.
     """
 
     events: str
@@ -49,9 +50,10 @@ class Ingested:
 
 
 class Taken(msgspec.Struct):
-    """What the last run read: the table's version, the stamp of each source, and what it did with vanished events.
+    """What a run read: the table's version, each source's stamp, and the rule for vanished events.
 
-    `is_pending` says that the sources have a version of an event in the table which is known only later.
+    `kept` is that of `Ingested`. `is_pending` says that the sources hold another version of an
+    event in the table, which is known only later.
     """
 
     version: int
@@ -74,9 +76,9 @@ def ingest(
 ) -> Ingested:
     """Append what became known of the stream by `as_of` (aware UTC) and is not in its table.
 
-    The domain's rule says when an event was known. A moment that is already closed stays closed: what should have
-    been known by the last run and was not there, what differs from what was there, and what is gone, is known
-    from `as_of` on.
+    The domain's rule says when an event was known. A moment that is already closed stays closed:
+    what should have been known by the last run and was not there, what differs from what was there,
+    and what is gone, is known from `as_of` on.
     """
     table = event_table(domain, events)
     closed = table.built_until
@@ -194,10 +196,11 @@ def _compare(
     closed: datetime,
     as_of: datetime,
 ) -> None:
-    """`__new`: events that are not in the table, newer versions of those that are, and withdrawals; each with its kind.
+    """`__new`: events that are not in the table, newer versions of those that are, withdrawals.
 
-    `__here` is the newest version of each event in the table. A version with another event time than the one it
-    replaces comes with a withdrawal of that one, so that whatever ends at a moment has a row with its event time.
+    `__here` is the newest version of each event in the table. A version with another event time
+    than the one it replaces comes with a withdrawal of that one: whatever ends at a moment then has
+    a row with its event time, by which readers choose files.
     """
     ids = ", ".join(map(quoted, events.id))
     same = _all_equal((*sorted(events.columns), EVENT))
@@ -225,7 +228,8 @@ def _compare(
     if events.vanished == "withdraw":
         connection.execute(
             f"""INSERT INTO __new BY NAME
-            SELECT * REPLACE ({timestamp(as_of)} AS {CREATED}, true AS {WITHDRAWN}), 'withdrawn' AS __kind
+            SELECT * REPLACE ({timestamp(as_of)} AS {CREATED}, true AS {WITHDRAWN}),
+                'withdrawn' AS __kind
             FROM __here ANTI JOIN __all USING ({ids}) WHERE NOT {WITHDRAWN}"""
         )
 
@@ -233,10 +237,11 @@ def _compare(
 def _not_taken(
     connection: duckdb.DuckDBPyConnection, events: Events, as_of: datetime
 ) -> tuple[int, bool]:
-    """How many events of the table are gone and kept, and whether any has a version that is known only later."""
+    """How many events are gone and kept, and whether any has a version that is known only later."""
     ids = ", ".join(map(quoted, events.id))
     gone, later = connection.execute(
-        f"""SELECT count(*) FILTER (a.{CREATED} IS NULL), count(*) FILTER (a.{CREATED} > {timestamp(as_of)})
+        f"""SELECT count(*) FILTER (a.{CREATED} IS NULL),
+            count(*) FILTER (a.{CREATED} > {timestamp(as_of)})
         FROM __here AS h LEFT JOIN __all AS a USING ({ids}) WHERE NOT h.{WITHDRAWN}"""
     ).fetchone() or (0, 0)
     return (gone if events.vanished == "keep" else 0), later > 0

@@ -17,6 +17,7 @@ _RESERVED = {"event_timestamp", "created_timestamp", "superseded_timestamp", "is
 
 
 def problems_of(loaded: LoadedDomain) -> list[str]:
+    """Every problem of the domain's declarations, each as a sentence; none where they are sound."""
     problems = schedule_problems(loaded.domain)
     for declared in loaded.declarations:
         columns = declared.events.columns
@@ -51,8 +52,8 @@ def problems_of(loaded: LoadedDomain) -> list[str]:
     for stream in loaded.events:
         for column in sorted(set(stream.columns) & _RESERVED):
             problems.append(
-                f"events '{stream.name}': column '{column}' is the platform's own; rename it, and leave"
-                " the two times out of the columns."
+                f"events '{stream.name}': column '{column}' is the platform's own; rename it, and"
+                " leave the two times out of the columns."
             )
         for column in sorted(set(stream.id) - set(stream.columns)):
             problems.append(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from punctual.sources import CsvSource, Vanished, digest, folded, with_dependencies
 
-# Part of every stream's fingerprint: a table that was written in another format becomes a new version.
+# Part of every stream's fingerprint: tables of another format become new versions.
 _TABLE_FORMAT = 2
 
 
@@ -19,9 +19,9 @@ class Events:
     (naive UTC, the moment the event describes) and `created_timestamp` (naive UTC, the moment it was known).
     `id` names the columns that identify an event: another row with the same id is a newer version of it.
     `columns` maps every other column, the id's included, to its DuckDB type.
-    An event that the SQL gave in an earlier build and gives no longer is withdrawn or kept, as `vanished` says.
-    `known` says in words when an event is known; it is registered with `description` as tags of each feature view
-    of the events.
+    An event that the SQL gave in an earlier build and gives no longer is withdrawn or kept, as
+    `vanished` of the sources says. `known` says in words when an event is known; Feast registers
+    it, and `description`, as tags of the feature views of the events.
     """
 
     name: str

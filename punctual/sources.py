@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from punctual.home import Home
+
 # What becomes of events whose rows are no longer in their source.
 Vanished = Literal["withdraw", "keep"]
-
-from punctual.home import Home
 
 # A source's place may depend on the environment it runs in, so it may be a function, called when it is read.
 Location = str | Path | Callable[[], str | Path]
@@ -38,15 +38,15 @@ class CsvSource:
     the column `row_number` and exactly one row for each row it gets; without it, typed rows are clean rows.
     `supplement` adds rows that the file is known to lack; they are counted apart from it.
 
-    `vanished` says what becomes of an event that the file gave before and no longer gives, because its row was
-    removed, no longer passes the rules, or is filtered out by the events' SQL:
+    `vanished` says what becomes of an event that the file gave before and no longer gives, because
+    its row was removed, no longer passes the rules, or is filtered out by the events' SQL:
 
-    - `"withdraw"` (the default) is for a file that holds all rows that are true now, such as an export of a
-      database table. The event is withdrawn at the moment of the build that notices it: features, labels and
-      requests as of later moments are without it, those as of earlier moments stay as they were. A row that
-      returns brings its event back.
-    - `"keep"` is for a file that holds only some of the rows, such as the last 30 days. The event stays as it was
-      last seen, and builds report how many such events there are.
+    - `"withdraw"` (the default) is for a file that holds all rows that are true now, such as an
+      export of a database table. The event is withdrawn at the moment of the build that notices it:
+      features, labels and requests as of later moments are without it, those as of earlier moments
+      stay as they were. A row that returns brings its event back.
+    - `"keep"` is for a file that holds only some of the rows, such as the last 30 days. The event
+      stays as it was last seen, and builds report how many such events there are.
     """
 
     name: str
@@ -67,7 +67,7 @@ class CsvSource:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the contract and the cleaning, not with the file, its place or `vanished`."""
+        """Changes with contract and cleaning, not with the file, its place or `vanished`."""
         said = (
             self.name,
             dict(self.columns),

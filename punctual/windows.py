@@ -65,8 +65,8 @@ def _aggregation(
 def count(*, over: Sequence[str | timedelta], description: str) -> Aggregation:
     """How many events are in the window.
 
-    0 from the grid time at which the last event has left the window; null for an entity of which no event has
-    entered any window of the view yet, since the view has no row of it.
+    0 while the window is empty, once any event of the entity has entered the view's longest window.
+    Null before that, since the view then has no row of the entity.
     """
     return _aggregation("count", None, over, description)
 
@@ -95,11 +95,12 @@ def std(measure: str, *, over: Sequence[str | timedelta], description: str) -> A
 class Declaration:
     """How the rows of a feature view come about.
 
-    With `aggregations`: at each grid time g a row per entity whose value can have changed, over the events in
-    `(g - window, g]` known by g and not withdrawn. An entity has no row, and shows nulls, until its first event
-    enters a window. Without: a row per event, its columns as `fields` name them, and a row wherever a correction
-    or a withdrawal leaves another event the newest. Either way a row may be used from `created_timestamp` on,
-    which is `available_after` the grid time at which its events are known.
+    With `aggregations`: at each grid time g a row per entity whose value can have changed, over the
+    events in `(g - window, g]` known by g and not withdrawn. An entity has no row, and shows nulls,
+    until its first event enters a window. Without: a row per event, its columns as `fields` name
+    them, and a row wherever a correction or a withdrawal leaves another event the newest. Either
+    way a row may be used from `created_timestamp` on, which is `available_after` the grid time at
+    which its events are known.
     """
 
     name: str
@@ -152,10 +153,11 @@ def windowed_feature_view(
     features: Sequence[Aggregation],
     description: str,
 ) -> FeatureView:
-    """A feature view of sliding-window aggregates; it has no ttl, since its last row is exact until the next.
+    """A feature view of sliding-window aggregates.
 
-    All features of an entity are null, counts included, until its first event enters the longest window. After
-    the last event has left a window, its counts are 0 and its other features null.
+    It has no ttl, since an entity's last row is exact until the next. All features of an entity are
+    null, counts included, until its first event enters the longest window. Of a window that is
+    empty afterwards, counts are 0 and all other features null.
     """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, aggregations=tuple(features)
@@ -185,9 +187,9 @@ def latest_feature_view(
 ) -> FeatureView:
     """A feature view of the newest event itself; `fields` maps its columns to their descriptions.
 
-    Where the newest event is withdrawn, or a correction gives it an earlier time or another entity, the newest
-    event that remains is shown, nulls if there is none. Its age, which `ttl` limits, is then still counted from
-    the `event_timestamp` of the event that was taken away.
+    Where the newest event is withdrawn, or a correction gives it an earlier time or another entity,
+    the newest event that remains is shown, nulls if there is none. Its age, which `ttl` limits, is
+    then still counted from the `event_timestamp` of the event that was taken away.
     """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, fields=tuple(fields)

@@ -1,7 +1,8 @@
 """Offline and online agree: what is read online at t is what the point-in-time join gives at t, bit for bit.
 
-The flights' own definitions, over three weeks of their files, with flights that are reported late, delays that are
-corrected and flights that disappear while the clock goes on. Every moment goes the real way: build and materialize up to it, then read.
+The flights' own definitions, over three weeks of their files, with flights that are reported late,
+delays that are corrected and flights that disappear while the clock goes on. Every moment goes the
+real way: build and materialize up to it, then read.
 """
 
 import csv

@@ -180,6 +180,6 @@ def _label(
         f"CREATE TABLE __labelled AS SELECT r.* EXCLUDE ({EVENT}, {CREATED}), timezone('UTC', r.{EVENT}) AS {EVENT},"
         f" timezone('UTC', r.{EVENT}) AS {AT}, l.{quoted(label.column)} AS {LABEL}, timezone('UTC', l.{CREATED}) AS {LABEL_TIMESTAMP},"
         f" coalesce({reason}, CASE WHEN l.{CREATED} IS NULL THEN 'not known yet' ELSE 'no reason given' END) AS reason"
-        f" FROM ({requests}) AS r LEFT JOIN ({labels}) AS l ON {' AND '.join(f'r.{quoted(i)} = l.{quoted(i)}' for i in ids)}"
+        f" FROM ({requests}) AS r LEFT JOIN ({labels}) AS l USING ({', '.join(map(quoted, ids))})"
         f" WHERE r.{EVENT} + to_microseconds({micros(label.horizon)}) <= make_timestamp({micros(as_of)}){since}"
     )

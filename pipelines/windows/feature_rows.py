@@ -1,8 +1,9 @@
-"""Feature rows from events: sliding windows as prefix sums over change points, and the latest event, on a grid.
+"""Feature rows from events on a grid: sliding windows as prefix sums, and the latest event.
 
-An event enters a window at the first grid time at which it has happened and is known, and leaves it at the first
-grid time at or after `event_timestamp + window`, or when a newer version or a withdrawal of it is known. Sums are
-over integers and decimals, so that they are exact whatever the order: a backfill and hourly runs give the same rows.
+An event enters a window at the first grid time at which it has happened and is known. It leaves the
+window at the first grid time at or after `event_timestamp + window`, or when a newer version or a
+withdrawal of it is known. Sums are over integers and decimals, so that they are exact whatever the
+order: a backfill and hourly runs give the same rows.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def feature_rows(
     since: datetime | None,
     until: datetime,
 ) -> str | None:
-    """A SELECT of the view's rows at grid times in `(since, until]`; None where no event can matter.
+    """A SELECT of the view's rows at grid times in `(since, until]`; None where no event matters.
 
     `since` None means from the beginning. Columns are the join keys, the features and both times.
+    The connection is only asked which events a view of the latest event has to read.
     """
     low, high = _BEGINNING if since is None else micros(since), micros(until)
     if declared.aggregations:
@@ -53,7 +55,7 @@ def _latest(
     new = [file for file in every_file if file.max_created > low - micros(declared.every)]
     if not new:
         return None
-    # What a new row replaces has its event time, or that of the withdrawal that was published with it.
+    # A new row has the event time of the version it replaces, or a withdrawal beside it has.
     earliest = min(file.min_event for file in new)
     files = _with_newer_versions(every_file, [f for f in every_file if f.max_event >= earliest])
     recent = events.scan(files)
@@ -70,8 +72,8 @@ def _latest(
 
 def _files_of_windows(declared: Declaration, files: list[DataFile], low: int) -> list[DataFile]:
     """The files whose events can change a window at a grid time after `low`."""
-    # The last grid time of the run before may be up to a grid's step before `low`. What had left the longest
-    # window by then, and was known, changes nothing after it.
+    # The last grid time of the run before may be up to a grid's step before `low`. What had left
+    # the longest window by then, and was known, changes nothing after it.
     reached = low - micros(declared.every)
     horizon = reached - micros(declared.longest_window)
     matter = [file for file in files if file.max_event > horizon or file.max_created > reached]
@@ -79,6 +81,6 @@ def _files_of_windows(declared: Declaration, files: list[DataFile], low: int) ->
 
 
 def _with_newer_versions(files: list[DataFile], matter: list[DataFile]) -> list[DataFile]:
-    """The files that can hold newer versions of the events in those that matter, whatever event time they have now."""
+    """The files that can hold newer versions of the events in those that matter."""
     first = min((file.min_created for file in matter), default=2**62)
     return [file for file in files if file.max_created >= first]

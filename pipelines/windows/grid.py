@@ -7,7 +7,10 @@ from stores.tables import CREATED, EVENT, SUPERSEDED, WITHDRAWN, quoted, version
 
 
 def event_versions(declared: Declaration, events: str) -> str:
-    """Each version of each event, withdrawals included: `__e` happened, `__k` known, `__next` superseded."""
+    """Each version of each event, withdrawals included.
+
+    In microseconds: `__e` happened, `__k` known, `__next` superseded (null for the newest version).
+    """
     return (
         f"SELECT *, epoch_us({EVENT}) AS __e, epoch_us({CREATED}) AS __k,"
         f" epoch_us({SUPERSEDED}) AS __next FROM ({version_lifetimes(events, declared.events.id)})"
@@ -15,7 +18,7 @@ def event_versions(declared: Declaration, events: str) -> str:
 
 
 def has_value(declared: Declaration) -> str:
-    """A condition for the versions that count for an entity: all join keys are known, and it is no withdrawal."""
+    """A condition for the versions that count for an entity: no key is null, no withdrawal."""
     keys = [f"{quoted(key)} IS NOT NULL" for key in declared.join_keys]
     return " AND ".join([*keys, f"NOT {WITHDRAWN}"])
 

@@ -1,8 +1,8 @@
 """Events as they were known at a moment; the only reader of streams of events.
 
-A row of a stream's table is a version of an event. A version is known from its `created_timestamp` until the
-`created_timestamp` of the event's next version. A version whose `is_withdrawn` is true says that the event is no
-longer part of the stream; a later version brings the event back.
+A row of a stream's table is a version of an event. A version is known from its `created_timestamp`
+until the `created_timestamp` of the event's next version. A version whose `is_withdrawn` is true
+says that the event is no longer part of the stream; a later version brings the event back.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def known_events(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> pa.Table:
-    """Each event as its newest version known at `as_of`, with an `event_timestamp` in `(since, until]`.
+    """Each event with an `event_timestamp` in `(since, until]`, as it was known at `as_of`.
 
-    In order of event time and id, both times aware UTC. Raises `NotBuilt`.
+    An event is its newest version known by then, without the events that are withdrawn by then. In
+    order of event time and id, both times aware UTC. Raises `NotBuilt`.
     """
     built_until(domain, events)
     table = event_table(domain, events)
@@ -72,10 +73,9 @@ def known_events_sql(
     until: datetime | None = None,
     commit: int | None = None,
 ) -> str:
-    """A SELECT of each event's newest version known at `as_of`, without the events that are withdrawn by then.
+    """`known_events` as a SELECT, from the table's files at `commit` (the newest by default).
 
-    Columns are those that the stream declares and both times, naive UTC. Takes events with an `event_timestamp` in
-    `(since, until]`, from the table's files at `commit` (the newest by default).
+    Columns are those that the stream declares and both times, naive UTC.
     """
     columns = {**events.columns, EVENT: "TIMESTAMP", CREATED: "TIMESTAMP"}
     files = _files_of_period(table, as_of, since, until, commit)
@@ -86,7 +86,7 @@ def known_events_sql(
     if not table.has_withdrawals:
         rows = f"SELECT *, false AS {WITHDRAWN} FROM ({rows})"
     known = f"SELECT * FROM ({rows}) WHERE {CREATED} <= {timestamp(aware(as_of))}"
-    # A newer version may have another event time, so the newest is chosen before the period is applied.
+    # A newer version may have another event time: the newest is chosen before the period applies.
     conditions = [f"{SUPERSEDED} IS NULL", f"{WITHDRAWN} IS NOT TRUE"]
     conditions += [f"{EVENT} > {timestamp(aware(since))}"] if since is not None else []
     conditions += [f"{EVENT} <= {timestamp(aware(until))}"] if until is not None else []
@@ -97,11 +97,11 @@ def known_events_sql(
 
 
 def version_lifetimes(rows: str, ids: tuple[str, ...]) -> str:
-    """A SELECT that adds to each version, withdrawals included, the moment at which the next one replaced it.
+    """A SELECT that adds to each version, withdrawals included, when the next one replaced it.
 
-    `superseded_timestamp` is null for the newest version of an event.
+    `superseded_timestamp` is null for the newest version of an event. A withdrawal that is known at
+    the same moment as another version is of the version before that.
     """
-    # A withdrawal that is known together with another version belongs to the version before that.
     return (
         f"SELECT *, lead({CREATED}) OVER (PARTITION BY {', '.join(map(quoted, ids))}"
         f" ORDER BY {CREATED}, {WITHDRAWN} DESC) AS {SUPERSEDED} FROM ({rows})"
@@ -115,7 +115,7 @@ def _files_of_period(
     until: datetime | None,
     commit: int | None,
 ) -> list[DataFile]:
-    """The files with versions of events that were in the period and known at `as_of`, by any version."""
+    """The files with versions, known at `as_of`, of events that any version puts in the period."""
     last = micros(aware(as_of))
     low, high = (None if moment is None else micros(aware(moment)) for moment in (since, until))
     files = [file for file in table.files(commit) if file.min_created <= last]

@@ -16,7 +16,7 @@ def moved(domain, use_case):
     """The newest booking, which a correction known an hour later moves two days back; its number and its first moment."""
     last = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-1]
     columns = "parcel, courier, depot, route, weight_grams, promised"
-    table = event_table(domain.name, use_case.requests)
+    table = event_table(domain, use_case.requests)
     with connect() as connection:
         moved = "event_timestamp - INTERVAL 2 DAY AS event_timestamp, TIMESTAMP '2024-02-20 12:30:00' AS created_timestamp"
         table.publish(
@@ -30,9 +30,9 @@ def moved(domain, use_case):
 
 @pytest.fixture
 def withdrawn(domain, use_case):
-    """The newest booking, which is withdrawn an hour later and returns after another; its number and its moment."""
+    """The newest booking, withdrawn an hour later and back after another; its number and moment."""
     last = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-1]
-    table = event_table(domain.name, use_case.requests)
+    table = event_table(domain, use_case.requests)
     with connect() as connection:
         for hours, is_withdrawn in ((1, "true"), (2, "false")):
             known = f"TIMESTAMP '2024-02-20 12:00:00' + INTERVAL {hours} HOUR"

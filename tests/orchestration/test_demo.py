@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from orchestration.demo import SHOWN, _due
 from pipelines.build import build
+from punctual.home import Home
 from punctual.progress import Progress
 from punctual.repository import find_use_case
 from punctual.times import moment
@@ -14,7 +15,7 @@ NOW = moment("2020-12-01T06:00Z")
 def test_the_demonstration_asks_once_about_a_corrected_request_and_not_about_a_withdrawn_one(
     built_shop,
 ):
-    domain, use_case = find_use_case("next_sales")
+    domain, use_case = find_use_case(Home.at(), "next_sales")
     asked = _due(domain, use_case, NOW)
     assert [row["shop_id"] for row in asked] == [*range(SHOWN, 0, -1)]
 

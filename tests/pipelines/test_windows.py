@@ -1,6 +1,6 @@
-"""Windowed features and latest events against their definitions, read by hand; built at once and in steps.
+"""Windowed features and latest events against their definitions, read by hand.
 
-Histories have late events, corrections and withdrawals.
+Histories have late events, corrections and withdrawals, and are built at once and in steps.
 """
 
 import statistics
@@ -69,7 +69,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Version:
-    """What was known of a trip from `known` on, or its withdrawal; times in microseconds after the start."""
+    """What was known of a trip from `known` on, or its withdrawal.
+
+    Times are microseconds after the start.
+    """
 
     trip: int
     known: int
@@ -97,7 +100,10 @@ def as_ingested(versions):
 
 
 def rows_of(history):
-    """The rows of a history: a version with another event time comes with a withdrawal of what it replaces."""
+    """The rows of a history.
+
+    A version with another event time comes with a withdrawal of the one it replaces.
+    """
     newest, rows = {}, []
     for version in history:
         before = newest.get(version.trip)

@@ -1,4 +1,4 @@
-"""Rows that disappear from a source: their events are withdrawn or kept, and every reader knows it."""
+"""Rows that disappear from a source: their events are withdrawn or kept."""
 
 from datetime import timedelta
 
@@ -199,7 +199,7 @@ histories = st.dictionaries(st.integers(2, 24), files, min_size=2, max_size=5)
 def test_files_that_change_give_what_was_in_them_and_a_backfill_the_same_rows(
     patient, elsewhere, history
 ):
-    """`history` maps half hours of the day at which there is a build to what the file holds then."""
+    """`history` maps the half hours of the day with a build to what the file holds then."""
 
     def check():
         expected, known = {}, {}
