@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import duckdb
 import pyarrow as pa
 import pytest
 from feast import Entity, ValueType
@@ -185,9 +186,12 @@ def connection():
 
 @pytest.fixture
 def build(tmp_path_factory, connection):
-    """Builds a view over a history of events in runs at the given moments; returns its rows."""
+    """Builds a view over a history of events in runs at the given moments; returns its rows.
 
-    def build(declared, history, runs):
+    `lost_before_last` says that the events' first file is gone before the last run.
+    """
+
+    def build(declared, history, runs, *, lost_before_last=False):
         folder = tmp_path_factory.mktemp("tables")
         events = Table.for_definition(folder, "trips", TRIPS.fingerprint, TRIPS.id)
         table = Table.for_definition(
@@ -212,6 +216,8 @@ def build(tmp_path_factory, connection):
             ]
             connection.register("__events", pa.table(arrays, schema=SCHEMA))
             events.publish(connection, "FROM __events", until)
+            if lost_before_last and run == runs[-1]:
+                (folder / events.files()[0].path).unlink()
             rows = feature_rows(connection, declared, events, since, until)
             if rows is None:
                 table.manifest.commit(table.version, [], until)
@@ -454,3 +460,54 @@ def test_two_corrections_between_two_grid_times_are_one(build):
         (row["driver"], row["created_timestamp"].minute, row["cents"]) for row in rows.to_pylist()
     )
     assert told == [(1, 1, 70), (1, 2, None), (2, 2, 72)]
+
+
+def in_minutes(rows):
+    """Each row's event time and knowledge time in minutes, and its trip, in order of knowledge."""
+    return sorted(
+        (
+            row["created_timestamp"].minute,
+            (micros(row["event_timestamp"].replace(tzinfo=UTC)) - START) // MINUTE,
+            row["trip"],
+        )
+        for row in rows.to_pylist()
+    )
+
+
+STEPS = [round(minute * MINUTE) for minute in (1.5, 4.5, 7.5, 10)]
+
+
+def test_where_the_newest_trip_is_withdrawn_one_of_any_age_is_shown_again(build):
+    history = [a_trip(1, 1, 1, 70), a_trip(2, 4, 4, 80)]
+    history.append(replace(history[1], known=7 * MINUTE, is_withdrawn=True))
+    at_once = build(latest("driver"), history, [10 * MINUTE])
+    assert in_minutes(at_once) == [(1, 1, 1), (4, 4, 2), (7, 4, 1)]
+    assert canonical_hash(build(latest("driver"), history, STEPS)) == canonical_hash(at_once)
+
+
+def test_a_trip_that_returns_is_the_newest_again(build):
+    history = [a_trip(1, 1, 1, 70)]
+    history.append(replace(history[0], known=3 * MINUTE, is_withdrawn=True))
+    history.append(replace(history[0], known=6 * MINUTE))
+    rows = build(latest("driver"), history, [10 * MINUTE])
+    assert in_minutes(rows) == [(1, 1, 1), (3, 1, None), (6, 1, 1)]
+    counts = column(build(windowed("driver"), history, [10 * MINUTE]), "trips_count_3m")
+    assert counts == {1: 1, 2: 1, 3: 0}
+
+
+def test_a_withdrawn_trip_leaves_every_window_when_its_withdrawal_is_known(build):
+    history = [a_trip(1, 2, 2, 70), a_trip(2, 2, 2, 80)]
+    history.append(replace(history[1], known=round(2.5 * MINUTE), is_withdrawn=True))
+    rows = build(windowed("driver"), history, [10 * MINUTE])
+    assert column(rows, "cents_sum_2m") == {2: 150, 3: 70, 4: None, 5: None}
+    assert column(rows, "trips_count_3m") == {2: 2, 3: 1, 4: 1, 5: 0}
+
+
+def test_a_run_reads_no_file_of_earlier_trips_unless_one_is_taken_away(build):
+    history = [a_trip(1, 1, 1, 70), a_trip(2, 4, 4, 80), a_trip(3, 8, 8, 90)]
+    corrected = replace(history[1], known=round(8.5 * MINUTE), cents=81)
+    rows = build(latest("driver"), [*history, corrected], STEPS, lost_before_last=True)
+    assert in_minutes(rows) == [(1, 1, 1), (4, 4, 2), (8, 8, 3), (9, 4, 2)]
+    withdrawn = replace(history[1], known=round(8.5 * MINUTE), is_withdrawn=True)
+    with pytest.raises(duckdb.IOException):
+        build(latest("driver"), [*history, withdrawn], STEPS, lost_before_last=True)
