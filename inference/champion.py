@@ -81,7 +81,7 @@ class Champion:
 
 def champion_version(home: Home, use_case: str) -> str:
     """The version behind the alias `champion`. Raises `NoChampion`."""
-    return str(registered_version(home, use_case).version)
+    return registered_version(home, use_case).version
 
 
 def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> ModelCard:

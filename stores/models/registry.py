@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from punctual.errors import BrokenModel, BrokenRegistry, NoChampion, UnknownName, unknown_name
 from punctual.home import Home
 from punctual.model_card import CARD_FILE, CHAMPION, ModelCard, decode_card
+from stores.models import registry_file
 from stores.models.paths import tracking_uri
+from stores.models.registry_file import RegisteredVersion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,6 +51,8 @@ def aliases(home: Home, use_case: str) -> dict[str, str]:
     """Alias to version; empty where nothing is registered. Raises `BrokenRegistry`."""
     if not has_registry(home):
         return {}
+    if (found := registry_file.aliases(home, use_case)) is not None:
+        return found
     registry = model_registry(home)
     from mlflow.exceptions import MlflowException
 
@@ -64,18 +68,30 @@ def aliases(home: Home, use_case: str) -> dict[str, str]:
             return {}
 
 
-def registered_version(home: Home, use_case: str, version: str | None = None) -> Any:
-    """MLflow's record of the champion, or of a given version. Raises `NoChampion`, `UnknownName` or `BrokenRegistry`."""
+def registered_version(home: Home, use_case: str, version: str | None = None) -> RegisteredVersion:
+    """The champion, or a given version. Raises `NoChampion`, `UnknownName` or `BrokenRegistry`."""
     if not has_registry(home):
         raise no_champion(use_case)
+    found = (
+        registry_file.version_of_alias(home, use_case, CHAMPION)
+        if version is None
+        else registry_file.registered_version(home, use_case, version)
+    )
+    return found or _asked_of_mlflow(home, use_case, version)
+
+
+def _asked_of_mlflow(home: Home, use_case: str, version: str | None) -> RegisteredVersion:
     registry = model_registry(home)
     from mlflow.exceptions import MlflowException
 
     with _readable(home):
         try:
-            if version is None:
-                return registry.get_model_version_by_alias(use_case, CHAMPION)
-            return registry.get_model_version(use_case, version)
+            found = (
+                registry.get_model_version_by_alias(use_case, CHAMPION)
+                if version is None
+                else registry.get_model_version(use_case, version)
+            )
+            return RegisteredVersion(str(found.version), str(found.run_id))
         except MlflowException as error:
             if error.error_code not in _NOT_THERE:
                 raise
@@ -96,6 +112,8 @@ def no_champion(use_case: str) -> NoChampion:
 
 def artifact(home: Home, run_id: str, name: str) -> bytes:
     """A file of a run."""
+    if (content := registry_file.artifact(home, run_id, name)) is not None:
+        return content
     # Without a folder of ours MLflow would copy the file to one that stays.
     with TemporaryDirectory() as folder:
         return Path(model_registry(home).download_artifacts(run_id, name, folder)).read_bytes()
@@ -113,7 +131,7 @@ def read_card(home: Home, use_case: str, version: str | None = None) -> ModelCar
             f"version {found.version} of '{use_case}' has no readable {CARD_FILE}: {error}. Train again."
         ) from error
     # The registry numbers versions; a card that was copied along says so here.
-    card.version, card.run_id = str(found.version), str(found.run_id)
+    card.version, card.run_id = found
     return card
 
 
