@@ -13,9 +13,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from punctual.errors import DataFolderError, ExitCode, UnknownName, unknown_name
 from punctual.feast_import import skip_type_checks
@@ -158,6 +155,10 @@ def show_json(value: Any) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows as a table; numbers stand right."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         numeric = bool(rows) and all(

@@ -10,7 +10,9 @@ from punctual.lazy import exports_of
 
 if TYPE_CHECKING:
     from stores.online.backend import OnlineStoreUnavailable as OnlineStoreUnavailable
+    from stores.online.database import open_database as open_database
     from stores.online.freshness import Freshness as Freshness
+    from stores.online.freshness import freshness_of as freshness_of
     from stores.online.freshness import online_mark as online_mark
     from stores.online.freshness import view_freshness as view_freshness
     from stores.online.materialization import AsofEngine as AsofEngine

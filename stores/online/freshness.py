@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from punctual.home import Home
-from punctual.loaded_domain import LoadedDomain
 from punctual.times import from_micros, micros
-from punctual.windows import declaration_of
 from stores.online.backend import Mark
 from stores.online.records import PackedDatabase
 from stores.online.view import OnlineView
-from stores.tables import Table
+from stores.tables import Manifest, TableVersion
+
+if TYPE_CHECKING:
+    from punctual.loaded_domain import LoadedDomain
 
 
 @dataclass(frozen=True)
@@ -44,35 +46,45 @@ class Freshness:
 
 def online_mark(home: Home, database: PackedDatabase, view: OnlineView) -> Mark | None:
     """How far the view is online as it is defined now, and from which version of its table; None before the first run."""
-    return _mark_of(database, view, _table_of(home, view))
+    return _mark_of(database, view, Manifest(home.tables).current(view.name))
 
 
-def _table_of(home: Home, view: OnlineView) -> Table | None:
-    return Table.current(home.tables, view.name)
-
-
-def _mark_of(database: PackedDatabase, view: OnlineView, table: Table | None) -> Mark | None:
+def _mark_of(database: PackedDatabase, view: OnlineView, table: TableVersion | None) -> Mark | None:
     mark = database.records.mark(view)
-    return mark if table and mark and mark.version == table.version.version else None
+    return mark if table and mark and mark.version == table.version else None
 
 
 def view_freshness(
     domain: LoadedDomain, database: PackedDatabase, views: Iterable[OnlineView]
 ) -> dict[str, Freshness]:
     """Each view's freshness, by its name. Run hourly and on time, no view is ever stale."""
-    return {view.name: _freshness(domain, database, view) for view in views}
+    from punctual.windows import declaration_of
+
+    found = {}
+    for view in views:
+        declared = declaration_of(domain.views[view.name])
+        grid = (declared.every, declared.available_after) if declared else None
+        found[view.name] = freshness_of(domain.home, database, view, grid)
+    return found
 
 
-def _freshness(domain: LoadedDomain, database: PackedDatabase, view: OnlineView) -> Freshness:
-    declared = declaration_of(domain.views[view.name])
-    table = _table_of(domain.home, view)
+def freshness_of(
+    home: Home,
+    database: PackedDatabase,
+    view: OnlineView,
+    grid: tuple[timedelta, timedelta] | None,
+) -> Freshness:
+    """A view's freshness; `grid` is its `every` and `available_after`, None where it has none."""
+    manifest = Manifest(home.tables)
+    table = manifest.current(view.name)
     mark = _mark_of(database, view, table)
-    built, online = table.built_until if table else None, from_micros(mark.until) if mark else None
-    if declared is None:
+    built = manifest.watermark(table, "built") if table else None
+    online = from_micros(mark.until) if mark else None
+    if grid is None:
         return Freshness(view.name, None, built, online, None)
     complete = None
     if online is not None:
         # What is not online yet belongs to the next grid time at the earliest, and is shown when it is available.
-        every = micros(declared.every)
-        complete = from_micros((micros(online) // every + 1) * every) + declared.available_after
-    return Freshness(view.name, declared.every, built, online, complete)
+        every = micros(grid[0])
+        complete = from_micros((micros(online) // every + 1) * every) + grid[1]
+    return Freshness(view.name, grid[0], built, online, complete)

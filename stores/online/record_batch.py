@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from stores.online.record_format import INTACT, START, TAIL, CorruptRecord, Layout
+from stores.online.packed_row import CorruptRecord
+from stores.online.record_format import INTACT, START, TAIL, Layout
 from stores.online.records import PackedDatabase, Status
 from stores.online.view import OnlineView
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -42,8 +42,8 @@ from feast.types import (
 )
 
 from punctual.times import from_micros, micros, taken_for_utc
+from stores.online.packed_row import FORMAT, CorruptRecord, PackedRow
 
-FORMAT = 2
 # What CRC-32 gives for any bytes that end with their own CRC-32: one pass checks without cutting.
 INTACT = zlib.crc32(b"\x00\x00\x00\x00")
 _HEAD = struct.Struct("<BI")
@@ -58,23 +58,6 @@ Times = np.ndarray | Sequence[int]
 _FIRST, _LAST = micros(datetime.min.replace(tzinfo=UTC)), micros(datetime.max.replace(tzinfo=UTC))
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-
-
-class CorruptRecord(ValueError):
-    """Bytes that are no record of this layout."""
-
-
-class PackedRow(NamedTuple):
-    """A row as a record holds it: its two times in microseconds, and all of its bytes."""
-
-    event: int
-    created: int
-    data: bytes
-
-    @property
-    def effective(self) -> int:
-        """The moment from which the row may be shown."""
-        return max(self.event, self.created)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from punctual.errors import NotBuilt
 from stores.online.backend import OnlineStoreUnavailable, PlaceGone, Records
-from stores.online.record_format import CorruptRecord, PackedRow
+from stores.online.packed_row import CorruptRecord, PackedRow
 from stores.online.view import OnlineView
 
 Status = Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE", "INVALID"]

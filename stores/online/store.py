@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from feast import Entity, FeatureView
@@ -21,7 +20,7 @@ from pydantic import model_validator
 
 from punctual.errors import NotBuilt, StoreOutdated
 from punctual.times import from_micros, micros, taken_for_utc
-from stores.online.backends.sqlite import SqliteRecords
+from stores.online.database import open_database
 from stores.online.feast_response import results
 from stores.online.reader import Reader
 from stores.online.record_batch import Shown
@@ -55,15 +54,12 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):
 def packed_database(config: RepoConfig) -> PackedDatabase:
     """The packed records that a configuration's online store is over."""
     online = config.online_store
-    if online.path is not None:
-        return PackedDatabase(SqliteRecords(Path(online.path)))
-    # A laptop's profile needs no Redis client.
-    from stores.online.backends.redis import RedisRecords
-
-    return PackedDatabase(
-        RedisRecords(
-            online.redis, config.project, cluster=online.cluster, timeout=online.timeout_seconds
-        )
+    return open_database(
+        config.project,
+        path=online.path,
+        redis=online.redis,
+        cluster=online.cluster,
+        timeout_seconds=online.timeout_seconds,
     )
 
 

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
-
-from feast import FeatureView
-from feast.types import FeastType
+from typing import TYPE_CHECKING, Any
 
 from punctual.sources import digest
 from punctual.times import micros
-from stores.online.entity_keys import EntityKeys
-from stores.online.record_format import FORMAT, Layout
+from stores.online.packed_row import FORMAT
+
+if TYPE_CHECKING:
+    from feast import FeatureView
+    from feast.types import FeastType
+
+    from stores.online.entity_keys import EntityKeys
+    from stores.online.record_format import Layout
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,15 @@ class OnlineView:
     @cached_property
     def layout(self) -> Layout:
         """How its records are laid out."""
+        from stores.online.record_format import Layout
+
         return Layout([type_ for _, type_ in self.typed_features], int(self.schema[:8], 16))
 
     @cached_property
     def entity_keys(self) -> EntityKeys:
         """How its keys are encoded."""
+        from stores.online.entity_keys import EntityKeys
+
         return EntityKeys(self.join_keys, [type_ for _, type_ in self.keys])
 
     def keyed_by(self, columns: Sequence[str]) -> str:

@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from punctual.times import micros
 from stores.tables.spill import spill_folder
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 def quoted(name: str) -> str:
@@ -44,6 +46,8 @@ def connect(
     *, memory_limit: str | None = None, threads: int | None = None, temporary: Path | None = None
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection of one's own, whose clock zone is UTC, with limits where given; what it spills goes below `temporary`."""
+    import duckdb
+
     config: dict[str, str | bool | int | float | list[str]] = {}
     if memory_limit:
         config["memory_limit"] = memory_limit

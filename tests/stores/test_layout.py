@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from punctual.errors import InvalidRequest
 from punctual.times import from_micros, micros
 from stores.online.entity_keys import EntityKeys
-from stores.online.record_format import INTACT, START, TAIL, CorruptRecord, Layout
+from stores.online.packed_row import CorruptRecord
+from stores.online.record_format import INTACT, START, TAIL, Layout
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 # Of every age that Python knows; both ends, and microseconds before 1970, are tried often.
