@@ -337,13 +337,17 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
         "hash",
     ]
     rows = [_row(one, base, more) for one in measurements]
+    return "\n".join([f"### {case}", *([note] if note else []), "", *as_markdown(head, rows), ""])
+
+
+def as_markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table whose columns are aligned."""
     widths = [max(len(row[number]) for row in [head, *rows]) for number in range(len(head))]
     ruler = ["-" * width for width in widths]
-    lines = [
+    return [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in (head, ruler, *rows)
     ]
-    return "\n".join([f"### {case}", *([note] if note else []), "", *lines, ""])
 
 
 def _row(one: Measurement, base: float, more: list[str]) -> list[str]:

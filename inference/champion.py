@@ -18,7 +18,7 @@ from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import REFERENCE_FILE, ModelCard, model_input
 from punctual.use_case import UseCase
-from stores.models import artifact, read_card, registered_version
+from stores.models import artifact, model_registry, read_card, registered_version
 
 # Trees sum float32 leaves; another processor may round the last digits of the sum otherwise.
 PARITY_TOLERANCE = 1e-6
@@ -139,6 +139,7 @@ def _refuse_other_definitions(domain: LoadedDomain, card: ModelCard) -> None:
 
 
 def _model(use_case: str, version: str) -> Any:
+    model_registry()
     import mlflow
 
     try:

@@ -1,0 +1,216 @@
+"""Measures whole commands as processes: `python -m benchmarks.start_up`; see `README.md` beside this file.
+
+Prints a table and, as its last line, one JSON object. CPU seconds are user and system time of the
+process and its children; MB are 10^6 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+from benchmarks.harness import (
+    MB,
+    ROOT,
+    Measurement,
+    NoData,
+    as_markdown,
+    cpu_seconds_of,
+    peak_mb_of,
+    report,
+)
+from benchmarks.servers import HOST, NoServer, end, free_port
+from benchmarks.serving import BIN, DOMAIN, made_home
+
+CASE = "start_up"
+# CPU seconds that a command may take.
+LIMITS = {
+    "help": 0.3,
+    "status": 2.0,
+    "build_nothing_new": 4.0,
+    "build_one_hour": 6.0,
+    "materialize_one_hour": 6.0,
+    "serve_ready": 8.0,
+}
+HOUR = timedelta(hours=1)
+PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one run of a command took."""
+
+    cpu_seconds: float
+    seconds: float
+    peak_mb: float
+
+
+class Commands:
+    """The measured command lines, on a data folder that they change: each hour is built once."""
+
+    def __init__(self, home: Path, domain: str) -> None:
+        self.domain = domain
+        self.environment = {**os.environ, "PUNCTUAL_HOME": str(home)}
+        # No run may write its bytecode while it is measured, nor find none.
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.now = datetime.fromisoformat(self._status()["clock"])
+
+    def _status(self) -> dict:
+        command = [str(BIN / "punctual"), "status", "--json"]
+        shown = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        if shown.returncode:
+            raise NoData(f"punctual status: {shown.stderr.strip()}")
+        return dict(json.loads(shown.stdout))
+
+    def help(self) -> Taken:
+        """The front door's help."""
+        return self._finished("--help")
+
+    def status(self) -> Taken:
+        """What there is in the data folder."""
+        return self._finished("status")
+
+    def build_nothing_new(self) -> Taken:
+        """A build up to the moment to which all is built."""
+        return self._finished("features", "build", self.domain, "--as-of", self.now.isoformat())
+
+    def build_one_hour(self) -> Taken:
+        """A build of one hour more."""
+        self.now += HOUR
+        return self.build_nothing_new()
+
+    def materialize_one_hour(self) -> Taken:
+        """Bringing an hour online; the build before it is not measured."""
+        self.build_one_hour()
+        at = self.now.isoformat()
+        return self._finished("features", "materialize", self.domain, "--as-of", at)
+
+    def serve_ready(self) -> Taken:
+        """A server until it says that it is ready."""
+        port = free_port()
+        start = time.perf_counter()
+        with self._started("serve", "--port", str(port)) as process:
+            try:
+                _wait(process, f"http://{HOST}:{port}/readyz")
+                seconds = time.perf_counter() - start
+                return Taken(cpu_seconds_of(process.pid), seconds, peak_mb_of(process.pid))
+            finally:
+                end(process)
+
+    def _started(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [str(BIN / "punctual"), *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def _finished(self, *arguments: str) -> Taken:
+        start = time.perf_counter()
+        with self._started(*arguments) as process:
+            assert process.stderr is not None
+            said = process.stderr.read()
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise NoData(f"punctual {' '.join(arguments)}: {said.decode(errors='replace').strip()}")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return Taken(
+            used.ru_utime + used.ru_stime, time.perf_counter() - start, used.ru_maxrss * unit / MB
+        )
+
+
+def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+    until, said = time.monotonic() + PATIENCE_SECONDS, ""
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except urllib.error.HTTPError as error:  # not yet ready
+            said = error.read().decode(errors="replace")
+        except OSError:  # not yet listening
+            pass
+        time.sleep(0.02)
+    raise NoServer(f"{url} was not ready: {said}")
+
+
+def measured(name: str, run: Callable[[], Taken], repetitions: int) -> Measurement:
+    """The medians of the runs after a first one, which is not counted."""
+    print(f"{name} …", file=sys.stderr, flush=True)
+    run()
+    taken = [run() for _ in range(repetitions)]
+    return Measurement(
+        name,
+        seconds=median(one.seconds for one in taken),
+        fastest=min(one.seconds for one in taken),
+        cpu_seconds=median(one.cpu_seconds for one in taken),
+        repetitions=repetitions,
+        peak_mb=median(one.peak_mb for one in taken),
+        more={"limit_cpu_s": LIMITS[name]},
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; `report` says what it returns."""
+    asked = _arguments().parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        return report(lambda: _measured(asked, Path(folder).resolve() / "home"))
+
+
+def _measured(asked: argparse.Namespace, home: Path) -> dict[str, list[Measurement]]:
+    if asked.home:
+        shutil.copytree(asked.home, home)
+    else:
+        made_home(home, asked.as_of)
+    commands = Commands(home, asked.domain)
+    names = dict.fromkeys(asked.command or LIMITS)
+    found = [measured(name, getattr(commands, name), asked.repetitions) for name in names]
+    print(table(found))
+    return {CASE: found}
+
+
+def table(found: list[Measurement]) -> str:
+    """The measurements as Markdown, CPU seconds first."""
+    head = ["command", "cpu s", "limit", "seconds", "peak MB", "runs"]
+    rows = [
+        [
+            one.contender,
+            f"{one.cpu_seconds:.2f}",
+            f"{one.more['limit_cpu_s']:g}",
+            f"{one.seconds:.2f}",
+            f"{one.peak_mb:,.0f}",
+            str(one.repetitions),
+        ]
+        for one in found
+    ]
+    return "\n".join([f"### {CASE}", "", *as_markdown(head, rows), ""])
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.start_up", description=__doc__)
+    parser.add_argument(
+        "--command", action="append", choices=[*LIMITS], help="may be repeated; all by default"
+    )
+    parser.add_argument("--home", type=Path, help="a data folder to copy; else made anew")
+    parser.add_argument("--domain", default=DOMAIN, help="the domain to build and to bring online")
+    parser.add_argument("--as-of", default="2013-12-05T20:00Z", help="up to when it is made")
+    parser.add_argument("--repetitions", type=int, default=5, help="how many runs count (5)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
