@@ -102,7 +102,7 @@ def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None =
     when it was registered, or otherwise in the fast way than by its pipeline.
     """
     card = champion_card(domain, use_case, version)
-    model = _model(use_case.name, card.version)
+    model = _model(domain.home, use_case.name, card.version)
     champion = Champion(card, model, FastModel.of(card, model))
     _refuse_other_predictions(champion)
     _refuse_unfaithful_ways(domain.home, champion)
@@ -138,8 +138,8 @@ def _refuse_other_definitions(domain: LoadedDomain, card: ModelCard) -> None:
         )
 
 
-def _model(use_case: str, version: str) -> Any:
-    model_registry()
+def _model(home: Home, use_case: str, version: str) -> Any:
+    model_registry(home)
     import mlflow
 
     try:

@@ -1,7 +1,8 @@
-"""`punctual status`: the champions, how fresh features are, what ran and what is next; it changes nothing."""
+"""`punctual status`: the champions, how fresh features are, what ran and what is next."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,9 @@ from punctual.progress import working
 from punctual.times import duration_text
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
-
+    from orchestration.declared import DeclaredDomain, DeclaredTable, DeclaredView
     from orchestration.ledger import Run
-    from punctual.loaded_domain import LoadedDomain
-    from punctual.windows import Declaration
+    from stores.online import PackedDatabase
 
 RUNS_SHOWN = 20
 
@@ -51,25 +50,23 @@ def status(home: Home, as_of: str | None = None) -> dict[str, Any]:
     `champion` is that of the first use case; `use_cases` has them all. A view is fresh until rows of its next grid time
     should be online: its `every` and its `available_after` behind the moment at most.
     """
+    from orchestration.declared import declared_domain
     from orchestration.ledger import SCHEDULE, Ledger
     from punctual.locks import is_running
-    from punctual.repository import feature_store, load_all
+    from punctual.repository import domain_names
 
-    domains = load_all(home)
-    moments = {
-        domain.name: starting_moment(home, as_of, domain.domain.demo_at) for domain in domains
-    }
+    domains = [declared_domain(home, name) for name in domain_names(home)]
+    moments = {domain.name: starting_moment(home, as_of, domain.demo_at) for domain in domains}
     missing: list[str] = []
     use_cases = {
         name: _models(home, name, missing) for domain in domains for name in domain.use_cases
     }
-    store = feature_store(home)
-    views = {
-        each.name: _view(store, domain, each, moments[domain.name])
+    views = _views(home, domains, moments)
+    events = {
+        each.name: {"domain": domain.name, **_built(home, each)}
         for domain in domains
-        for each in domain.declarations
+        for each in domain.events
     }
-    events = {each.name: _events(domain, each) for domain in domains for each in domain.events}
     scheduler = "running" if is_running(home, SCHEDULE) else "stopped"
     runs = [_run(run, scheduler) for run in Ledger(home).recent(RUNS_SHOWN)]
     if not runs:
@@ -92,11 +89,11 @@ def status(home: Home, as_of: str | None = None) -> dict[str, Any]:
         "views": views,
         "events": events,
         "clock": max(
-            (starting_moment(home, None, domain.domain.demo_at) for domain in domains), default=None
+            (starting_moment(home, None, domain.demo_at) for domain in domains), default=None
         ),
         "scheduler": scheduler,
         "schedule": [
-            step for domain in domains for step in _schedule(domain, moments[domain.name])
+            step for domain in domains for step in _schedule(home, domain, moments[domain.name])
         ],
         "runs": runs,
         "missing": missing,
@@ -137,31 +134,42 @@ def _model(card: Any) -> dict[str, Any]:
     return {name: getattr(card, name) for name in kept}
 
 
-def _view(
-    store: FeatureStore, domain: LoadedDomain, declared: Declaration, at: datetime
-) -> dict[str, Any]:
-    """How far a view is built and online, as its present definition makes it; judged as the server does."""
-    from pipelines.build import view_table
-    from pipelines.materialize import online_database
-    from stores.online import OnlineView, view_freshness
+def _views(
+    home: Home, domains: Sequence[DeclaredDomain], moments: Mapping[str, datetime]
+) -> dict[str, dict[str, Any]]:
+    """How far each view is built and online, as its present definition makes it."""
+    project, database = _online(home)
+    return {
+        view.name: {
+            "domain": domain.name,
+            **_view(home, project, database, view, moments[domain.name]),
+        }
+        for domain in domains
+        for view in domain.views
+    }
 
-    table, database = view_table(domain.home, declared), online_database(store)
-    built = table.built_until
+
+def _view(
+    home: Home, project: str, database: PackedDatabase, view: DeclaredView, at: datetime
+) -> dict[str, Any]:
+    """A view's row, judged as the server does."""
+    from stores.online import OnlineView, freshness_of
+
+    table = _built(home, view)
+    built = table["built_until"]
     shown: dict[str, Any] = {
-        "domain": domain.name,
-        "rows": table.rows(),
+        **table,
         "online_rows": 0,
-        "built_until": built,
         "materialized_until": None,
         "age_seconds": None,
         "fresh": False,
-        "every": duration_text(declared.every),
-        "available_after": duration_text(declared.available_after),
+        "every": duration_text(view.every),
+        "available_after": duration_text(view.available_after),
     }
     if built is None:
         return shown
-    online = OnlineView.of(store.project, domain.views[declared.name])
-    found = view_freshness(domain, database, [online])[declared.name]
+    online = OnlineView(project, view.name, view.keys, view.features, fingerprint=view.fingerprint)
+    found = freshness_of(home, database, online, (view.every, view.available_after))
     shown |= {
         "online_rows": database.count(online),
         "materialized_until": found.materialized_until,
@@ -172,20 +180,41 @@ def _view(
     return shown
 
 
-def _events(domain: LoadedDomain, stream: Any) -> dict[str, Any]:
-    from stores.tables import event_table
+def _built(home: Home, declared: DeclaredTable) -> dict[str, Any]:
+    """How many rows a table has and how far it is built, if it is of the present definition."""
+    from stores.tables import Manifest
 
-    table = event_table(domain, stream)
-    return {"domain": domain.name, "rows": table.rows(), "built_until": table.built_until}
+    manifest = Manifest(home.tables)
+    table = manifest.current(declared.table)
+    if table is None or table.fingerprint != declared.fingerprint:
+        return {"rows": 0, "built_until": None}
+    return {
+        "rows": sum(file.rows for file in manifest.files(table)),
+        "built_until": manifest.watermark(table, "built"),
+    }
 
 
-def _schedule(domain: LoadedDomain, now: datetime) -> list[dict[str, Any]]:
+def _online(home: Home) -> tuple[str, PackedDatabase]:
+    """Feast's project and the online records; Feast is imported only where they are not a file."""
+    from punctual.repository import feature_store, store_settings
+    from stores.online import open_database
+
+    settings = store_settings(home)
+    match settings.get("online_store"):
+        case {"type": "stores.online.PackedOnlineStore", "path": str(path), **more} if not more:
+            return str(settings["project"]), open_database(str(settings["project"]), path=path)
+    from stores.online import packed_database
+
+    store = feature_store(home)
+    return store.project, packed_database(store.config)
+
+
+def _schedule(home: Home, domain: DeclaredDomain, now: datetime) -> list[dict[str, Any]]:
     """When each step ran last for a moment, and which moment comes next."""
     from orchestration.ledger import Ledger
     from orchestration.schedule import next_moment
-    from orchestration.steps import steps_of
 
-    ledger = Ledger(domain.home)
+    ledger = Ledger(home)
     return [
         {
             "domain": step.domain,
@@ -195,7 +224,7 @@ def _schedule(domain: LoadedDomain, now: datetime) -> list[dict[str, Any]]:
             "last": ledger.last_done(step),
             "next": next_moment(step.cron, now),
         }
-        for step in steps_of(domain)
+        for step in domain.steps
     ]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import numpy as np
-import pandas as pd
-import pyarrow as pa
 
 from punctual.errors import StoreOutdated
+
+# A card is read and shown without them.
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -67,6 +70,8 @@ def decode_card(data: bytes) -> ModelCard:
 
 def model_features(features: pa.Table, names: list[str]) -> list[ModelFeature]:
     """Which columns are numbers and which are categories, by their Arrow type."""
+    import pyarrow as pa
+
     kinds: list[ModelFeature] = []
     for name in names:
         type_ = features.schema.field(name).type
@@ -82,6 +87,10 @@ def model_input(
 
     The same function, on columns from the offline join or from the online store, feeds training and serving.
     """
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
     named = set(columns.column_names) if isinstance(columns, pa.Table) else set(columns)
     missing = [feature.name for feature in features if feature.name not in named]
     if missing:

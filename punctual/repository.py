@@ -12,15 +12,11 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
-from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView
-from feast.data_source import RequestSource
-from feast.repo_config import RepoConfig
 
-from punctual.checks import problems_of
 from punctual.domain import Domain
 from punctual.errors import (
     DataFolderError,
@@ -30,8 +26,15 @@ from punctual.errors import (
     unknown_name,
 )
 from punctual.home import INSTALLED_REPOSITORY, Home
-from punctual.loaded_domain import LoadedDomain
 from punctual.use_case import UseCase
+
+# Feast is imported where a store is opened or a domain is loaded: to find domains and to read the
+# configuration takes milliseconds.
+if TYPE_CHECKING:
+    from feast import FeatureStore
+    from feast.repo_config import RepoConfig
+
+    from punctual.loaded_domain import LoadedDomain
 
 _SQLITE = "sqlite:///"
 
@@ -49,19 +52,27 @@ def feature_store(home: Home) -> FeatureStore:
         ) from error
     # Feast imports MLflow where it is installed, which would write an installation id into the person's home.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from feast import FeatureStore
+
     return FeatureStore(config=_repo_config(home))
 
 
 def _repo_config(home: Home) -> RepoConfig:
+    from feast.repo_config import RepoConfig
+
+    config = RepoConfig(**store_settings(home))
+    config.repo_path = home.repository
+    return config
+
+
+def store_settings(home: Home) -> dict[str, Any]:
     """`feature_store.yaml` with its variables put in, of which `PUNCTUAL_HOME` is this home's.
 
     Feast puts them into the text, from the environment of the process, which has room for one home
     and takes a folder's name for YAML.
     """
     settings = msgspec.yaml.decode((home.repository / "feature_store.yaml").read_bytes())
-    config = RepoConfig(**_expanded(settings, {**os.environ, **home.environment}))
-    config.repo_path = home.repository
-    return config
+    return dict(_expanded(settings, {**os.environ, **home.environment}))
 
 
 def _expanded(value: Any, variables: Mapping[str, str]) -> Any:
@@ -92,6 +103,8 @@ def load_domain(home: Home, name: str) -> LoadedDomain:
 
     Raises `UnknownDomain`, or `InvalidDeclaration` with every problem found.
     """
+    from punctual.checks import problems_of
+
     known = domain_names(home)
     if name not in known:
         raise UnknownDomain(unknown_name("domain", name, known, f"{home.repository.name}/"))
@@ -134,6 +147,11 @@ def _package(repository: Path) -> str:
 
 
 def _collect(home: Home, name: str) -> LoadedDomain:
+    from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+    from feast.data_source import RequestSource
+
+    from punctual.loaded_domain import LoadedDomain
+
     found: dict[type, dict[str, object]] = {
         kind: {}
         for kind in (Domain, Entity, FeatureView, OnDemandFeatureView, FeatureService, UseCase)

@@ -1,10 +1,29 @@
 """What a command imports: Feast without its type checks, except in `apply`, and no library that it does not need."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from punctual.home import Home
+from stores.models import model_registry
+
 ROOT = Path(__file__).parent.parent
+HEAVY = {
+    "feast",
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "duckdb",
+    "mlflow",
+    "sklearn",
+    "xgboost",
+    "scipy",
+    "matplotlib",
+}
 
 
 def finished(*arguments):
@@ -71,3 +90,89 @@ print(typeguard.typechecked.__module__)
 """
     ran = finished("-c", program)
     assert ran.stdout.splitlines()[-1:] == ["typeguard"], ran.stderr
+
+
+def imported(*arguments):
+    """The top-level names of all modules that a command line imports, and what it prints."""
+    ran = finished("-X", "importtime", *arguments)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return set(re.findall(r"\| +(\w+)$", ran.stderr, re.MULTILINE)), ran.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([], ["features"], ["status"], ["features", "build"], ["features", "apply"]),
+        *(["train"], ["serve"], ["predict"], ["up"]),
+    ],
+    ids=" ".join,
+)
+def test_help_imports_no_heavy_library(home, arguments):
+    names, _ = imported("-m", "orchestration.cli", *arguments, "--help")
+    assert names & {*HEAVY, "rich", "typeguard", "sqlalchemy"} == set()
+
+
+@pytest.fixture
+def online_shop(built_shop, tmp_path):
+    """The shop, built and online, with a champion in MLflow's registry; returns the home."""
+    materialized = finished("-m", "pipelines", "materialize", "shop")
+    assert materialized.returncode == 0, materialized.stderr
+    client = model_registry(Home.at())
+    client.create_registered_model("next_sales")
+    place = f"file://{built_shop}/models"
+    run = client.create_run(client.create_experiment("next_sales", place)).info.run_id
+    client.log_text(
+        run, (ROOT / "tests" / "golden" / "model_card.json").read_text(), "model_card.json"
+    )
+    client.create_model_version("next_sales", f"runs:/{run}/model", run)
+    client.set_registered_model_alias("next_sales", "champion", "1")
+    return built_shop
+
+
+def status():
+    """The libraries that `punctual status` imports, and what it shows."""
+    names, printed = imported("-m", "orchestration.cli", "status", "--json")
+    return names & HEAVY, json.loads(printed)
+
+
+def test_status_imports_no_heavy_library_and_shows_the_same(online_shop):
+    first, shown = status()
+    assert "feast" in first
+    assert "mlflow" not in first
+    assert shown["champion"]["version"] == "1"
+    assert shown["views"]["shop_sales"]["online_rows"] == 12
+    assert shown["views"]["shop_sales"]["fresh"] is True
+    assert shown["events"]["closed_days"]["rows"] > 0
+    assert [step["step"] for step in shown["schedule"]] == ["materialize"]
+    assert status() == (set(), shown)
+
+
+def test_status_sees_a_changed_definition_at_once(online_shop, tmp_path):
+    status()
+    module = tmp_path / "repository" / "shop" / "shop.py"
+    module.write_text(
+        module.read_text().replace(
+            'over=("28d",), description="Days', 'over=("14d",), description="Days'
+        )
+    )
+    names, shown = status()
+    assert "feast" in names
+    assert shown["views"]["shop_sales"]["built_until"] is None
+    assert shown["views"]["last_day"]["fresh"] is True
+    assert status() == (set(), shown)
+
+
+def test_status_does_without_what_it_kept_where_that_is_damaged(online_shop):
+    _, shown = status()
+    (kept,) = (online_shop / "cache" / "declared").iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert status()[1] == shown
+    assert status() == (set(), shown)
+
+
+def test_status_is_shown_where_nothing_can_be_kept(online_shop):
+    (online_shop / "cache").write_text("no folder")
+    assert status()[1]["champion"]["version"] == "1"
+    names, shown = status()
+    assert "feast" in names
+    assert shown["views"]["last_day"]["fresh"] is True

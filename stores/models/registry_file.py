@@ -28,7 +28,9 @@ class RegisteredVersion(NamedTuple):
 
 def aliases(home: Home, use_case: str) -> dict[str, str] | None:
     """Alias to version of a registered model."""
-    rows = _rows(home, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", use_case)
+    rows = _rows(
+        home, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", use_case
+    )
     return {alias: str(version) for alias, version in rows} if rows else None
 
 

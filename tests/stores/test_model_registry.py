@@ -29,7 +29,9 @@ def registry(home):
 def test_aliases_and_versions_are_those_that_mlflow_gives(registry):
     for name in ("sales", "sizes", "unknown"):
         expected = registry.get_registered_model(name).aliases if name != "unknown" else {}
-        assert aliases(Home.at(), name) == {alias: str(version) for alias, version in expected.items()}
+        assert aliases(Home.at(), name) == {
+            alias: str(version) for alias, version in expected.items()
+        }
     champion = registry.get_model_version_by_alias("sales", "champion")
     assert (
         registered_version(Home.at(), "sales")
@@ -68,7 +70,11 @@ def test_a_version_that_is_not_registered_is_unknown(registry, version):
 
 def test_the_files_of_a_run_are_read_from_its_folder(registry):
     run = registered_version(Home.at(), "sizes", "1").run_id
-    assert artifact(Home.at(), run, "note.txt") == b"a run of sizes" == file.artifact(Home.at(), run, "note.txt")
+    assert (
+        artifact(Home.at(), run, "note.txt")
+        == b"a run of sizes"
+        == file.artifact(Home.at(), run, "note.txt")
+    )
     assert file.artifact(Home.at(), run, "other.txt") is None
     with pytest.raises(BrokenModel, match="no readable model_card.json"):
         read_card(Home.at(), "sizes", "1")
