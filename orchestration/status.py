@@ -190,7 +190,7 @@ def _built(home: Home, declared: DeclaredTable) -> dict[str, Any]:
         return {"rows": 0, "built_until": None}
     return {
         "rows": sum(file.rows for file in manifest.files(table)),
-        "built_until": manifest.watermark(table, "built"),
+        "built_until": manifest.built_until(table),
     }
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +16,8 @@ from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
 
+from punctual.errors import InvalidDeclaration
+from punctual.feast_import import type_checks_skipped
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.locks import only_one
@@ -69,7 +75,11 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Appli
 
 
 def apply_if_changed(home: Home, store: FeatureStore) -> None:
-    """Register the definitions of all domains, where the registry holds others or none."""
+    """Register the definitions of all domains, where the registry holds others or none.
+
+    Where this process skips Feast's type checks, a process that runs them registers the definitions.
+    Raises `InvalidDeclaration` where it fails.
+    """
     domains = load_all(home)
     declared = {
         view.name: view.tags.get("fingerprint", "")
@@ -88,8 +98,24 @@ def apply_if_changed(home: Home, store: FeatureStore) -> None:
             for thing in (*store.list_on_demand_feature_views(), *store.list_feature_services())
         }
     )
-    if registered != declared:
+    if registered == declared:
+        return
+    if not type_checks_skipped():
         apply_definitions(store, domains)
+        return
+    applied = subprocess.run(
+        [sys.executable, "-P", "-m", "pipelines", "apply"],
+        env={**os.environ, **home.environment},
+        capture_output=True,
+        text=True,
+    )
+    if applied.returncode != 0:
+        # A traceback ends with the error, whose own further lines are indented.
+        said = re.split(r"\n(?=\S)", applied.stderr.strip())[-1]
+        raise InvalidDeclaration(
+            "the feature repository", [said or f"exit code {applied.returncode}"]
+        )
+    store.refresh_registry()
 
 
 def online_database(store: FeatureStore) -> PackedDatabase:

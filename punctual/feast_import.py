@@ -29,6 +29,11 @@ def keep_type_checks() -> None:
         sys.meta_path.remove(_FINDER)
 
 
+def type_checks_skipped() -> bool:
+    """Whether this process has imported Feast without its type checks."""
+    return isinstance(getattr(sys.modules.get("feast"), "__loader__", None), _UncheckedLoader)
+
+
 class _FeastFinder(MetaPathFinder):
     def find_spec(self, name: str, *_arguments: Any) -> ModuleSpec | None:
         if name != "feast":

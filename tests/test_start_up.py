@@ -46,6 +46,26 @@ def test_apply_refuses_a_definition_of_a_wrong_type(shop, tmp_path):
         assert 'argument "join_keys" (int)' in applied.stderr
 
 
+def test_what_materialize_registers_by_itself_is_checked(built_shop, tmp_path):
+    materialize = ("-m", "orchestration.cli", "features", "materialize", "shop")
+    with (tmp_path / "repository" / "shop" / "shop.py").open("a") as module:
+        module.write(
+            '\nbroken = Entity(name="broken", join_keys=("a",), value_type=ValueType.INT64)\n'
+        )
+    refused = finished(*materialize)
+    assert refused.returncode == 2
+    assert 'argument "join_keys" (tuple)' in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (built_shop / "online.db").exists()
+
+    module = tmp_path / "repository" / "shop" / "shop.py"
+    module.write_text(module.read_text().replace('("a",)', '["a"]'))
+    done = finished(*materialize)
+    assert done.returncode == 0, done.stderr
+    registered = finished("-m", "orchestration.cli", "feast", "entities", "list")
+    assert "broken" in registered.stdout
+
+
 def test_another_command_imports_feast_without_its_type_checks(shop, tmp_path):
     declare_an_entity_with_a_number_for_join_keys(tmp_path / "repository")
     built = finished("-m", "orchestration.cli", "features", "build", "shop")

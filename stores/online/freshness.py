@@ -78,7 +78,7 @@ def freshness_of(
     manifest = Manifest(home.tables)
     table = manifest.current(view.name)
     mark = _mark_of(database, view, table)
-    built = manifest.watermark(table, "built") if table else None
+    built = manifest.built_until(table) if table else None
     online = from_micros(mark.until) if mark else None
     if grid is None:
         return Freshness(view.name, None, built, online, None)
