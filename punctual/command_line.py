@@ -98,10 +98,12 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def at_home(*, home: str | None, repository: str | None, **options: Any) -> Any:
         found = Home.at(_once("home", home), _once("repository", repository))
-        if os.path.lexists(found.folder) and not found.folder.is_dir():
-            raise DataFolderError(
-                f"the data folder {found.folder} is not a folder. Choose another --home."
-            )
+        for path in (found.folder, *found.folder.parents):
+            if os.path.lexists(path) and not path.is_dir():
+                raise DataFolderError(
+                    f"the data folder cannot be {found.folder}: {path} is not a folder;"
+                    " choose another --home."
+                )
         if not found.repository.is_dir():
             raise UnknownName(
                 f"the feature repository {found.repository} is not a folder."
