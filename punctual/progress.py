@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.progress import Progress as Bar
+# Commands import this module for their --help too, which shows no bar.
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,6 +52,8 @@ class Progress:
     @contextmanager
     def steps(self, phase: str, total: int) -> Iterator[None]:
         """A bar of `total` steps, each of which begins with a call of `step`."""
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
         columns = (
             TextColumn("{task.description:<12}"),
             BarColumn(28),
@@ -86,6 +82,8 @@ class Progress:
 @contextmanager
 def working(what: str, *, quiet: bool = False) -> Iterator[None]:
     """A spinner for work of unknown length, with the time that it has taken; gone when it ends."""
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with _bar(*columns, quiet=quiet, transient=True) as bar:
         bar.add_task(what, total=None)
@@ -93,6 +91,9 @@ def working(what: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 def _bar(*columns: ProgressColumn, quiet: bool, transient: bool = False) -> Bar:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
     console = Console(stderr=True)
     shown = console.is_terminal and not quiet
     return Bar(*columns, console=console, transient=transient, disable=not shown)
