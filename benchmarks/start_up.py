@@ -1,6 +1,6 @@
-"""Measures whole commands as processes: `python -m benchmarks.start_up`; see `README.md` beside this file.
+"""Measures whole commands as processes: `python -m benchmarks.start_up`.
 
-Prints a table and, as its last line, one JSON object. CPU seconds are user and system time of the
+See `README.md` beside this file. Prints a table and, as its last line, one JSON object. CPU seconds are user and system time of the
 process and its children; MB are 10^6 bytes.
 """
 

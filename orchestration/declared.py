@@ -1,4 +1,4 @@
-"""What `status` needs of a domain's declarations, kept in the data folder from one call to the next.
+"""What `status` needs of a domain's declarations, kept in the data folder between two calls.
 
 Loading a domain imports Feast, which takes more than a CPU second. What is kept is used as long as
 the domain's files, the modules that read them and Feast are the same.

@@ -1,4 +1,4 @@
-"""What a command imports: Feast without its type checks, except in `apply`, and no library that it does not need."""
+"""What a command imports: Feast without its type checks, except in `apply`, and nothing needless."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """Reads MLflow's registry from its SQLite file: importing MLflow takes 2 CPU seconds.
 
-A function returns None for what is not found in the file in the way it expects; the caller then asks
+A function returns None for what is not in the file in the way it expects; the caller then asks
 MLflow, which knows the other ways to keep it, and says what is wrong.
 """
 

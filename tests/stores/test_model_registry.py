@@ -12,7 +12,7 @@ from stores.models import registry_file as file
 
 @pytest.fixture
 def registry(home):
-    """MLflow's client; model `sales` has versions 1 and 2, `sizes` has 1; each run has the file `note.txt`."""
+    """MLflow's client: `sales` has two versions, `sizes` one; each run has a file `note.txt`."""
     client = model_registry(Home.at())
     for name, versions in {"sales": 2, "sizes": 1}.items():
         client.create_registered_model(name)
