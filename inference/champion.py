@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ from inference.fast.pipeline import FastModel
 from punctual.errors import BrokenModel, StoreOutdated
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
-from punctual.model_card import REFERENCE_FILE, ModelCard, model_input
+from punctual.model_card import MODEL_FILE, REFERENCE_FILE, ModelCard, model_input
 from punctual.use_case import UseCase
-from stores.models import artifact, model_registry, read_card, registered_version
+from stores.models import artifact, read_card, registered_version
 
 # Trees sum float32 leaves; another processor may round the last digits of the sum otherwise.
 PARITY_TOLERANCE = 1e-6
@@ -102,7 +103,7 @@ def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None =
     when it was registered, or otherwise in the fast way than by its pipeline.
     """
     card = champion_card(domain, use_case, version)
-    model = _model(domain.home, use_case.name, card.version)
+    model = _model(domain.home, card)
     champion = Champion(card, model, FastModel.of(card, model))
     _refuse_other_predictions(champion)
     _refuse_unfaithful_ways(domain.home, champion)
@@ -112,10 +113,10 @@ def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None =
 def reference(home: Home, card: ModelCard) -> pa.Table:
     """A sample of the rows the model was trained on, with its predictions: what drift is measured against."""
     try:
-        return pq.read_table(pa.BufferReader(artifact(home, card.run_id, REFERENCE_FILE)))
-    except (
-        Exception
-    ) as error:  # a missing file is an MlflowException or an OSError, a torn one Arrow's
+        return pq.read_table(
+            pa.BufferReader(artifact(home, card.use_case, card.run_id, REFERENCE_FILE))
+        )
+    except (OSError, pa.ArrowException) as error:
         raise BrokenModel(
             f"version {card.version} of '{card.use_case}' has no readable {REFERENCE_FILE}: {error}. Train again."
         ) from error
@@ -138,15 +139,13 @@ def _refuse_other_definitions(domain: LoadedDomain, card: ModelCard) -> None:
         )
 
 
-def _model(home: Home, use_case: str, version: str) -> Any:
-    model_registry(home)
-    import mlflow
-
+def _model(home: Home, card: ModelCard) -> Any:
     try:
-        model = mlflow.sklearn.load_model(f"models:/{use_case}/{version}")
+        model = pickle.loads(artifact(home, card.use_case, card.run_id, MODEL_FILE))
     except Exception as error:  # unpickling may raise anything
         raise BrokenModel(
-            f"version {version} of '{use_case}' cannot be loaded: {error}. Train again or roll back."
+            f"version {card.version} of '{card.use_case}' cannot be loaded: {error}."
+            " Train again or roll back."
         ) from error
     for _, step in getattr(model, "steps", []):
         if hasattr(step, "get_booster"):
@@ -160,10 +159,10 @@ def _refuse_other_predictions(champion: Champion) -> None:
     if not card.parity_rows:
         return
     columns = {
-        feature.name: [row["features"].get(feature.name) for row in card.parity_rows]
+        feature.name: [row.features.get(feature.name) for row in card.parity_rows]
         for feature in card.features
     }
-    expected = np.array([row["prediction"] for row in card.parity_rows], dtype=np.float64)
+    expected = np.array([row.prediction for row in card.parity_rows], dtype=np.float64)
     try:
         predicted = champion.predict_registered(model_input(columns, card.features))
     except Exception as error:  # whatever a model of other libraries raises

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from punctual.times import moment as moment
     from punctual.use_case import Gate as Gate
     from punctual.use_case import Label as Label
+    from punctual.use_case import Recipe as Recipe
     from punctual.use_case import TimeSplit as TimeSplit
     from punctual.use_case import UseCase as UseCase
     from punctual.windows import count as count

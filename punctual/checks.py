@@ -71,9 +71,11 @@ def problems_of(loaded: LoadedDomain) -> list[str]:
 def _use_case_problems(loaded: LoadedDomain, use_case: UseCase) -> list[str]:
     problems: list[str] = []
     where = f"use case '{use_case.name}'"
+    problems += [f"{problem} ({where})" for problem in use_case.recipe.problems()]
     if use_case.feature_service not in loaded.services:
         return [
-            f"{unknown_name('feature service', use_case.feature_service, loaded.services, loaded.name)} ({where})"
+            *problems,
+            f"{unknown_name('feature service', use_case.feature_service, loaded.services, loaded.name)} ({where})",
         ]
     asked = {
         *loaded.join_keys(use_case.feature_service),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from punctual.errors import StoreOutdated
+from punctual.use_case import Metric, ParameterValue
 
 # A card is read and shown without them.
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 # File names among the artifacts of a registered model's run.
 CARD_FILE = "model_card.json"
+# A pickle, as `mlflow.sklearn.save_model` writes it.
+MODEL_FILE = "model/model.pkl"
 TEST_PREDICTIONS_FILE = "test_predictions.parquet"
 REFERENCE_FILE = "reference.parquet"
 PREDICTION_COLUMN = "prediction"
@@ -28,6 +31,90 @@ class ModelFeature(msgspec.Struct, frozen=True):
 
     name: str
     kind: Literal["number", "category"]
+
+
+class TableVersion(msgspec.Struct, frozen=True):
+    """A table as it was at a commit of a version."""
+
+    version: int
+    commit: int
+
+
+class TrainingSetManifest(msgspec.Struct, frozen=True):
+    """What rebuilds a training set, and the hash of its rows; `unlabelled` counts by reason."""
+
+    as_of: str
+    tables: dict[str, TableVersion]
+    rows: int
+    hash: str
+    unlabelled: dict[str, int]
+
+
+class SplitPart(msgspec.Struct, frozen=True):
+    """A part of the training set: prediction moments in `[start, end)`."""
+
+    start: str
+    end: str
+    rows: int
+    label_mean: float | None
+
+
+class ConfusionMatrix(msgspec.Struct, frozen=True):
+    """Rows by predicted and true label."""
+
+    true_negative: int
+    false_positive: int
+    false_negative: int
+    true_positive: int
+
+
+class Decisions(msgspec.Struct, frozen=True):
+    """Metrics of the decisions that a threshold makes of probabilities."""
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    confusion_matrix: ConfusionMatrix
+
+
+class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Metrics of a set of predictions; those of the other task are None, and left out of JSON."""
+
+    rows: int
+    positive_share: float | None = None
+    roc_auc: float | None = None
+    average_precision: float | None = None
+    log_loss: float | None = None
+    brier: float | None = None
+    at_threshold: dict[str, Decisions] | None = None
+    rmse: float | None = None
+    mae: float | None = None
+    r2: float | None = None
+
+    def score(self, metric: Metric) -> float:
+        """The value of a metric; NaN where it is not known of these predictions."""
+        value: float | None = getattr(self, metric)
+        return float("nan") if value is None else value
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the gate found on `rows` later rows; `message` says it in a sentence."""
+
+    passed: bool
+    message: str
+    metric: Metric
+    challenger: float | None
+    baselines: dict[str, float | None]
+    champion: float | None
+    rows: int
+
+
+class ParityRow(msgspec.Struct):
+    """A row of the test part, by feature, and what the model predicted for it."""
+
+    features: dict[str, float | str | None]
+    prediction: float
 
 
 class ModelCard(msgspec.Struct):
@@ -46,15 +133,15 @@ class ModelCard(msgspec.Struct):
     label: str
     label_horizon: str
     threshold: float
-    metric: str
-    training_set: dict[str, Any]
-    split: dict[str, dict[str, Any]]
-    parameters: dict[str, Any]
-    metrics: dict[str, dict[str, Any]]
-    baselines: dict[str, dict[str, dict[str, Any]]]
-    gate: dict[str, Any]
+    metric: Metric
+    training_set: TrainingSetManifest
+    split: dict[str, SplitPart]
+    parameters: dict[str, ParameterValue]
+    metrics: dict[str, Metrics]
+    baselines: dict[str, dict[str, Metrics]]
+    gate: Verdict
     libraries: dict[str, str]
-    parity_rows: list[dict[str, Any]]
+    parity_rows: list[ParityRow]
     limits: str
 
 

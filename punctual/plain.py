@@ -21,7 +21,10 @@ def plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, msgspec.Struct):
-        return plain(msgspec.structs.asdict(value))
+        fields = msgspec.structs.asdict(value)
+        if value.__struct_config__.omit_defaults:
+            fields = {name: each for name, each in fields.items() if each is not None}
+        return plain(fields)
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

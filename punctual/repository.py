@@ -50,8 +50,6 @@ def feature_store(home: Home) -> FeatureStore:
         raise DataFolderError(
             f"cannot make {home.folder}: {error.strerror}. Mend its rights or choose another --home."
         ) from error
-    # Feast imports MLflow where it is installed, which would write an installation id into the person's home.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from feast import FeatureStore
 
     return FeatureStore(config=_repo_config(home))

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from punctual.errors import InvalidDeclaration
+from punctual.errors import InvalidDeclaration, unknown_name
 from punctual.events import Events
 from punctual.times import aware, duration, duration_text
 
 Metric = Literal["average_precision", "roc_auc", "log_loss", "brier", "rmse", "mae", "r2"]
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "rmse", "mae"})
+ParameterValue = int | float
+_COUNT = "a whole number of at least 1"
+_SHARE = "a number above 0 and at most 1"
+_NOT_NEGATIVE = "a number of at least 0"
+_IS_EXPECTED: dict[str, Callable[[ParameterValue], bool]] = {
+    _COUNT: lambda value: isinstance(value, int) and value >= 1,
+    _SHARE: lambda value: 0 < value <= 1,
+    _NOT_NEGATIVE: lambda value: value >= 0,
+}
+# XGBoost's parameters that a recipe may give.
+_RECIPE_PARAMETERS = {
+    "n_estimators": _COUNT,
+    "early_stopping_rounds": _COUNT,
+    "learning_rate": _SHARE,
+    "max_depth": _COUNT,
+    "max_leaves": _COUNT,
+    "max_bin": _COUNT,
+    "min_child_weight": _NOT_NEGATIVE,
+    "gamma": _NOT_NEGATIVE,
+    "subsample": _SHARE,
+    "colsample_bytree": _SHARE,
+    "colsample_bylevel": _SHARE,
+    "colsample_bynode": _SHARE,
+    "reg_alpha": _NOT_NEGATIVE,
+    "reg_lambda": _NOT_NEGATIVE,
+    "max_delta_step": _NOT_NEGATIVE,
+    "scale_pos_weight": _NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +109,28 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How the model of a use case is fitted.
+
+    `parameters` are XGBoost's, by its names; a parameter that is left out has the value of
+    `training/fit.py`, which suits data of any kind.
+    """
+
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict, hash=False)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the parameters, a sentence each."""
+        problems = []
+        for name, value in self.parameters.items():
+            expected = _RECIPE_PARAMETERS.get(name)
+            if expected is None:
+                problems.append(unknown_name("parameter", name, _RECIPE_PARAMETERS, "a recipe"))
+            elif not _is_finite(value) or not _IS_EXPECTED[expected](value):
+                problems.append(f"recipe parameter '{name}' is {value!r}, expected {expected}.")
+        return problems
+
+
+@dataclass(frozen=True)
 class UseCase:
     """The one declaration the stages read.
 
@@ -97,6 +147,7 @@ class UseCase:
     split: TimeSplit
     metric: Metric
     gate: Gate = Gate()
+    recipe: Recipe = Recipe()
     threshold: float = 0.5
     optional_keys: tuple[str, ...] = ()
     describe_columns: tuple[str, ...] = ()
@@ -125,6 +176,10 @@ def check_horizon(use_case: UseCase, delays_microseconds: Sequence[int]) -> None
                 f"coverage asks for {_percent(label.coverage)}: use {needed} or more."
             ],
         )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _percent(share: float) -> str:

@@ -54,7 +54,6 @@ def home(tmp_path, monkeypatch):
     """An empty data folder that this process and its children use."""
     folder = tmp_path / "home"
     monkeypatch.setenv("PUNCTUAL_HOME", str(folder))
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     return folder
 
 
@@ -151,8 +150,7 @@ def _copy_home(original: Path, copy: Path) -> None:
         else:
             (os.link if source.endswith(".parquet") else shutil.copy2)(source, target)
 
-    # Models stay where the registry says that they are.
-    ignored = shutil.ignore_patterns("models", "scratch", "*.db-wal", "*.db-shm")
+    ignored = shutil.ignore_patterns("*.db-wal", "*.db-shm")
     shutil.copytree(original, copy, dirs_exist_ok=True, ignore=ignored, copy_function=copied)
 
 

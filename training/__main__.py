@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,8 +21,12 @@ from punctual.command_line import (
     show_table,
 )
 from punctual.home import Home
+from punctual.plain import plain
 from punctual.progress import Progress, working
 from punctual.times import moment as read_moment
+
+if TYPE_CHECKING:
+    from punctual.model_card import ModelCard
 
 
 @click.group(cls=Group)
@@ -199,11 +203,11 @@ def training_set_command(
     show_table(
         "Training set",
         ["", "value"],
-        [[key, str(value)] for key, value in manifest.items() if key != "tables"],
+        [[key, str(value)] for key, value in plain(manifest).items() if key != "tables"],
     )
 
 
-def show_card(found: Any) -> None:
+def show_card(found: ModelCard) -> None:
     """Print what people ask of a model first."""
     scores = ["roc_auc", "average_precision", "log_loss", "brier", "rmse", "mae", "r2"]
     rows = {f"model, {part}": metrics for part, metrics in found.metrics.items()}
@@ -213,32 +217,34 @@ def show_card(found: Any) -> None:
             for name, parts in found.baselines.items()
         }
     )
-    shown = [score for score in scores if any(score in metrics for metrics in rows.values())]
+    shown = [
+        score
+        for score in scores
+        if any(getattr(metrics, score) is not None for metrics in rows.values())
+    ]
     show_table(
         f"{found.use_case}, version {found.version}, as of {found.as_of}",
         ["", "rows", *(score.replace("_", " ") for score in shown)],
         [
-            [name.replace("_", " "), metrics["rows"], *(metrics.get(score) for score in shown)]
+            [name.replace("_", " "), metrics.rows, *(getattr(metrics, score) for score in shown)]
             for name, metrics in rows.items()
         ],
     )
-    decided = found.metrics["test"].get("at_threshold", {})
-    if decided:
+    if decided := found.metrics["test"].at_threshold:
         show_table(
             "Decisions on the test part",
             ["threshold", "accuracy", "precision", "recall", "f1"],
             [
-                [name, *(metrics[key] for key in ("accuracy", "precision", "recall", "f1"))]
-                for name, metrics in decided.items()
+                [threshold, each.accuracy, each.precision, each.recall, each.f1]
+                for threshold, each in decided.items()
             ],
         )
     show_table(
         "Parts",
         ["part", "from", "until", "rows", "label mean"],
-        [[n, p["start"], p["end"], p["rows"], p["label_mean"]] for n, p in found.split.items()],
+        [[n, p.start, p.end, p.rows, p.label_mean] for n, p in found.split.items()],
     )
-    unlabelled = found.training_set["unlabelled"]
-    if unlabelled:
+    if unlabelled := found.training_set.unlabelled:
         click.echo(
             "Without a label and left out: "
             + ", ".join(f"{count:,} {reason}" for reason, count in unlabelled.items())

@@ -1,42 +1,76 @@
-"""What goes beside a model in the registry: its card's rows, test predictions, reference rows."""
+"""What goes beside a model in the registry: its card, test predictions, reference rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sklearn.pipeline import Pipeline
 
 from punctual.loaded_domain import LoadedDomain
-from punctual.model_card import (
-    PREDICTION_COLUMN,
-)
+from punctual.model_card import PREDICTION_COLUMN, Metrics, ModelCard, ParityRow, Verdict
 from punctual.plain import plain
-from punctual.use_case import UseCase
+from punctual.times import duration_text, iso
+from punctual.use_case import ParameterValue, UseCase
 from stores.tables import EVENT
-from training.evaluate import Metrics
+from training.evaluate import Evaluation
+from training.job import Job, Prepared
+from training.publish import libraries
 from training.split import Part
-from training.training_set import (
-    LABEL,
-    LABEL_TIMESTAMP,
-)
+from training.training_set import LABEL, LABEL_TIMESTAMP, view_fingerprints
 
 # Enough for some hundred rows a day of a year: what is usual of a day is asked of the reference too.
 REFERENCE_ROWS = 60_000
-
-
 PARITY_ROWS = 20
 
 
-def parity_rows(test: Part, predicted: np.ndarray) -> list[dict[str, Any]]:
+def model_card(
+    job: Job,
+    prepared: Prepared,
+    parameters: Mapping[str, ParameterValue],
+    pipeline: Pipeline,
+    found: Evaluation,
+    verdict: Verdict,
+) -> ModelCard:
+    """The card of a fitted model; `publish` fills in `version` and `run_id`."""
+    use_case = job.use_case
+    best_iteration = int(pipeline.named_steps["model"].best_iteration)
+    return ModelCard(
+        use_case=use_case.name,
+        description=use_case.description,
+        task=use_case.task,
+        version="",
+        run_id="",
+        as_of=iso(job.as_of),
+        trained_until=iso(prepared.trained_until),
+        feature_service=use_case.feature_service,
+        view_fingerprints=view_fingerprints(job.domain, use_case),
+        features=prepared.features,
+        label=use_case.label.column,
+        label_horizon=duration_text(use_case.label.horizon),
+        threshold=use_case.threshold,
+        metric=use_case.metric,
+        training_set=prepared.made.manifest(),
+        split={name: part.describe() for name, part in prepared.parts.items()},
+        parameters={**parameters, "best_iteration": best_iteration},
+        metrics=found.metrics,
+        baselines=found.baselines,
+        gate=verdict,
+        libraries=libraries(),
+        parity_rows=parity_rows(prepared.parts["test"], found.predictions["test"]),
+        limits=use_case.limits,
+    )
+
+
+def parity_rows(test: Part, predicted: np.ndarray) -> list[ParityRow]:
     """Some rows of the test part with their predictions, by which a server knows that it has loaded the same model."""
     chosen = np.linspace(0, len(predicted) - 1, min(PARITY_ROWS, len(predicted))).astype(int)
     inputs = test.inputs.iloc[chosen].to_dict("records")
     return [
-        {"features": plain(row), "prediction": float(predicted[at])}
-        for row, at in zip(inputs, chosen, strict=True)
+        ParityRow(plain(row), float(predicted[at])) for row, at in zip(inputs, chosen, strict=True)
     ]
 
 
@@ -70,12 +104,16 @@ def write_reference(path: Path, features: list[str], train: Part, predicted: np.
     return path
 
 
-def flat_metrics(metrics: dict[str, Metrics], prefix: str = "") -> dict[str, float]:
+def flat_metrics(metrics: Mapping[str, Metrics]) -> dict[str, float]:
+    """Every number of the metrics, under names such as `test.at_threshold.0.5.recall`."""
     flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        label = f"{prefix}{name}".replace(" ", "_")
+
+    def add(name: str, value: object) -> None:
         if isinstance(value, dict):
-            flat.update(flat_metrics(value, f"{label}."))
-        else:
-            flat[label] = float(value)
+            for part, each in value.items():
+                add(f"{name}.{part}" if name else part, each)
+        elif isinstance(value, (int, float)):
+            flat[name] = float(value)
+
+    add("", plain(dict(metrics)))
     return flat

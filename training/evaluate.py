@@ -1,15 +1,19 @@
-"""Metrics that name their thresholds, and the plots that go with a model."""
+"""Metrics of predictions, and what a model's features are worth to it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sklearn import metrics as skm
+from sklearn.pipeline import Pipeline
 
+from punctual.model_card import ConfusionMatrix, Decisions, Metrics
 from punctual.use_case import UseCase
-
-Metrics = dict[str, Any]
+from training.fit import predict
+from training.split import Part
 
 
 def evaluate(use_case: UseCase, labels: np.ndarray, predictions: np.ndarray) -> Metrics:
@@ -18,43 +22,77 @@ def evaluate(use_case: UseCase, labels: np.ndarray, predictions: np.ndarray) -> 
     Definitions are scikit-learn's; Brier (1950) is the mean squared error of the probability.
     """
     if use_case.task == "regression":
-        return {
-            "rows": len(labels),
-            "rmse": float(np.sqrt(skm.mean_squared_error(labels, predictions))),
-            "mae": float(skm.mean_absolute_error(labels, predictions)),
-            "r2": float(skm.r2_score(labels, predictions)),
-        }
-    return {
-        "rows": len(labels),
-        "positive_share": float(labels.mean()),
-        "roc_auc": float(skm.roc_auc_score(labels, predictions)),
-        "average_precision": float(skm.average_precision_score(labels, predictions)),
-        "log_loss": float(skm.log_loss(labels, predictions, labels=[0, 1])),
-        "brier": float(skm.brier_score_loss(labels, predictions)),
-        "at_threshold": {
-            f"{threshold:g}": _decided(labels, predictions, threshold)
+        return Metrics(
+            rows=len(labels),
+            rmse=float(np.sqrt(skm.mean_squared_error(labels, predictions))),
+            mae=float(skm.mean_absolute_error(labels, predictions)),
+            r2=float(skm.r2_score(labels, predictions)),
+        )
+    return Metrics(
+        rows=len(labels),
+        positive_share=float(labels.mean()),
+        roc_auc=float(skm.roc_auc_score(labels, predictions)),
+        average_precision=float(skm.average_precision_score(labels, predictions)),
+        log_loss=float(skm.log_loss(labels, predictions, labels=[0, 1])),
+        brier=float(skm.brier_score_loss(labels, predictions)),
+        at_threshold={
+            f"{threshold:g}": _decisions(labels, predictions >= threshold)
             for threshold in sorted({0.5, use_case.threshold})
         },
-    }
+    )
 
 
-def _decided(labels: np.ndarray, predictions: np.ndarray, threshold: float) -> Metrics:
-    decided = predictions >= threshold
-    true_negative, false_positive, false_negative, true_positive = skm.confusion_matrix(
-        labels, decided, labels=[0, 1]
-    ).ravel()
-    return {
-        "accuracy": float(skm.accuracy_score(labels, decided)),
-        "precision": float(skm.precision_score(labels, decided, zero_division=0)),
-        "recall": float(skm.recall_score(labels, decided, zero_division=0)),
-        "f1": float(skm.f1_score(labels, decided, zero_division=0)),
-        "confusion_matrix": {
-            "true_negative": int(true_negative),
-            "false_positive": int(false_positive),
-            "false_negative": int(false_negative),
-            "true_positive": int(true_positive),
-        },
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of a model and of the baselines, and their metrics, by part of the training set.
+
+    The model's predictions are of all parts; the metrics, and the baselines', of validation and test.
+    """
+
+    predictions: dict[str, np.ndarray]
+    metrics: dict[str, Metrics]
+    baseline_predictions: dict[str, dict[str, np.ndarray]]
+    baselines: dict[str, dict[str, Metrics]]
+
+
+def evaluation(
+    use_case: UseCase,
+    parts: Mapping[str, Part],
+    pipeline: Pipeline,
+    baselines: Mapping[str, Pipeline],
+) -> Evaluation:
+    """Let the model and the baselines predict, and compute every metric of what they predict."""
+    judged = {name: parts[name] for name in ("validation", "test")}
+
+    def metrics(predictions: Mapping[str, np.ndarray]) -> dict[str, Metrics]:
+        return {
+            name: evaluate(use_case, part.labels, predictions[name])
+            for name, part in judged.items()
+        }
+
+    predictions = {name: predict(use_case, pipeline, part) for name, part in parts.items()}
+    of_baselines = {
+        baseline: {name: predict(use_case, model, part) for name, part in judged.items()}
+        for baseline, model in baselines.items()
     }
+    return Evaluation(
+        predictions,
+        metrics(predictions),
+        of_baselines,
+        {baseline: metrics(predicted) for baseline, predicted in of_baselines.items()},
+    )
+
+
+def _decisions(labels: np.ndarray, decided: np.ndarray) -> Decisions:
+    # Scikit-learn's order is true negative, false positive, false negative, true positive.
+    counts = map(int, skm.confusion_matrix(labels, decided, labels=[0, 1]).ravel())
+    return Decisions(
+        accuracy=float(skm.accuracy_score(labels, decided)),
+        precision=float(skm.precision_score(labels, decided, zero_division=0)),
+        recall=float(skm.recall_score(labels, decided, zero_division=0)),
+        f1=float(skm.f1_score(labels, decided, zero_division=0)),
+        confusion_matrix=ConfusionMatrix(*counts),
+    )
 
 
 def importances(pipeline: Any, names: list[str]) -> list[tuple[str, float]]:

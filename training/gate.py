@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import numpy as np
+import pyarrow as pa
 
+from punctual.loaded_domain import AT
+from punctual.model_card import ModelCard, Verdict, model_input
+from punctual.times import micros, moment
 from punctual.use_case import UseCase
+from stores.models import read_card
+from stores.offline import historical_features
+from stores.tables import EVENT
+from training.evaluate import Evaluation, evaluate
+from training.fit import predict
+from training.job import Job, Prepared
+from training.publish import champion_version, load_pipeline
+from training.split import Part
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the gate found; `message` says it in a sentence."""
+def verdict_on_later_rows(job: Job, prepared: Prepared, found: Evaluation) -> Verdict:
+    """Judge the rows of the test part that are later than the challenger's and the champion's training."""
+    use_case, test = job.use_case, prepared.parts["test"]
+    version = champion_version(job.domain.home, use_case.name)
+    champion = read_card(job.domain.home, use_case.name, version) if version else None
+    since = prepared.trained_until
+    if champion:
+        since = max(since, moment(champion.trained_until))
+    later = test.rows[EVENT].cast(pa.int64()).to_numpy() >= micros(since)
+    labels = test.labels[later]
+    if len(labels) == 0 or (use_case.task == "binary" and len(np.unique(labels)) < 2):
+        return judge(use_case, float("nan"), {}, rows=len(labels))
 
-    passed: bool
-    message: str
-    metric: str
-    challenger: float
-    baselines: dict[str, float]
-    champion: float | None
-    rows: int
+    def score(predictions: np.ndarray) -> float:
+        return evaluate(use_case, labels, predictions[later]).score(use_case.metric)
+
+    return judge(
+        use_case,
+        score(found.predictions["test"]),
+        {name: score(parts["test"]) for name, parts in found.baseline_predictions.items()},
+        rows=len(labels),
+        champion=score(_champion_predictions(job, prepared, champion)) if champion else None,
+        champion_version=version,
+    )
+
+
+def _champion_predictions(job: Job, prepared: Prepared, champion: ModelCard) -> np.ndarray:
+    """What the champion predicts for the test part, on its own features."""
+    test = prepared.parts["test"]
+    rows = test.rows
+    if any(feature.name not in rows.column_names for feature in champion.features):
+        rows = historical_features(
+            job.store,
+            rows.select([*job.use_case.requests.columns, EVENT, AT]),
+            job.store.get_feature_service(champion.feature_service),
+            as_of=job.as_of,
+        )
+    inputs = model_input(rows, champion.features)
+    part = Part(test.name, test.start, test.end, rows, inputs, test.labels)
+    return predict(job.use_case, load_pipeline(job.domain.home, champion), part)
 
 
 def judge(
@@ -51,4 +92,7 @@ def judge(
         )
     said = f"scored {challenger:.4f} {use_case.metric} on {rows:,} rows"
     message = f"{said}; {'; '.join(problems)}" if problems else said
-    return Verdict(not problems, message, use_case.metric, challenger, baselines, champion, rows)
+    # A copy, since `baselines` of floats is no dict that may hold None.
+    return Verdict(
+        not problems, message, use_case.metric, challenger, {**baselines}, champion, rows
+    )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn import metrics as skm
 
-from punctual.home import Home
 from punctual.use_case import UseCase
 
 
 def draw(
-    home: Home,
     folder: Path,
     use_case: UseCase,
     labels: np.ndarray,
@@ -22,8 +19,6 @@ def draw(
     important: list[tuple[str, float]],
 ) -> list[Path]:
     """Draw the plots of the test part into a folder; `predictions` maps a model's name to its own, the model first."""
-    # Its font cache belongs in the data folder, as all that is written.
-    os.environ.setdefault("MPLCONFIGDIR", str(home.path("cache", "matplotlib")))
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)

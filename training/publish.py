@@ -1,84 +1,115 @@
-"""Tracking and model registry on MLflow: publish a version with its card, promote it, roll back."""
+"""Writes the model registry: publish a version with its card, promote it, roll back."""
 
 from __future__ import annotations
 
 import json
-import tempfile
-from dataclasses import dataclass
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as library_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from punctual.errors import NoChampion, UnknownName, unknown_name
 from punctual.home import Home
-from punctual.model_card import CARD_FILE, CHALLENGER, CHAMPION, ModelCard, encode_card
-from stores.models import aliases, artifact_location, model_registry
+from punctual.model_card import (
+    CARD_FILE,
+    CHALLENGER,
+    CHAMPION,
+    MODEL_FILE,
+    ModelCard,
+    encode_card,
+)
+from punctual.times import moment
+from stores.models import (
+    aliases,
+    artifact,
+    artifact_folder,
+    artifact_location,
+    model_registry,
+    registered_versions,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # Versions that were champion, oldest first, as JSON in a tag of the registered model.
 _REIGNS = "champions"
 LIBRARIES = ("feast", "duckdb", "pyarrow", "pandas", "numpy", "scikit-learn", "mlflow-skinny")
 
 
-@dataclass(frozen=True)
-class Published:
-    """A version in the registry."""
-
-    version: str
-    run_id: str
-
-
 def publish(
     home: Home,
     card: ModelCard,
     pipeline: Any,
-    files: list[Path],
-    metrics: dict[str, float],
-    pip_requirements: list[str],
-) -> Published:
-    """Log a run with parameters, metrics, files and the model, register it as the next version, and make it challenger.
+    files: Sequence[Path],
+    metrics: Mapping[str, float],
+) -> None:
+    """Register the next version of the card's use case, with model, card and files; make it challenger.
 
-    The card's `version` and `run_id` are filled in here.
+    MLflow's run has the card's parameters, and the metrics as of the card's moment. The card's
+    `version` and `run_id` are filled in here. Raises `BrokenRegistry`.
     """
-    registry = model_registry(home)
-    import mlflow
+    with model_registry(home) as registry:
+        run_id = _started_run(registry, card)
+        status = "FAILED"
+        try:
+            _log(registry, run_id, card, metrics)
+            folder = artifact_folder(home, card.use_case, run_id)
+            _write_model(folder, card, pipeline)
+            for file in files:
+                shutil.copy(file, folder)
+            card.version, card.run_id = _next_version(registry, card, run_id), run_id
+            folder.joinpath(CARD_FILE).write_bytes(encode_card(card))
+            status = "FINISHED"
+        finally:
+            registry.set_terminated(run_id, status)
+        registry.set_registered_model_alias(card.use_case, CHALLENGER, card.version)
 
+
+def _started_run(registry: MlflowClient, card: ModelCard) -> str:
     experiment = registry.get_experiment_by_name(card.use_case)
     number = (
         experiment.experiment_id
         if experiment
-        else registry.create_experiment(card.use_case, artifact_location=artifact_location(home))
+        else registry.create_experiment(card.use_case, artifact_location(card.use_case))
     )
-    with mlflow.start_run(
-        experiment_id=number, run_name=f"{card.use_case} as of {card.as_of}"
-    ) as run:
-        mlflow.log_params(
-            {**card.parameters, "as_of": card.as_of, "feature_service": card.feature_service}
-        )
-        mlflow.log_metrics(metrics)
-        for file in files:
-            mlflow.log_artifact(str(file))
-        logged = mlflow.sklearn.log_model(
-            pipeline,
-            name="model",
-            serialization_format="cloudpickle",
-            pip_requirements=pip_requirements,
-        )
-        if not registry.search_registered_models(f"name = '{card.use_case}'"):
-            registry.create_registered_model(card.use_case, description=card.description)
-        registered = registry.create_model_version(card.use_case, logged.model_uri, run.info.run_id)
-        card.version, card.run_id = str(registered.version), run.info.run_id
-        _log_card(card)
-    registry.set_registered_model_alias(card.use_case, CHALLENGER, card.version)
-    return Published(card.version, card.run_id)
+    run = registry.create_run(number, run_name=f"{card.use_case} as of {card.as_of}")
+    return str(run.info.run_id)
 
 
-def _log_card(card: ModelCard) -> None:
-    import mlflow
+def _log(
+    registry: MlflowClient, run_id: str, card: ModelCard, metrics: Mapping[str, float]
+) -> None:
+    from mlflow.entities import Metric, Param
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / CARD_FILE
-        path.write_bytes(encode_card(card))
-        mlflow.log_artifact(str(path), run_id=card.run_id)
+    facts = {**card.parameters, "as_of": card.as_of, "feature_service": card.feature_service}
+    as_of_ms = int(moment(card.as_of).timestamp() * 1000)
+    registry.log_batch(
+        run_id,
+        [Metric(name, value, as_of_ms, 0) for name, value in metrics.items()],
+        [Param(name, str(value)) for name, value in facts.items()],
+    )
+
+
+def _write_model(folder: Path, card: ModelCard, pipeline: Any) -> None:
+    import mlflow.sklearn
+
+    model_folder = (folder / MODEL_FILE).parent
+    model_folder.parent.mkdir(parents=True)
+    mlflow.sklearn.save_model(
+        pipeline,
+        str(model_folder),
+        serialization_format="cloudpickle",
+        pip_requirements=[f"{name}=={number}" for name, number in card.libraries.items()],
+    )
+
+
+def _next_version(registry: MlflowClient, card: ModelCard, run_id: str) -> str:
+    if not registry.search_registered_models(f"name = '{card.use_case}'"):
+        registry.create_registered_model(card.use_case, description=card.description)
+    source = f"{registry.get_run(run_id).info.artifact_uri}/{Path(MODEL_FILE).parent}"
+    return str(registry.create_model_version(card.use_case, source, run_id).version)
 
 
 def champion_version(home: Home, use_case: str) -> str | None:
@@ -86,24 +117,21 @@ def champion_version(home: Home, use_case: str) -> str | None:
     return aliases(home, use_case).get(CHAMPION)
 
 
-def load_pipeline(home: Home, use_case: str, version: str) -> Any:
-    """The fitted pipeline of a version."""
-    model_registry(home)
-    import mlflow
-
-    return mlflow.sklearn.load_model(f"models:/{use_case}/{version}")
+def load_pipeline(home: Home, card: ModelCard) -> Any:
+    """The fitted pipeline of a version. Raises what unpickling it raises."""
+    return pickle.loads(artifact(home, card.use_case, card.run_id, MODEL_FILE))
 
 
-def _reigns(registry: Any, use_case: str) -> list[str]:
+def _reigns(registry: MlflowClient, use_case: str) -> list[str]:
     return json.loads(registry.get_registered_model(use_case).tags.get(_REIGNS, "[]"))
 
 
 def promote(home: Home, use_case: str, version: str) -> None:
     """Make a version champion; the one before stays known for a rollback."""
-    registry = model_registry(home)
-    reigns = [past for past in _reigns(registry, use_case) if past != version]
-    registry.set_registered_model_tag(use_case, _REIGNS, json.dumps([*reigns, version]))
-    registry.set_registered_model_alias(use_case, CHAMPION, version)
+    with model_registry(home) as registry:
+        reigns = [past for past in _reigns(registry, use_case) if past != version]
+        registry.set_registered_model_tag(use_case, _REIGNS, json.dumps([*reigns, version]))
+        registry.set_registered_model_alias(use_case, CHAMPION, version)
 
 
 def rollback(home: Home, use_case: str, to: str | None = None) -> tuple[str, str]:
@@ -120,23 +148,25 @@ def rollback(home: Home, use_case: str, to: str | None = None) -> tuple[str, str
         )
     if to == now:
         return now, now
-    registry = model_registry(home)
-    reigns = _reigns(registry, use_case)
-    if to is None:
-        earlier = [past for past in reigns if past != now]
-        if not earlier:
-            raise NoChampion(
-                f"champion {now} of '{use_case}' is the first; there is no earlier one to roll back to."
+    known = [each.version for each in registered_versions(home, use_case)]
+    with model_registry(home) as registry:
+        reigns = _reigns(registry, use_case)
+        if to is None:
+            earlier = [past for past in reigns if past != now]
+            if not earlier:
+                raise NoChampion(
+                    f"champion {now} of '{use_case}' is the first; there is no earlier one to roll back to."
+                )
+            to = earlier[-1]
+        if to not in known:
+            raise UnknownName(
+                unknown_name("version", to, known, f"the model registry of '{use_case}'")
             )
-        to = earlier[-1]
-    known = [str(found.version) for found in registry.search_model_versions(f"name = '{use_case}'")]
-    if to not in known:
-        raise UnknownName(unknown_name("version", to, known, f"the model registry of '{use_case}'"))
-    # The version that is rolled back from is not gone back to by the next rollback.
-    registry.set_registered_model_tag(
-        use_case, _REIGNS, json.dumps([*(past for past in reigns if past not in (now, to)), to])
-    )
-    registry.set_registered_model_alias(use_case, CHAMPION, to)
+        # The version that is rolled back from is not gone back to by the next rollback.
+        registry.set_registered_model_tag(
+            use_case, _REIGNS, json.dumps([*(past for past in reigns if past not in (now, to)), to])
+        )
+        registry.set_registered_model_alias(use_case, CHAMPION, to)
     return now, to
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from punctual.errors import NotEnoughData
-from punctual.model_card import ModelFeature, model_input
+from punctual.model_card import ModelFeature, SplitPart, model_input
 from punctual.times import iso, micros
 from punctual.use_case import UseCase
 from stores.tables import EVENT
@@ -31,14 +31,10 @@ class Part:
     inputs: pd.DataFrame
     labels: np.ndarray
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> SplitPart:
         """What a model card says of the part."""
-        return {
-            "start": iso(self.start),
-            "end": iso(self.end),
-            "rows": self.rows.num_rows,
-            "label_mean": float(self.labels.mean()) if len(self.labels) else None,
-        }
+        mean = float(self.labels.mean()) if len(self.labels) else None
+        return SplitPart(iso(self.start), iso(self.end), self.rows.num_rows, mean)
 
 
 def split(

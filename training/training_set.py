@@ -12,6 +12,7 @@ from feast import FeatureStore
 from punctual.errors import NotBuilt, NotEnoughData, StoreOutdated
 from punctual.events import Events
 from punctual.loaded_domain import AT, LoadedDomain
+from punctual.model_card import TableVersion, TrainingSetManifest
 from punctual.times import aware, iso, micros
 from punctual.use_case import UseCase
 from punctual.windows import declaration_of
@@ -45,18 +46,15 @@ class TrainingSet:
     unlabelled: dict[str, int]
     commits: dict[str, tuple[int, int]]
 
-    def manifest(self) -> dict[str, object]:
+    def manifest(self) -> TrainingSetManifest:
         """What a model card says of its training set."""
-        return {
-            "as_of": iso(self.as_of),
-            "tables": {
-                name: {"version": version, "commit": commit}
-                for name, (version, commit) in self.commits.items()
-            },
-            "rows": self.rows.num_rows,
-            "hash": canonical_hash(self.rows),
-            "unlabelled": self.unlabelled,
-        }
+        return TrainingSetManifest(
+            as_of=iso(self.as_of),
+            tables={name: TableVersion(*commit) for name, commit in self.commits.items()},
+            rows=self.rows.num_rows,
+            hash=canonical_hash(self.rows),
+            unlabelled=self.unlabelled,
+        )
 
 
 def training_set(

@@ -58,7 +58,7 @@ def parity_inputs(card: ModelCard, reference: pa.Table) -> Inputs:
     """
     features = card.features
     kept = {
-        feature.name: [row["features"].get(feature.name) for row in card.parity_rows]
+        feature.name: [row.features.get(feature.name) for row in card.parity_rows]
         for feature in features
     }
     chosen = np.unique(

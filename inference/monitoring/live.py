@@ -166,7 +166,7 @@ def live_score(use_case: UseCase, card: ModelCard, found: Outcomes) -> LiveScore
         note = f"{rows} predictions have a label; a score needs {LEAST_LABELLED}"
     elif use_case.task == "binary" and len(np.unique(found.labels)) < 2:
         note = f"all {rows} labels are the same"
-    test = card.metrics.get("test", {}).get(use_case.metric)
+    test = card.metrics["test"].score(use_case.metric) if "test" in card.metrics else None
     label_mean, prediction_mean = (
         (float(found.labels.mean()), float(found.predictions.mean())) if rows else (None, None)
     )

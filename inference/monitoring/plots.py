@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow as pa
 
 from inference.monitoring.drift import PSI_LARGE, PSI_MODERATE, Drift, in_words
 from inference.monitoring.live import LEAST_LABELLED, Outcomes
-from punctual.home import Home
 from punctual.model_card import PREDICTION_COLUMN, ModelCard
 
 REFERENCE_COLOUR, CURRENT_COLOUR, USUAL_COLOUR = "#8a8f98", "#1f4e8c", "#c9ccd1"
@@ -24,7 +22,6 @@ _VALUES = 8
 
 
 def draw(
-    home: Home,
     folder: Path,
     card: ModelCard,
     reference: pa.Table,
@@ -34,8 +31,6 @@ def draw(
     found: Outcomes,
 ) -> list[Path]:
     """Draw what there is enough to draw of into the folder; returns the files."""
-    # Matplotlib's font cache belongs in the data folder, as all that is written.
-    os.environ.setdefault("MPLCONFIGDIR", str(home.path("cache", "matplotlib")))
     paths: list[Path] = []
     if prediction is not None:
         paths.append(_predictions(folder / "predictions.png", card, reference, current, prediction))

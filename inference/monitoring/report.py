@@ -217,7 +217,6 @@ def _written(
         files = [
             path,
             *plots.draw(
-                domain.home,
                 folder,
                 card,
                 trained,

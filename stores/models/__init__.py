@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from punctual.lazy import exports_of
 
 if TYPE_CHECKING:
+    from stores.models.paths import artifact_folder as artifact_folder
     from stores.models.paths import artifact_location as artifact_location
-    from stores.models.paths import tracking_uri as tracking_uri
     from stores.models.registry import aliases as aliases
     from stores.models.registry import artifact as artifact
-    from stores.models.registry import model_registry as model_registry
     from stores.models.registry import read_card as read_card
     from stores.models.registry import registered_version as registered_version
+    from stores.models.registry import registered_versions as registered_versions
+    from stores.models.tracking import model_registry as model_registry
 
 __getattr__ = exports_of(__name__)

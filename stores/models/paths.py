@@ -1,21 +1,35 @@
-"""Where the tracking store, the model registry and its artifacts are."""
+"""Where the tracking database and the files of the models are in a data folder.
+
+MLflow stores locations relative to the data folder, so that the folder can be moved or copied.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import quote
+
 from punctual.home import Home
-from punctual.model_card import CHAMPION
+
+# The scheme of locations relative to the data folder; `artifacts.py` resolves them for MLflow.
+SCHEME = "punctual"
+_MODELS = "models"
+
+
+def tracking_file(home: Home) -> Path:
+    """The SQLite file of MLflow's tracking store and model registry."""
+    return home.path("mlflow.db")
 
 
 def tracking_uri(home: Home) -> str:
-    """MLflow's tracking store and model registry: SQLite in the data folder."""
-    return f"sqlite:///{home.path('mlflow.db')}"
+    """The same as MLflow's address."""
+    return f"sqlite:///{tracking_file(home)}"
 
 
-def artifact_location(home: Home) -> str:
-    """Where MLflow keeps models and plots."""
-    return f"file://{home.path('models')}"
+def artifact_location(use_case: str | None = None) -> str:
+    """Where MLflow's runs of a use case have their files, as MLflow stores it."""
+    return "/".join([f"{SCHEME}://", _MODELS, *([quote(use_case, safe="")] if use_case else [])])
 
 
-def registered_model(use_case: str, alias: str = CHAMPION) -> str:
-    """MLflow's name for the model of a use case behind an alias."""
-    return f"models:/{use_case}@{alias}"
+def artifact_folder(home: Home, use_case: str, run_id: str) -> Path:
+    """The files of a run; `<artifact_location>/<run_id>/artifacts` is MLflow's layout."""
+    return home.path(_MODELS, use_case, run_id, "artifacts")

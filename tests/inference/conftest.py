@@ -16,8 +16,6 @@ import pytest
 
 from punctual.home import Home
 
-# It must be known before MLflow is imported, and its report would be waited for.
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 DEMO_AT = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
 DOMAIN = '''
@@ -236,7 +234,6 @@ def build_parcels(folder):
 
 def train_and_register(store, domain, name):
     """What training does, in miniature: fit, write card and reference, register. Returns the version."""
-    import mlflow
     import pyarrow as pa
     import pyarrow.parquet as pq
     from sklearn.compose import ColumnTransformer
@@ -249,15 +246,18 @@ def train_and_register(store, domain, name):
     from punctual.model_card import (
         PREDICTION_COLUMN,
         REFERENCE_FILE,
+        Metrics,
         ModelCard,
+        ParityRow,
+        TrainingSetManifest,
+        Verdict,
         model_features,
         model_input,
     )
     from punctual.plain import plain
-    from stores.models import artifact_location
-    from stores.models.paths import tracking_uri
     from stores.offline import historical_features
     from stores.tables import known_events
+    from training.publish import publish
 
     use_case = domain.use_cases[name]
     requests = known_events(
@@ -308,93 +308,61 @@ def train_and_register(store, domain, name):
         else pipeline.predict(inputs)
     )
     parity = [
-        {"features": plain(row), "prediction": float(each)}
+        ParityRow(plain(row), float(each))
         for row, each in zip(inputs[:5].to_dict("records"), predictions, strict=False)
     ]
     fingerprints = {
         view.name: view.tags["fingerprint"]
         for view in domain.service_views(use_case.feature_service)
     }
+    test_score = {"roc_auc": 0.7} if use_case.task == "binary" else {"rmse": 90.0}
     card = ModelCard(
-        use_case=name, description=use_case.description, task=use_case.task, version="", run_id="", as_of="", trained_until="",
-        feature_service=use_case.feature_service, view_fingerprints=fingerprints, features=features, label=use_case.label.column,
-        label_horizon="48h", threshold=use_case.threshold, metric=use_case.metric, training_set={}, split={}, parameters={},
-        metrics={"test": {use_case.metric: 0.7 if use_case.task == "binary" else 90.0}}, baselines={}, gate={}, libraries={"numpy": "2"},
-        parity_rows=parity, limits="",
+        use_case=name, description=use_case.description, task=use_case.task, version="", run_id="",
+        as_of="2024-02-20T12:00:00Z", trained_until="2024-02-15T12:00:00Z",
+        feature_service=use_case.feature_service, view_fingerprints=fingerprints, features=features,
+        label=use_case.label.column, label_horizon="48h", threshold=use_case.threshold,
+        metric=use_case.metric,
+        training_set=TrainingSetManifest("2024-02-20T12:00:00Z", {}, rows.num_rows, "", {}),
+        split={}, parameters={}, metrics={"test": Metrics(rows.num_rows, **test_score)},
+        baselines={}, gate=Verdict(True, "", use_case.metric, 0.0, {}, None, 0),
+        libraries={"numpy": "2"}, parity_rows=parity, limits="",
     )  # fmt: skip
-    mlflow.set_tracking_uri(tracking_uri(Home.at()))
-    registry = mlflow.MlflowClient()
-    experiment = registry.create_experiment(name, artifact_location=artifact_location(Home.at()))
-    with mlflow.start_run(experiment_id=experiment) as run:
-        logged = mlflow.sklearn.log_model(
-            pipeline,
-            name="model",
-            serialization_format="cloudpickle",
-            pip_requirements=["scikit-learn"],
-        )
-        version = mlflow.register_model(logged.model_uri, name).version
-        folder = Path(os.environ["PUNCTUAL_HOME"]) / "scratch"
-        folder.mkdir(exist_ok=True)
-        reference = rows.append_column("label", pa.array(label)).append_column(
-            PREDICTION_COLUMN, pa.array(predictions)
-        )
-        pq.write_table(reference, folder / REFERENCE_FILE)
-        mlflow.log_artifact(str(folder / REFERENCE_FILE))
-        log_card(card, version, run.info.run_id)
-    return version
-
-
-def log_card(card, version, run_id):
-    import mlflow
-
-    from punctual.model_card import CARD_FILE, encode_card
-
-    card.version, card.run_id = str(version), run_id
-    path = Path(os.environ["PUNCTUAL_HOME"]) / CARD_FILE
-    path.write_bytes(encode_card(card))
-    mlflow.log_artifact(str(path), run_id=run_id)
+    reference = rows.append_column("label", pa.array(label)).append_column(
+        PREDICTION_COLUMN, pa.array(predictions)
+    )
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / REFERENCE_FILE
+        pq.write_table(reference, file)
+        publish(domain.home, card, pipeline, [file], {})
+    return card.version
 
 
 def register_again(use_case, change=lambda card: None):
     """The champion's model once more, as the next version, its card changed. Returns the version."""
-    import mlflow
+    from punctual.model_card import REFERENCE_FILE
+    from stores.models import artifact_folder, read_card
+    from training.publish import load_pipeline, publish
 
-    from punctual.model_card import CARD_FILE, REFERENCE_FILE, decode_card
-    from stores.models.paths import tracking_uri
-
-    mlflow.set_tracking_uri(tracking_uri(Home.at()))
-    registry = mlflow.MlflowClient()
-    champion = registry.get_model_version_by_alias(use_case, "champion")
-    run = registry.create_run(registry.get_experiment_by_name(use_case).experiment_id)
-    with TemporaryDirectory() as folder:
-        card = decode_card(
-            Path(registry.download_artifacts(champion.run_id, CARD_FILE, folder)).read_bytes()
-        )
-        registry.log_artifact(
-            run.info.run_id, registry.download_artifacts(champion.run_id, REFERENCE_FILE, folder)
-        )
+    home = Home.at()
+    card = read_card(home, use_case)
+    pipeline = load_pipeline(home, card)
+    reference = artifact_folder(home, use_case, card.run_id) / REFERENCE_FILE
     change(card)
-    version = registry.create_model_version(use_case, champion.source, run.info.run_id).version
-    log_card(card, version, run.info.run_id)
-    return version
+    publish(home, card, pipeline, [reference], {})
+    return card.version
 
 
 def promote(use_case, version):
-    import mlflow
+    from training.publish import promote
 
-    from stores.models.paths import tracking_uri
-
-    mlflow.MlflowClient(tracking_uri(Home.at())).set_registered_model_alias(
-        use_case, "champion", version
-    )
+    promote(Home.at(), use_case, version)
 
 
 def dethrone(use_case):
-    import mlflow
+    from stores.models import model_registry
 
-    from stores.models.paths import tracking_uri
-
-    mlflow.MlflowClient(tracking_uri(Home.at())).delete_registered_model_alias(use_case, "champion")
+    with model_registry(Home.at()) as registry:
+        registry.delete_registered_model_alias(use_case, "champion")
 
 
 @pytest.fixture

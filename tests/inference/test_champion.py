@@ -7,6 +7,7 @@ from punctual.errors import BrokenModel, NoChampion, StoreOutdated, UnknownName
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import model_input
+from stores.models import artifact_folder, registered_version
 
 
 def test_the_champion_predicts_what_it_did_when_it_was_registered(domain, use_case):
@@ -14,12 +15,12 @@ def test_the_champion_predicts_what_it_did_when_it_was_registered(domain, use_ca
 
     rows = champion.card.parity_rows
     columns = {
-        feature.name: [row["features"][feature.name] for row in rows]
+        feature.name: [row.features[feature.name] for row in rows]
         for feature in champion.card.features
     }
     assert champion.card.version == "1"
     assert champion.predict(model_input(columns, champion.card.features)).tolist() == pytest.approx(
-        [row["prediction"] for row in rows], abs=1e-12
+        [row.prediction for row in rows], abs=1e-12
     )
 
 
@@ -57,7 +58,7 @@ def test_a_given_version_is_loaded_and_an_unknown_one_named(domain, use_case, mo
 
 def test_a_model_that_predicts_otherwise_than_its_card_says_is_refused(domain, use_case, models):
     def raise_expectations(card):
-        card.parity_rows[2]["prediction"] += 2e-6
+        card.parity_rows[2].prediction += 2e-6
 
     version = models.register_again("parcel_lateness", raise_expectations)
 
@@ -98,22 +99,29 @@ def test_a_model_of_a_service_that_is_gone_is_refused(domain, use_case):
         champion_card(bare, use_case)
 
 
-def test_a_model_whose_files_are_gone_is_broken(built, domain, use_case, models, tmp_path):
-    import mlflow
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model/model.pkl", "version 2 of 'parcel_lateness' cannot be loaded"),
+        ("model_card.json", "version 2 of 'parcel_lateness' has no readable model_card.json"),
+        ("reference.parquet", "version 2 of 'parcel_lateness' has no readable reference.parquet"),
+    ],
+)
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_model_whose_files_are_gone_or_torn_is_broken(
+    domain, use_case, models, file, message, torn
+):
+    version = models.register_again("parcel_lateness")
+    run_id = registered_version(Home.at(), "parcel_lateness", version).run_id
+    path = artifact_folder(Home.at(), "parcel_lateness", run_id) / file
+    content = path.read_bytes()
+    path.unlink()
+    if torn:
+        path.write_bytes(content[: len(content) // 2])
 
-    def no_card(_card):
-        pass
-
-    version = models.register_again("parcel_lateness", no_card)
-    registry = mlflow.MlflowClient()
-    elsewhere = registry.create_model_version(
-        "parcel_lateness",
-        str(tmp_path / "nowhere"),
-        registry.get_model_version("parcel_lateness", version).run_id,
-    )
-
-    with pytest.raises(BrokenModel, match="version 3 of 'parcel_lateness' cannot be loaded"):
-        load_champion(domain, use_case, elsewhere.version)
+    with pytest.raises(BrokenModel, match=message):
+        load_champion(domain, use_case, version)
+        reference(Home.at(), champion_card(domain, use_case, version))
 
 
 def test_the_reference_holds_the_models_features_and_its_predictions(domain, use_case):

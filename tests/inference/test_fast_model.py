@@ -20,8 +20,10 @@ from inference.fast.pipeline import FEW_ROWS, FastModel
 from inference.fast.trees import Trees
 from punctual.errors import BrokenModel
 from punctual.home import Home
-from punctual.model_card import ModelFeature
+from punctual.model_card import REFERENCE_FILE, ModelFeature, model_input
+from stores.models import artifact_folder, read_card
 from training.fit import fit, fit_baselines
+from training.publish import publish
 
 NUMBERS, CATEGORIES = ["delay", "distance", "hour", "wind"], ["maker", "engine"]
 FEATURES = [
@@ -36,6 +38,11 @@ SMALL = {
     "min_child_weight": 2,
     "early_stopping_rounds": 8,
     "learning_rate": 0.2,
+    "max_depth": 9,
+    "subsample": 0.6,
+    "colsample_bytree": 0.25,
+    "reg_lambda": 5.0,
+    "max_bin": 128,
 }
 
 
@@ -340,18 +347,6 @@ def test_a_system_without_the_c_librarys_functions_leaves_probabilities_to_xgboo
 @pytest.fixture
 def flights_like(home, use_case):
     """The champion's rows, a model that training makes of them, registered as the next version. Returns the version."""
-    import mlflow
-
-    from punctual.model_card import CARD_FILE, REFERENCE_FILE, encode_card, model_input
-    from stores.models.paths import tracking_uri
-
-    mlflow.set_tracking_uri(tracking_uri(Home.at()))
-    registry = mlflow.MlflowClient()
-    champion = registry.get_model_version_by_alias(use_case.name, "champion")
-    folder = home / "scratch"
-    folder.mkdir(exist_ok=True)
-    from stores.models import read_card
-
     made = read_card(Home.at(), use_case.name)
     rows = reference(Home.at(), made)
     inputs, labels = model_input(rows, made.features), rows["label"].to_numpy()
@@ -361,23 +356,10 @@ def flights_like(home, use_case):
     )
     predicted = pipeline.predict_proba(inputs.iloc[:5])[:, 1]
     for each, prediction in zip(made.parity_rows, predicted, strict=True):
-        each["prediction"] = float(prediction)
-    with mlflow.start_run(
-        experiment_id=registry.get_experiment_by_name(use_case.name).experiment_id
-    ) as run:
-        logged = mlflow.sklearn.log_model(
-            pipeline,
-            name="model",
-            serialization_format="cloudpickle",
-            pip_requirements=["scikit-learn"],
-        )
-        registry.download_artifacts(champion.run_id, REFERENCE_FILE, str(folder))
-        mlflow.log_artifact(str(folder / REFERENCE_FILE))
-        (folder / CARD_FILE).write_bytes(encode_card(made))
-        mlflow.log_artifact(str(folder / CARD_FILE))
-    return str(
-        registry.create_model_version(use_case.name, logged.model_uri, run.info.run_id).version
-    )
+        each.prediction = float(prediction)
+    file = artifact_folder(Home.at(), use_case.name, made.run_id) / REFERENCE_FILE
+    publish(Home.at(), made, pipeline, [file], {})
+    return made.version
 
 
 def test_a_champion_that_training_made_is_fast_and_faithful(domain, use_case, flights_like):

@@ -388,7 +388,7 @@ def test_another_champion_and_a_rollback_are_taken_up_without_a_restart(client, 
 
 def test_a_champion_that_cannot_be_loaded_leaves_the_one_before_it_in_place(client, models, row):
     def broken(card):
-        card.parity_rows[0]["prediction"] = 2.0
+        card.parity_rows[0].prediction = 2.0
 
     models.promote("parcel_lateness", models.register_again("parcel_lateness", broken))
     wait_for(lambda: "BrokenModel" in str(client.get("/readyz").json()["problems"]))

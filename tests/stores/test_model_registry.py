@@ -1,4 +1,4 @@
-"""What is read from MLflow's database file is what MLflow answers."""
+"""What is read from MLflow's database file is what MLflow answers, and MLflow writes only there."""
 
 import sqlite3
 
@@ -6,44 +6,51 @@ import pytest
 
 from punctual.errors import BrokenModel, BrokenRegistry, NoChampion, UnknownName
 from punctual.home import Home
-from stores.models import aliases, artifact, model_registry, read_card, registered_version
-from stores.models import registry_file as file
+from stores.models import (
+    aliases,
+    artifact,
+    artifact_folder,
+    artifact_location,
+    model_registry,
+    read_card,
+    registered_version,
+    registered_versions,
+)
 
 
 @pytest.fixture
 def registry(home):
-    """MLflow's client: `sales` has two versions, `sizes` one; each run has a file `note.txt`."""
-    client = model_registry(Home.at())
-    for name, versions in {"sales": 2, "sizes": 1}.items():
-        client.create_registered_model(name)
-        experiment = client.create_experiment(name, artifact_location=f"file://{home}/models")
-        for _ in range(versions):
-            run = client.create_run(experiment).info.run_id
-            client.log_text(run, f"a run of {name}", "note.txt")
-            client.create_model_version(name, f"runs:/{run}/model", run)
-    client.set_registered_model_alias("sales", "champion", "1")
-    client.set_registered_model_alias("sales", "challenger", "2")
-    return client
+    """MLflow's client; model `sales` has versions 1 and 2, `sizes` has 1; each run has the file `note.txt`."""
+    with model_registry(Home.at()) as client:
+        for name, versions in {"sales": 2, "sizes": 1}.items():
+            client.create_registered_model(name)
+            experiment = client.create_experiment(name, artifact_location(name))
+            for _ in range(versions):
+                run = client.create_run(experiment).info.run_id
+                folder = artifact_folder(Home.at(), name, run)
+                folder.mkdir(parents=True)
+                folder.joinpath("note.txt").write_text(f"a run of {name}")
+                client.create_model_version(name, f"runs:/{run}/model", run)
+        client.set_registered_model_alias("sales", "champion", "1")
+        client.set_registered_model_alias("sales", "challenger", "2")
+        yield client
 
 
 def test_aliases_and_versions_are_those_that_mlflow_gives(registry):
-    for name in ("sales", "sizes", "unknown"):
-        expected = registry.get_registered_model(name).aliases if name != "unknown" else {}
+    for name in ("sales", "sizes"):
+        expected = registry.get_registered_model(name).aliases
         assert aliases(Home.at(), name) == {
             alias: str(version) for alias, version in expected.items()
         }
+    assert aliases(Home.at(), "unknown") == {}
     champion = registry.get_model_version_by_alias("sales", "champion")
-    assert (
-        registered_version(Home.at(), "sales")
-        == ("1", champion.run_id)
-        == file.version_of_alias(Home.at(), "sales", "champion")
-    )
+    assert registered_version(Home.at(), "sales") == ("1", champion.run_id)
     second = registry.get_model_version("sales", "2")
-    assert (
-        registered_version(Home.at(), "sales", "2")
-        == ("2", second.run_id)
-        == file.registered_version(Home.at(), "sales", "2")
-    )
+    assert registered_version(Home.at(), "sales", "2") == ("2", second.run_id)
+    assert registered_versions(Home.at(), "sales") == [
+        ("1", champion.run_id),
+        ("2", second.run_id),
+    ]
 
 
 def test_an_alias_that_moves_is_seen_at_once(registry):
@@ -56,7 +63,6 @@ def test_an_alias_that_moves_is_seen_at_once(registry):
 
 def test_a_deleted_version_is_unknown(registry):
     registry.delete_model_version("sales", "2")
-    assert file.registered_version(Home.at(), "sales", "2") is None
     with pytest.raises(UnknownName, match="Known: 1"):
         registered_version(Home.at(), "sales", "2")
     assert aliases(Home.at(), "sales") == {"champion": "1"}
@@ -64,26 +70,20 @@ def test_a_deleted_version_is_unknown(registry):
 
 @pytest.mark.parametrize("version", ["1.0", "x", "7"])
 def test_a_version_that_is_not_registered_is_unknown(registry, version):
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownName, match="Known: 1, 2"):
         registered_version(Home.at(), "sales", version)
 
 
 def test_the_files_of_a_run_are_read_from_its_folder(registry):
     run = registered_version(Home.at(), "sizes", "1").run_id
-    assert (
-        artifact(Home.at(), run, "note.txt")
-        == b"a run of sizes"
-        == file.artifact(Home.at(), run, "note.txt")
-    )
-    assert file.artifact(Home.at(), run, "other.txt") is None
+    assert artifact(Home.at(), "sizes", run, "note.txt") == b"a run of sizes"
     with pytest.raises(BrokenModel, match="no readable model_card.json"):
         read_card(Home.at(), "sizes", "1")
 
 
-def test_a_registry_without_its_tables_is_left_to_mlflow_to_judge(registry, home):
+def test_a_registry_without_its_tables_is_refused(registry, home):
     with sqlite3.connect(home / "mlflow.db") as database:
         database.execute("ALTER TABLE registered_model_aliases RENAME TO aliases")
-    assert file.aliases(Home.at(), "sales") is None
     with pytest.raises(BrokenRegistry, match="no such table"):
         aliases(Home.at(), "sales")
 
@@ -91,6 +91,21 @@ def test_a_registry_without_its_tables_is_left_to_mlflow_to_judge(registry, home
 def test_a_file_that_is_no_registry_is_refused(home):
     home.mkdir()
     (home / "mlflow.db").write_bytes(b"no database at all" * 1000)
-    assert file.aliases(Home.at(), "sales") is None
-    with pytest.raises(BrokenRegistry, match="cannot be read"):
+    with pytest.raises(BrokenRegistry, match="cannot be read: file is not a database"):
         registered_version(Home.at(), "sales")
+    with (
+        pytest.raises(BrokenRegistry, match="cannot be read: file is not a database"),
+        model_registry(Home.at()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a b", "50%2F", "what?", "a#b", "things [1]"])
+def test_a_data_folder_may_have_any_name(tmp_path, name):
+    home = Home.at(tmp_path / name)
+    with model_registry(home) as client:
+        client.create_registered_model("sales")
+        client.create_model_version("sales", "punctual:///models/sales/1/artifacts/model", "1")
+    assert registered_versions(home, "sales") == [("1", "1")]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.name for path in home.folder.iterdir()] == ["mlflow.db"]

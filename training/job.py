@@ -1,0 +1,51 @@
+"""What a training run is asked for, and the rows that it works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from feast import FeatureStore
+
+from punctual.loaded_domain import LoadedDomain
+from punctual.model_card import ModelFeature, model_features
+from punctual.use_case import UseCase
+from training.split import Part, split
+from training.training_set import TrainingSet, training_set
+
+
+@dataclass(frozen=True)
+class Job:
+    """The use case to train, and the moment as of which its data are known (aware UTC).
+
+    `until` gives the ends of the three parts, for a report on fixed periods.
+    """
+
+    store: FeatureStore
+    domain: LoadedDomain
+    use_case: UseCase
+    as_of: datetime
+    until: tuple[datetime, datetime, datetime] | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training set, the model's inputs among its columns, and its parts by name.
+
+    No label that was known after `trained_until` has been used for the model.
+    """
+
+    made: TrainingSet
+    features: list[ModelFeature]
+    parts: dict[str, Part]
+    trained_until: datetime
+
+
+def prepare(job: Job) -> Prepared:
+    """Make the training set and split it. Raises what `training_set` and `split` raise."""
+    horizon = job.use_case.label.horizon
+    start = job.use_case.split.parts(job.as_of, horizon, job.until)["train"][0]
+    made = training_set(job.store, job.domain, job.use_case, as_of=job.as_of, start=start)
+    features = model_features(made.rows, made.features)
+    parts = split(made, job.use_case, features, job.until)
+    return Prepared(made, features, parts, parts["validation"].end + horizon)
