@@ -40,4 +40,5 @@ def _data_folder(tracking_uri: str) -> Path:
             f"the files of Punctual's models are beside its tracking database, expected the address"
             f" of a SQLite file: {tracking_uri}"
         )
-    return Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent
+    file = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(unquote(file)).absolute().parent

@@ -21,8 +21,9 @@ def tracking_file(home: Home) -> Path:
 
 
 def tracking_uri(home: Home) -> str:
-    """The same as MLflow's address."""
-    return f"sqlite:///{tracking_file(home)}"
+    """The same as MLflow's address, in which `?` begins a query and `%` an escape."""
+    path = str(tracking_file(home))
+    return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
 
 
 def artifact_location(use_case: str | None = None) -> str:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from punctual.home import Home
@@ -45,6 +46,15 @@ def model_registry(home: Home) -> Iterator[MlflowClient]:
             except (MlflowException, SQLAlchemyError) as error:
                 reason = getattr(error, "orig", None) or getattr(error, "message", error)
                 raise broken_registry(home, reason) from error
+            finally:
+                _remove_folder_of_escapes(uri)
+
+
+def _remove_folder_of_escapes(uri: str) -> None:
+    """Remove the empty folder that MLflow makes where it takes the escapes of an address literally."""
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    if "%" in str(folder) and folder.is_dir() and not any(folder.iterdir()):
+        os.removedirs(folder)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A training run on the shops: what is registered, what the gate and a rollback do, how a fitted model behaves."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -10,48 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestration.cli import main
-from pipelines.materialize import apply_definitions
 from punctual.errors import GateRefused, NoChampion, UnknownName
 from punctual.home import Home
 from punctual.model_card import decode_card, encode_card
-from punctual.progress import Progress
-from punctual.repository import feature_store, find_use_case
 from punctual.times import moment
 from stores.models import aliases, artifact_folder, read_card
 from training import publish
 from training.__main__ import show_card
-from training.run import raise_if_refused, train
+from training.run import raise_if_refused
 
-AS_OF = moment("2020-10-01")
 GOLDEN = Path(__file__).parent.parent / "golden"
-
-
-def fit(as_of=AS_OF, **options):
-    domain, use_case = find_use_case(Home.at(), "next_sales")
-    store = feature_store(Home.at())
-    apply_definitions(store, [domain])
-    return train(store, domain, use_case, as_of=as_of, progress=Progress(quiet=True), **options)
-
-
-@pytest.fixture(scope="module")
-def trained_once(shop_built_once, copy_home, tmp_path_factory):
-    """A data folder with a first champion, its run, and what was found in the folder where it was trained."""
-    folder, beside = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("beside")
-    copy_home(shop_built_once, folder / "home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUNCTUAL_HOME", str(folder / "home"))
-        patch.setenv("PUNCTUAL_REPOSITORY", str(Path(__file__).parent.parent / "repository"))
-        patch.chdir(beside)
-        done = fit()
-    return folder / "home", done, os.listdir(beside)
-
-
-@pytest.fixture
-def first(trained_once, shop, copy_home):
-    """The run that made the first champion, in a copy of its data folder."""
-    home, done, _ = trained_once
-    copy_home(home, shop)
-    return done
 
 
 def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_what_it_rests_on(
@@ -115,14 +82,14 @@ def test_a_card_is_shown_as_people_have_reviewed_it(capsys):
     assert capsys.readouterr().out == (GOLDEN / "model_card.txt").read_text()
 
 
-def test_a_run_can_be_repeated_to_the_bit(first):
+def test_a_run_can_be_repeated_to_the_bit(first, fit):
     second = fit()
     assert first.card.training_set == second.card.training_set
     assert first.card.metrics == second.card.metrics
     assert first.card.parity_rows == second.card.parity_rows
 
 
-def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_challenger(first):
+def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_challenger(first, fit):
     worse = fit(parameters={"n_estimators": 1})
     assert not worse.promoted
     assert aliases(Home.at(), "next_sales") == {"champion": "1", "challenger": "2"}
@@ -132,7 +99,7 @@ def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_chall
         raise_if_refused(Home.at(), worse)
 
 
-def test_champion_and_challenger_are_judged_on_rows_later_than_both_their_training(built_shop):
+def test_champion_and_challenger_are_judged_on_rows_later_than_both_their_training(built_shop, fit):
     fit(as_of=moment("2020-12-01"))
     early = fit()
     # The champion was trained until October 2nd; the earlier challenger has no later rows to show.
