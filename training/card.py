@@ -77,6 +77,7 @@ def parity_rows(test: Part, predicted: np.ndarray) -> list[ParityRow]:
 def write_predictions(
     path: Path, use_case: UseCase, domain: LoadedDomain, test: Part, predicted: np.ndarray
 ) -> Path:
+    """The test part's keys, labels and predictions as a Parquet file; returns its path."""
     keys = dict.fromkeys(
         [
             *use_case.requests.id,
