@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,17 +24,12 @@ from pydantic import (
 )
 
 from inference.features import OnlineFeatures
+from punctual.column_types import MOST_DIGITS, ColumnType, column_type, type_of_feast
 from punctual.errors import InvalidDeclaration, InvalidRequest
 from punctual.times import END, FIRST, LAST, iso
 from stores.predictions import RESERVED
 
 MAX_ROWS = 1000
-_FROM_DUCKDB = {
-    "VARCHAR": "String",
-    "BOOLEAN": "Bool",
-    "DOUBLE": "Float64",
-    "TIMESTAMPTZ": "UnixTimestamp",
-}
 
 
 def _moment(value: Any) -> Any:
@@ -60,12 +57,14 @@ def _moment(value: Any) -> Any:
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 
 
-def _fits(bits: int) -> AfterValidator:
-    """Refuses integers that the feature store has no room for; as a bound it would stand in the schema as a rounded number."""
+def _fits(type_: ColumnType) -> AfterValidator:
+    """Refuses integers outside the type; as a bound of the schema they would be rounded in JSON."""
 
     def check(value: int) -> int:
-        if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
-            raise ValueError(f"is {value}; expected an integer of {bits} bits")
+        if not type_.low <= value <= type_.high:
+            bits = type_.high.bit_length() + (type_.low < 0)
+            sign = "" if type_.low else " that is not negative"
+            raise ValueError(f"is {value}; expected an integer of {bits} bits{sign}")
         return value
 
     return AfterValidator(check)
@@ -80,15 +79,56 @@ def _is_text(value: str) -> str:
     return value
 
 
-_TYPES: dict[str, Any] = {
-    "String": Annotated[str, Strict(), AfterValidator(_is_text)],
-    "Int32": Annotated[int, Strict(), _fits(32)],
-    "Int64": Annotated[int, Strict(), _fits(64)],
-    "Float32": Annotated[float, Strict(), Field(allow_inf_nan=False)],
-    "Float64": Annotated[float, Strict(), Field(allow_inf_nan=False)],
-    "Bool": Annotated[bool, Strict()],
-    "UnixTimestamp": Moment,
-}
+def _single(value: float) -> float:
+    """The number as a FLOAT column of the training set holds it."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        raise ValueError(f"is {value}; expected a number that a 32-bit float holds") from None
+
+
+def _iso(kind: type[date] | type[time], example: str) -> BeforeValidator:
+    """Takes ISO 8601 text, or the Python value where the caller is in Python."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, kind) and not isinstance(value, datetime):
+            return value
+        try:
+            return kind.fromisoformat(value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"is {_shown(value)}; expected a {kind.__name__} as {example}"
+            ) from None
+
+    return BeforeValidator(read)
+
+
+def _decimal(type_: ColumnType) -> Any:
+    def exact(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
+            raise ValueError(f"is {_shown(value)}; expected a number")
+        return value
+
+    bounds = Field(max_digits=MOST_DIGITS, decimal_places=type_.digits, allow_inf_nan=False)
+    return Annotated[Decimal, BeforeValidator(exact), bounds]
+
+
+def _json_type(type_: ColumnType) -> Any:
+    """What pydantic checks a value of the type with."""
+    if type_.kind == "integer":
+        return Annotated[int, Strict(), _fits(type_)]
+    if type_.kind == "float":
+        number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+        return number if type_.duckdb == "DOUBLE" else Annotated[number, AfterValidator(_single)]
+    if type_.kind == "decimal":
+        return _decimal(type_)
+    return {
+        "boolean": Annotated[bool, Strict()],
+        "text": Annotated[str, Strict(), AfterValidator(_is_text)],
+        "date": Annotated[date, _iso(date, "2013-12-05")],
+        "time": Annotated[time, _iso(time, "20:15:00")],
+        "timestamp": Moment,
+    }[type_.kind]
 
 
 @dataclass(frozen=True)
@@ -107,7 +147,7 @@ class RowColumn:
     """A column of a request's rows. An optional one may be omitted or null; ids are only handed back and logged."""
 
     name: str
-    kind: str
+    type: ColumnType
     role: Literal["join_key", "request", "id"]
     optional: bool
 
@@ -115,25 +155,28 @@ class RowColumn:
 def row_columns(features: OnlineFeatures) -> list[RowColumn]:
     """The join keys and request columns of the service, and the ids by which a request is found again."""
     use_case = features.use_case
+    asked = {**features.request_columns, **features.keys}
+    types = {name: type_of_feast(kind) for name, kind in asked.items()}
+    wrong = [
+        f"'{name}' is of type {asked[name]}, which no JSON value has; use another type."
+        for name, type_ in types.items()
+        if type_ is None
+    ]
+    found = {name: type_ for name, type_ in types.items() if type_}
     columns = [
-        RowColumn(name, kind, "join_key", name in use_case.optional_keys)
-        for name, kind in sorted(features.keys.items())
+        RowColumn(name, found[name], "join_key", name in use_case.optional_keys)
+        for name in sorted(features.keys)
+        if name in found
     ]
     columns += [
-        RowColumn(name, kind, "request", False)
-        for name, kind in features.request_columns.items()
-        if name not in features.keys
+        RowColumn(name, found[name], "request", False)
+        for name in features.request_columns
+        if name in found and name not in features.keys
     ]
-    named = {column.name for column in columns}
-    for name in use_case.requests.id:
-        if name not in named:
-            columns.append(
-                RowColumn(name, _feast_type(use_case.requests.columns[name]), "id", True)
-            )
-    wrong = [
-        f"'{each.name}' is of type {each.kind}; rows may hold {', '.join(_TYPES)}."
-        for each in columns
-        if each.kind not in _TYPES
+    columns += [
+        RowColumn(name, column_type(use_case.requests.columns[name]), "id", True)
+        for name in use_case.requests.id
+        if name not in asked
     ]
     wrong += [
         f"'{each.name}' is a name that the prediction log needs for itself."
@@ -145,12 +188,6 @@ def row_columns(features: OnlineFeatures) -> list[RowColumn]:
     return columns
 
 
-def _feast_type(kind: str) -> str:
-    return _FROM_DUCKDB.get(
-        kind, "Int64" if kind.endswith("INT") or kind == "INTEGER" else "String"
-    )
-
-
 def row_model(features: OnlineFeatures) -> type[BaseModel]:
     """The typed row of a use case: nothing may be missing, of another type, or unknown."""
     fields: dict[str, Any] = {}
@@ -160,7 +197,7 @@ def row_model(features: OnlineFeatures) -> type[BaseModel]:
             "request": "Known to the caller at the prediction",
             "id": "Handed back and logged",
         }[column.role]
-        type_ = _TYPES[column.kind]
+        type_ = _json_type(column.type)
         fields[column.name] = (
             (type_ | None, Field(None, description=said))
             if column.optional
@@ -193,16 +230,16 @@ def from_text(row: Mapping[str, str], columns: Sequence[RowColumn]) -> dict[str,
 
     What does not read as its type stays text, and is refused with the rest.
     """
-    kinds = {column.name: column.kind for column in columns}
-    return {name: _from_text(text, kinds.get(name, "String")) for name, text in row.items()}
+    kinds: dict[str, str] = {column.name: column.type.kind for column in columns}
+    return {name: _from_text(text, kinds.get(name, "text")) for name, text in row.items()}
 
 
 def _from_text(text: str, kind: str) -> Any:
     if text == "":
         return None
-    if kind == "Bool":
+    if kind == "boolean":
         return {"true": True, "false": False}.get(text.lower(), text)
-    read = int if kind.startswith("Int") else float if kind.startswith("Float") else str
+    read = int if kind == "integer" else float if kind == "float" else str
     try:
         return read(text)
     except ValueError:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 from punctual.errors import (
     unknown_name,
 )
 from punctual.loaded_domain import LoadedDomain
+from punctual.name_checks import name_problems
 from punctual.schedule import schedule_problems
 from punctual.sources import Vanished
 from punctual.use_case import UseCase
-
-# Columns that every table of events has besides those that are declared.
-_RESERVED = {"event_timestamp", "created_timestamp", "superseded_timestamp", "is_withdrawn"}
+from punctual.value_checks import value_problems
 
 
-def problems_of(loaded: LoadedDomain) -> list[str]:
-    """Every problem of the domain's declarations, each as a sentence; none where they are sound."""
+def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> list[str]:
+    """Every problem of a domain's declarations, clashes with other domains' names included."""
     problems = schedule_problems(loaded.domain)
+    problems += name_problems(loaded, others) + value_problems(loaded)
     for declared in loaded.declarations:
         columns = declared.events.columns
         measures = {each.measure for each in declared.aggregations if each.measure} | set(
@@ -28,36 +29,11 @@ def problems_of(loaded: LoadedDomain) -> list[str]:
             problems.append(
                 f"{unknown_name('column', column, columns, f'events of {declared.events.name!r}')} (view '{declared.name}')"
             )
-        for each in declared.aggregations:
-            if any(window % declared.every for window in each.over):
-                problems.append(
-                    f"view '{declared.name}': a window must be a multiple of its grid ({declared.every})."
-                )
-            kind = columns.get(each.measure or "", "")
-            if each.function == "share" and kind != "BOOLEAN" and each.measure in columns:
-                problems.append(
-                    f"view '{declared.name}': share('{each.measure}') needs a BOOLEAN, the events declare {kind}."
-                )
-            if each.function in ("sum", "mean", "std") and kind in ("DOUBLE", "FLOAT", "REAL"):
-                problems.append(
-                    f"view '{declared.name}': {each.function}('{each.measure}') of a {kind} depends on the order of rows; "
-                    "declare the measure as an integer or a DECIMAL."
-                )
     for source in loaded.sources:
         if source.vanished not in get_args(Vanished):
             problems.append(
                 f"source '{source.name}': vanished={source.vanished!r};"
                 f" expected {' or '.join(map(repr, get_args(Vanished)))}."
-            )
-    for stream in loaded.events:
-        for column in sorted(set(stream.columns) & _RESERVED):
-            problems.append(
-                f"events '{stream.name}': column '{column}' is the platform's own; rename it, and"
-                " leave the two times out of the columns."
-            )
-        for column in sorted(set(stream.id) - set(stream.columns)):
-            problems.append(
-                f"events '{stream.name}': id column '{column}' is not among the columns."
             )
     for view in [*loaded.views.values(), *loaded.on_demand_views.values()]:
         for column in view.features:
@@ -96,23 +72,8 @@ def _use_case_problems(loaded: LoadedDomain, use_case: UseCase) -> list[str]:
         problems.append(
             f"{where}: labels are identified by {label.of.id}, requests by {use_case.requests.id}; expected the same."
         )
-    for column in sorted(
-        {*use_case.optional_keys, *use_case.describe_columns} - set(use_case.requests.columns)
-    ):
+    for column in sorted(set(use_case.describe_columns) - set(use_case.requests.columns)):
         problems.append(
             f"{where}: '{column}' is not a column of the requests '{use_case.requests.name}'."
-        )
-    if use_case.task == "regression" and use_case.metric in (
-        "average_precision",
-        "roc_auc",
-        "log_loss",
-        "brier",
-    ):
-        problems.append(
-            f"{where}: metric {use_case.metric} is for binary labels; use rmse, mae or r2."
-        )
-    if use_case.task == "binary" and use_case.metric in ("rmse", "mae", "r2"):
-        problems.append(
-            f"{where}: metric {use_case.metric} is for numbers; use average_precision, roc_auc, log_loss or brier."
         )
     return problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.machinery
@@ -9,6 +10,7 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ from punctual.domain import Domain
 from punctual.errors import (
     DataFolderError,
     InvalidDeclaration,
+    PunctualError,
     UnknownDomain,
     UnknownUseCase,
     unknown_name,
@@ -106,11 +109,21 @@ def load_domain(home: Home, name: str) -> LoadedDomain:
     known = domain_names(home)
     if name not in known:
         raise UnknownDomain(unknown_name("domain", name, known, f"{home.repository.name}/"))
-    loaded = _collect(home, name)
-    problems = problems_of(loaded)
+    loaded, repeated = _collect(home, name)
+    problems = repeated + problems_of(loaded, _others(home, name))
     if problems:
         raise InvalidDeclaration(f"domain '{name}'", problems)
     return loaded
+
+
+def _others(home: Home, name: str) -> list[LoadedDomain]:
+    """The other domains for the sake of their names; one that cannot be loaded has none yet."""
+    found = []
+    for other in domain_names(home):
+        if other != name:
+            with contextlib.suppress(Exception):
+                found.append(_collect(home, other)[0])
+    return found
 
 
 def load_all(home: Home) -> list[LoadedDomain]:
@@ -144,12 +157,15 @@ def _package(repository: Path) -> str:
     return name
 
 
-def _collect(home: Home, name: str) -> LoadedDomain:
+def _collect(home: Home, name: str) -> tuple[LoadedDomain, list[str]]:
+    """What the modules of a domain define, and which names they give to two things of a kind."""
     from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
     from feast.data_source import RequestSource
 
     from punctual.loaded_domain import LoadedDomain
 
+    repeated: dict[str, None] = {}
+    broken: dict[str, Exception] = {}
     found: dict[type, dict[str, object]] = {
         kind: {}
         for kind in (Domain, Entity, FeatureView, OnDemandFeatureView, FeatureService, UseCase)
@@ -157,17 +173,28 @@ def _collect(home: Home, name: str) -> LoadedDomain:
     for path in sorted((home.repository / name).glob("*.py")):
         if path.stem == "__init__":
             continue
-        module = importlib.import_module(f"{_package(home.repository)}.{name}.{path.stem}")
+        try:
+            module = importlib.import_module(f"{_package(home.repository)}.{name}.{path.stem}")
+        except Exception as error:  # whatever the domain's code raises
+            broken[_import_problem(home.repository / name, path, error)] = error
+            continue
         for thing in vars(module).values():
             for kind, things in found.items():
                 if isinstance(thing, kind) and not isinstance(thing, RequestSource):
-                    things[thing.name] = thing  # type: ignore[attr-defined]
+                    called = thing.name  # type: ignore[attr-defined]
+                    if _is_another(things.get(called, thing), thing):
+                        repeated[
+                            f"two {kind.__name__} objects are called '{called}'; rename one."
+                        ] = None
+                    things[called] = thing
+    if broken:
+        raise InvalidDeclaration(f"domain '{name}'", list(broken)) from next(iter(broken.values()))
     domains = list(found[Domain].values())
     if len(domains) != 1:
         raise InvalidDeclaration(
             f"domain '{name}'", [f"its modules define {len(domains)} Domain objects; expected one."]
         )
-    return LoadedDomain(
+    loaded = LoadedDomain(
         home,
         name,
         domains[0],  # type: ignore[arg-type]
@@ -177,3 +204,27 @@ def _collect(home: Home, name: str) -> LoadedDomain:
         found[FeatureService],  # type: ignore[arg-type]
         found[UseCase],  # type: ignore[arg-type]
     )
+    return loaded, list(repeated)
+
+
+def _import_problem(folder: Path, path: Path, error: Exception) -> str:
+    """What a module raised, and the line of the domain at which it did."""
+    lines = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).parent == folder
+    ]
+    where = f"{Path(lines[-1].filename).name}, line {lines[-1].lineno}" if lines else path.name
+    said = str(error) if isinstance(error, PunctualError) else f"{type(error).__name__}: {error}"
+    return f"{where}: {said}"
+
+
+def _is_another(first: object, second: object) -> bool:
+    """Whether two things of one name are different ones, and not a view and a part of it."""
+    from feast import FeatureView
+
+    if first is second:
+        return False
+    if isinstance(first, FeatureView) and isinstance(second, FeatureView):
+        return (first.features, first.entities) != (second.features, second.entities)
+    return bool(first != second)

@@ -12,6 +12,7 @@ from punctual.errors import InvalidDeclaration, unknown_name
 from punctual.events import Events
 from punctual.times import aware, duration, duration_text
 
+Task = Literal["binary", "regression"]
 Metric = Literal["average_precision", "roc_auc", "log_loss", "brier", "rmse", "mae", "r2"]
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "rmse", "mae"})
 ParameterValue = int | float
@@ -140,7 +141,7 @@ class UseCase:
 
     name: str
     description: str
-    task: Literal["binary", "regression"]
+    task: Task
     feature_service: str
     requests: Events
     label: Label

@@ -11,10 +11,11 @@ from datetime import timedelta
 from typing import Literal
 
 from feast import Entity, FeatureView, Field, FileSource
+from feast import types as feast_types
 from feast.data_format import ParquetFormat
-from feast.types import Bool, FeastType, Float64, Int64, String
+from feast.types import FeastType, Float64, Int64
 
-from punctual.errors import InvalidDeclaration
+from punctual.column_types import ColumnType, UnknownColumnType, column_type
 from punctual.events import Events
 from punctual.sources import digest
 from punctual.times import duration, duration_text
@@ -23,13 +24,6 @@ EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
 
 Function = Literal["count", "sum", "mean", "share", "std"]
-_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT"}
-_FEAST_TYPES: Mapping[str, FeastType] = {
-    "BOOLEAN": Bool,
-    "VARCHAR": String,
-    "DOUBLE": Float64,
-    **dict.fromkeys(_INTEGERS, Int64),
-}
 
 
 @dataclass(frozen=True)
@@ -47,11 +41,10 @@ class Aggregation:
 
     def dtype(self, events: Events) -> FeastType:
         """Counts and sums of integers are exact integers; the rest are doubles."""
-        if self.function == "count" or (
-            self.function == "sum" and events.columns[self.measure or ""] in _INTEGERS
-        ):
+        if self.function == "count":
             return Int64
-        return Float64
+        of = _declared_type(events, self.measure or "")
+        return Int64 if self.function == "sum" and of.kind == "integer" else Float64
 
 
 def _aggregation(
@@ -195,23 +188,24 @@ def latest_feature_view(
         name, _join_keys(entities), events, every, available_after, fields=tuple(fields)
     )
     schema = [
-        Field(name=column, dtype=_feast_type(name, events, column), description=text)
+        Field(name=column, dtype=_feast_type(events, column), description=text)
         for column, text in fields.items()
     ]
     return _feature_view(declared, entities, schema, description, ttl)
 
 
-def _feast_type(view: str, events: Events, column: str) -> FeastType:
-    """The Feast type of a column as it is. A column that the events do not have is found when the domain is loaded."""
-    kind = events.columns.get(column, "BIGINT")
-    if kind not in _FEAST_TYPES:
-        raise InvalidDeclaration(
-            f"view '{view}'",
-            [
-                f"column '{column}' is {kind}; keys and fields may be {', '.join(sorted(_FEAST_TYPES))}: cast it in the events' SQL."
-            ],
-        )
-    return _FEAST_TYPES[kind]
+def _feast_type(events: Events, column: str) -> FeastType:
+    """The Feast type of a column as it is."""
+    dtype: FeastType = getattr(feast_types, _declared_type(events, column).feast or "String")
+    return dtype
+
+
+def _declared_type(events: Events, column: str) -> ColumnType:
+    """A column's type; BIGINT for a missing column or an unknown type, which the checks report."""
+    try:
+        return column_type(events.columns.get(column, "BIGINT"))
+    except UnknownColumnType:
+        return column_type("BIGINT")
 
 
 def _join_keys(entities: Sequence[Entity]) -> tuple[str, ...]:
@@ -225,10 +219,7 @@ def _feature_view(
     description: str,
     ttl: timedelta,
 ) -> FeatureView:
-    keys = [
-        Field(name=key, dtype=_feast_type(declared.name, declared.events, key))
-        for key in declared.join_keys
-    ]
+    keys = [Field(name=key, dtype=_feast_type(declared.events, key)) for key in declared.join_keys]
     view = FeatureView(
         name=declared.name,
         entities=entities,

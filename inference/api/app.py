@@ -27,13 +27,20 @@ from inference.request_rows import MAX_ROWS, Moment, row_columns, row_model
 from punctual.errors import InvalidRequest, NotBuilt, PunctualError, unknown_name
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import encode_card
-from punctual.times import iso
+from punctual.times import iso, taken_for_utc
 from punctual.use_case import UseCase
 from stores.tables import known_events
 
 # Answering so many rows takes longer than handing them to a thread.
 _ROWS_INLINE = 32
-_PLACEHOLDERS = {"Int32": 1, "Int64": 1, "Float32": 1.5, "Float64": 1.5, "Bool": True}
+_PLACEHOLDERS = {
+    "boolean": True,
+    "integer": 1,
+    "decimal": 1.5,
+    "float": 1.5,
+    "date": "2013-12-05",
+    "time": "20:15:00",
+}
 
 
 def create_app(
@@ -191,10 +198,12 @@ def _example(domain: LoadedDomain, features: OnlineFeatures, now: datetime) -> d
     example: dict[str, Any] = {}
     for column in row_columns(features):
         made_up = (
-            iso(now) if column.kind == "UnixTimestamp" else _PLACEHOLDERS.get(column.kind, "A")
+            iso(now)
+            if column.type.kind == "timestamp"
+            else _PLACEHOLDERS.get(column.type.kind, "A")
         )
         value = newest.get(column.name, made_up)
-        example[column.name] = iso(value) if isinstance(value, datetime) else value
+        example[column.name] = iso(taken_for_utc(value)) if isinstance(value, datetime) else value
     return example
 
 

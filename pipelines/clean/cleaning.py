@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
 import duckdb
 import msgspec
 
 from pipelines.sources.csv_file import _WRONG_SHARE, ROW_NUMBER, as_plain_file, read_raw, row_count
+from punctual.column_types import column_type
 from punctual.errors import BrokenSource, InvalidDeclaration
 from punctual.home import Home
 from punctual.sources import CsvSource, digest
 from stores.tables import connect, literal, parquet_rows, quoted, writing
-
-_INTEGERS = {
-    f"{sign}{kind}"
-    for sign in ("", "U")
-    for kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
-} | {"INT", "LONG"}
 
 
 class SourceReport(msgspec.Struct):
@@ -149,7 +143,7 @@ def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
     wrong = {
         name: f"{quoted(name)} IS NOT NULL AND {cast} IS NULL"
         for name, cast in casts.items()
-        if source.columns[name] != "VARCHAR"
+        if column_type(source.columns[name]).kind != "text"
     }
     for name, condition in wrong.items():
         bad, filled, first = connection.execute(
@@ -182,19 +176,11 @@ def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
 
 def _cast(name: str, kind: str) -> str:
     # DuckDB would round '1.5' to the INTEGER 2, and '1.555' to the DECIMAL(9, 2) 1.56.
-    digits = _decimals(kind)
+    digits = column_type(kind).digits
     if digits is None:
         return f"TRY_CAST({quoted(name)} AS {kind})"
     form = rf"[+-]?[0-9]*(\.[0-9]{{0,{digits}}}0*)?" if digits else "[+-]?[0-9]+"
     return f"CASE WHEN regexp_full_match(trim({quoted(name)}), '{form}') THEN TRY_CAST({quoted(name)} AS {kind}) END"
-
-
-def _decimals(kind: str) -> int | None:
-    """How many digits behind the point the type holds; None where it is no exact number."""
-    if kind.upper() in _INTEGERS:
-        return 0
-    match = re.fullmatch(r"(?:DECIMAL|NUMERIC)(?:\( *\d+ *(?:, *(\d+) *)?\))?", kind.upper())
-    return None if match is None else int(match[1] or 0) if "(" in kind else 3
 
 
 def _deduplicate(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 
 from pipelines.windows.grid import column_names, first_grid_time, has_value
+from punctual.column_types import column_type
 from punctual.times import duration_text, micros
 from punctual.windows import Aggregation, Declaration
 from stores.tables import CREATED, EVENT, quoted
@@ -104,11 +104,9 @@ def _addend(term: str, each: Aggregation, declared: Declaration) -> str:
 
 def _digits(each: Aggregation, declared: Declaration) -> int:
     """How many digits the measure has behind the point."""
-    kind = declared.events.columns.get(each.measure or "", "")
-    match = re.fullmatch(r"(?:DECIMAL|NUMERIC)(\(\d+(?:, *(\d+))?\))?", kind.upper())
-    if not match:
+    if each.measure is None:
         return 0
-    return int(match[2] or 0) if match[1] else 3  # DuckDB's DECIMAL alone is DECIMAL(18, 3)
+    return column_type(declared.events.columns[each.measure]).digits or 0
 
 
 def _value(each: Aggregation, window: timedelta, declared: Declaration) -> str:

@@ -20,9 +20,10 @@ from pipelines.windows.latest import (
     uncovered_rows,
     with_several_versions,
 )
+from punctual.column_types import column_type
 from punctual.times import micros
 from punctual.windows import Declaration
-from stores.tables import DataFile, Table
+from stores.tables import DataFile, Table, quoted
 
 _BEGINNING = -(2**60)
 
@@ -45,7 +46,8 @@ def feature_rows(
         if not files:
             return None
         return windowed_rows(declared, event_versions(declared, events.scan(files)), low, high)
-    return _latest(connection, declared, events, low, high)
+    rows = _latest(connection, declared, events, low, high)
+    return rows and _as_features(declared, rows)
 
 
 def _latest(
@@ -84,3 +86,13 @@ def _with_newer_versions(files: list[DataFile], matter: list[DataFile]) -> list[
     """The files that can hold newer versions of the events in those that matter."""
     first = min((file.min_created for file in matter), default=2**62)
     return [file for file in files if file.max_created >= first]
+
+
+def _as_features(declared: Declaration, rows: str) -> str:
+    """The rows with their decimals as doubles, since Feast has no decimal numbers."""
+    decimals = [
+        f"CAST({quoted(name)} AS DOUBLE) AS {quoted(name)}"
+        for name in declared.fields
+        if column_type(declared.events.columns[name]).kind == "decimal"
+    ]
+    return f"SELECT * REPLACE ({', '.join(decimals)}) FROM ({rows})" if decimals else rows
