@@ -72,7 +72,8 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
 @cache
 def _arrow_type(type_: FeastType) -> pa.DataType:
     # Feast makes the table of all types anew for every question.
-    return feast_value_type_to_pa(type_.to_value_type())
+    found = feast_value_type_to_pa(type_.to_value_type())
+    return pa.timestamp("us", "UTC") if pa.types.is_timestamp(found) else found
 
 
 def append(

@@ -87,19 +87,27 @@ def _term(term: str, measure: str | None, window: timedelta) -> str:
 
 
 def _addend(term: str, each: Aggregation, declared: Declaration) -> str:
-    measure, digits = quoted(each.measure or ""), _digits(each, declared)
-    # Decimals are counted in their smallest units, which are whole numbers.
-    number = (
-        f"CAST(CAST({measure} AS DECIMAL(38, {digits})) * {10**digits} AS HUGEINT)"
-        if digits
-        else f"CAST({measure} AS BIGINT)"
-    )
+    measure = quoted(each.measure or "")
+    number = _whole_number(each, declared)
     return {
         "rows": "1",
         "known": f"CAST({measure} IS NOT NULL AS BIGINT)",
         "sum": f"coalesce({number}, 0)",
         "squares": f"coalesce(CAST({number} AS HUGEINT) * {number}, 0)",
     }[term]
+
+
+def _whole_number(each: Aggregation, declared: Declaration) -> str:
+    """The measure as a whole number, of which the negative exists too."""
+    measure = quoted(each.measure or "")
+    if each.measure is None:
+        return measure
+    type_ = column_type(declared.events.columns[each.measure])
+    if type_.digits:
+        # Decimals are counted in their smallest units, which are whole numbers.
+        exact = f"CAST({measure} AS DECIMAL(38, {type_.digits}))"
+        return f"CAST({exact} * {10**type_.digits} AS HUGEINT)"
+    return f"CAST({measure} AS {'HUGEINT' if type_.duckdb == 'BIGINT' else 'BIGINT'})"
 
 
 def _digits(each: Aggregation, declared: Declaration) -> int:
