@@ -13,14 +13,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore, OnDemandFeatureView
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
-from feast.type_map import feast_value_type_to_pa
 from feast.types import FeastType
 
 from inference.typed_rows import typed_rows
+from punctual.column_types import ColumnType, type_of_feast
 from punctual.errors import (
     BrokenTable,
     InvalidRequest,
@@ -196,12 +195,13 @@ class OnlineFeatures:
             f"{', '.join(missing)}; run: punctual features build {self.domain.name} and punctual features materialize {self.domain.name}."
         )
 
-    def read(
-        self, rows: pd.DataFrame | pa.Table | Sequence[Row], at: datetime | Sequence[datetime]
-    ) -> pa.Table:
+    def read(self, rows: Any, at: datetime | Sequence[datetime]) -> pa.Table:
         """The service's features of each row, typed as declared; `at` is one aware moment, or one per row.
 
-        Rows hold the join keys (an omitted or null one is not found) and the service's request columns.
+        `rows` is a pandas, polars or Arrow frame, or mappings, with the join keys and the service's
+        request columns. Only an optional key may be left out as a column; an entity whose key is null
+        is not found. A named index of pandas counts as columns, and other columns are ignored unless
+        they look like a missing one. Raises `InvalidRequest` with every problem, by row and column.
         """
         listed = self.typed(rows)
         moments = [at] * len(listed) if isinstance(at, datetime) else list(at)
@@ -220,16 +220,23 @@ class OnlineFeatures:
                     column[place] = value
         return pa.table(
             {
-                name: pa.array(columns[name], feast_value_type_to_pa(kind.to_value_type()))
+                name: pa.array(columns[name], on_demand.arrow_type(kind))
                 for name, kind in self.types.items()
             }
         )
 
     def typed(
-        self, rows: pd.DataFrame | pa.Table | Sequence[Row], more: Sequence[str] = ()
+        self, rows: Any, more: Mapping[str, ColumnType] | None = None
     ) -> list[dict[str, Any]]:
-        """Rows with the declared types of keys and request columns, and those of `more` columns that they have."""
-        return typed_rows(rows, self.keys, self.request_columns, more)
+        """Rows with the declared types of keys, request columns and those of `more` that they have.
+
+        Raises what `read` does.
+        """
+        asked = {**self.keys, **self.request_columns}
+        types = {name: type_of_feast(kind) for name, kind in asked.items()}
+        optional = [name for name in asked if name in self.use_case.optional_keys]
+        needed = [name for name in asked if name not in optional]
+        return typed_rows(rows, {**(more or {}), **types}, needed=needed, optional=optional)
 
     def look_up(self, rows: Sequence[Row], at: int) -> OnlineValues:
         """What `read` gives, as lists, with what the views showed; `at` in microseconds.

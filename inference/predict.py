@@ -1,4 +1,7 @@
-"""From rows to predictions that are logged: what the server, the command line and a notebook share."""
+"""From rows to predictions that are logged: what the server, the command line and a notebook share.
+
+`Predictor` has the four parts: `read`, `predict`, `log` and `answer`. `predict_rows` does all four.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from msgspec import UNSET, UnsetType
 
 from inference.champion import Champion, load_champion
 from inference.features import OnlineFeatures, OnlineValues, PastNotKept
-from inference.request_rows import MAX_ROWS, checked_rows, row_columns, row_model
+from inference.json_types import MAX_ROWS
+from inference.request_rows import checked_rows, row_columns, row_model
 from punctual.errors import BrokenModel, ExitCode, InvalidRequest, PunctualError, StoreOutdated
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
@@ -25,7 +29,6 @@ from stores.predictions import LoggedPrediction, PredictionLog, ViewShown, exact
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 # How far the clocks of a caller and of this server may differ.
 CLOCK_TOLERANCE = timedelta(minutes=1)
@@ -107,11 +110,11 @@ class Predictor:
                 f"champion {champion.card.version} of '{use_case.name}' asks for {', '.join(gone)}, which feature service "
                 f"'{features.service}' does not have. Restore the service or train again: punctual train {use_case.name}."
             )
-        self.row_model = row_model(
-            OnlineFeatures(domain, use_case)
-            if features.service != use_case.feature_service
-            else features
-        )
+        declared = features
+        if features.service != use_case.feature_service:
+            declared = OnlineFeatures(domain, use_case)
+        self.row_columns = row_columns(declared)
+        self.row_model = row_model(declared)
         missing = sorted(
             {column.name for column in row_columns(features) if not column.optional}
             - set(self.row_model.model_fields)
@@ -136,25 +139,65 @@ class Predictor:
             self.domain, self.features.database, [view.online for view in self.features.views]
         )
 
-    def predict(
+    def read(self, rows: Sequence[Mapping[str, Any]], at: datetime) -> OnlineValues:
+        """What the online store shows for checked rows at a moment.
+
+        One reading is enough for any number of models whose features it has. Raises what
+        `OnlineFeatures.look_up` does.
+        """
+        return self.features.look_up(rows, micros(at))
+
+    def predict(self, values: OnlineValues) -> np.ndarray:
+        """A prediction per row, float64. Raises `InvalidRequest` where a feature is infinite."""
+        numbers = values.matrix(self._numbers)
+        if np.isinf(numbers).any():
+            row, place = np.argwhere(np.isinf(numbers))[0]
+            raise InvalidRequest(
+                f"rows[{row}]: feature '{self._numbers[place]}' is infinite, which the model cannot have learned from; "
+                "it is computed from what the row holds, perhaps by a division by zero."
+            )
+        return self.champion.predict_matrix(
+            numbers, [values.columns[name] for name in self._categories]
+        )
+
+    def log(
         self,
+        log: PredictionLog,
         rows: Sequence[Mapping[str, Any]],
+        values: OnlineValues,
+        predictions: np.ndarray,
         *,
         at: datetime,
         received: datetime,
         fresh: Mapping[str, Freshness],
     ) -> list[LoggedPrediction]:
-        """A prediction per row as it is to be logged; `rows` have been checked."""
-        card = self.champion.card
-        shown = self.features.look_up(rows, micros(at))
-        predicted = self._predicted(shown).tolist()
+        """Write the predictions for the rows with all that they rest on; returns what was written.
+
+        Raises `DataFolderError`, and nothing is logged.
+        """
+        logged = self.records(rows, values, predictions, at=at, received=received, fresh=fresh)
+        log.append(logged)
+        return logged
+
+    def records(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        values: OnlineValues,
+        predictions: np.ndarray,
+        *,
+        at: datetime,
+        received: datetime,
+        fresh: Mapping[str, Freshness],
+    ) -> list[LoggedPrediction]:
+        """The predictions as `log` writes them, one for each row."""
+        card, predicted = self.champion.card, predictions.tolist()
         until = {
             view.name: fresh[view.online.name].materialized_until for view in self.features.views
         }
         # Column by column: what is logged of a row are its places in them.
         columns = {
-            name: list(map(exact, values)) if name in self._floats else values
-            for name, values in shown.columns.items()
+            name: list(map(exact, column)) if name in self._floats else column
+            for name, column in values.columns.items()
         }
         names, features = (
             list(columns),
@@ -168,7 +211,7 @@ class Predictor:
                     found.statuses, found.events, found.created, strict=True
                 )
             ]
-            for name, found in shown.views.items()
+            for name, found in values.views.items()
         }
         return [
             LoggedPrediction(
@@ -187,18 +230,6 @@ class Predictor:
             )
             for place, row in enumerate(rows)
         ]
-
-    def _predicted(self, shown: OnlineValues) -> np.ndarray:
-        numbers = shown.matrix(self._numbers)
-        if np.isinf(numbers).any():
-            row, place = np.argwhere(np.isinf(numbers))[0]
-            raise InvalidRequest(
-                f"rows[{row}]: feature '{self._numbers[place]}' is infinite, which the model cannot have learned from; "
-                "it is computed from what the row holds, perhaps by a division by zero."
-            )
-        return self.champion.predict_matrix(
-            numbers, [shown.columns[name] for name in self._categories]
-        )
 
     def answer(
         self, predictions: Sequence[LoggedPrediction], fresh: Mapping[str, Freshness]
@@ -269,7 +300,7 @@ def predict_rows(
     log: PredictionLog,
     fresh: Mapping[str, Freshness] | None = None,
 ) -> Answer:
-    """Predict for checked rows at a moment (by default the moment of receipt), log, and only then answer.
+    """Read, predict, log and answer for checked rows at a moment, by default the moment of receipt.
 
     The online store shows the present: a moment ahead of the clock is refused with `InvalidRequest`, one so far back
     that the store no longer holds its values with `PastNotKept`.
@@ -282,7 +313,7 @@ def predict_rows(
         )
     for attempt in range(_ATTEMPTS):
         try:
-            predictions = predictor.predict(rows, at=at or received, received=received, fresh=fresh)
+            values = predictor.read(rows, at or received)
             break
         except PastNotKept as error:
             # The store went on between our look at the clock and our reading; a second look is later than that.
@@ -293,31 +324,44 @@ def predict_rows(
                     f"the clock stands at {iso(received)}, behind the online store: {error}"
                 ) from error
             received = clock()
-    log.append(predictions)
-    return predictor.answer(predictions, fresh)
+    logged = predictor.log(
+        log,
+        rows,
+        values,
+        predictor.predict(values),
+        at=at or received,
+        received=received,
+        fresh=fresh,
+    )
+    return predictor.answer(logged, fresh)
 
 
 def predict_frame(
     home: Home,
     use_case: str,
-    rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]],
+    rows: Any,
     at: datetime,
 ) -> pd.DataFrame:
-    """The champion's prediction for each row at a moment, logged: the rows with prediction, decision and what is unknown."""
+    """The champion's prediction for each row at a moment, logged: the rows with prediction, decision and what is unknown.
+
+    `rows` is what `OnlineFeatures.read` takes. A frame without rows gives a frame without rows.
+    """
     import pandas as pd
 
     from punctual.repository import find_use_case
 
     domain, declared = find_use_case(home, use_case)
     predictor = Predictor.load(domain, declared)
-    listed = predictor.features.typed(rows, list(predictor.row_model.model_fields))
+    types = {column.name: column.type for column in predictor.row_columns}
+    listed = predictor.features.typed(rows, types)
     log, records = PredictionLog(home, declared.name), []
     for start in range(0, len(listed), MAX_ROWS):
         checked = checked_rows(predictor.row_model, listed[start : start + MAX_ROWS])
         answer = predict_rows(predictor, checked, clock=lambda: at, at=at, log=log)
         records += [flat(each, row) for each, row in zip(answer.predictions, checked, strict=True)]
     log.close()
-    return pd.DataFrame(records)
+    outcome = ["probability", "decision"] if declared.task == "binary" else ["prediction"]
+    return pd.DataFrame(records, columns=None if records else [*types, *outcome, "unknown"])
 
 
 def flat(prediction: Prediction, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,133 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    Strict,
     TypeAdapter,
     ValidationError,
     create_model,
 )
 
 from inference.features import OnlineFeatures
-from punctual.column_types import MOST_DIGITS, ColumnType, column_type, type_of_feast
+from inference.json_types import MAX_ROWS, json_type, said
+from punctual.column_types import ColumnType, column_type, type_of_feast
 from punctual.errors import InvalidDeclaration, InvalidRequest
-from punctual.times import END, FIRST, LAST, iso
 from stores.predictions import RESERVED
-
-MAX_ROWS = 1000
-
-
-def _moment(value: Any) -> Any:
-    """ISO 8601 with a zone, or an aware datetime where the caller is in Python; numbers are no moments."""
-    if isinstance(value, datetime):
-        read = value
-    elif isinstance(value, str):
-        try:
-            read = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(
-                "is no moment; expected ISO 8601 with a zone, such as 2013-12-05T20:00:00Z"
-            ) from None
-    else:
-        raise ValueError(
-            "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z"
-        )
-    if read.tzinfo is None:
-        raise ValueError(f"has no time zone; give one, for example {read.isoformat()}Z")
-    if not FIRST <= read < END:
-        raise ValueError(f"is outside the years {FIRST.year} to {LAST.year}")
-    return read.astimezone(UTC)
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
-
-
-def _fits(type_: ColumnType) -> AfterValidator:
-    """Refuses integers outside the type; as a bound of the schema they would be rounded in JSON."""
-
-    def check(value: int) -> int:
-        if not type_.low <= value <= type_.high:
-            bits = type_.high.bit_length() + (type_.low < 0)
-            sign = "" if type_.low else " that is not negative"
-            raise ValueError(f"is {value}; expected an integer of {bits} bits{sign}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _is_text(value: str) -> str:
-    """Refuses half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"is {value!r}, which is not Unicode text; expected text") from None
-    return value
-
-
-def _single(value: float) -> float:
-    """The number as a FLOAT column of the training set holds it."""
-    try:
-        return float(struct.unpack("f", struct.pack("f", value))[0])
-    except OverflowError:
-        raise ValueError(f"is {value}; expected a number that a 32-bit float holds") from None
-
-
-def _iso(kind: type[date] | type[time], example: str) -> BeforeValidator:
-    """Takes ISO 8601 text, or the Python value where the caller is in Python."""
-
-    def read(value: Any) -> Any:
-        if isinstance(value, kind) and not isinstance(value, datetime):
-            return value
-        try:
-            return kind.fromisoformat(value)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"is {_shown(value)}; expected a {kind.__name__} as {example}"
-            ) from None
-
-    return BeforeValidator(read)
-
-
-def _decimal(type_: ColumnType) -> Any:
-    def exact(value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
-            raise ValueError(f"is {_shown(value)}; expected a number")
-        return value
-
-    bounds = Field(max_digits=MOST_DIGITS, decimal_places=type_.digits, allow_inf_nan=False)
-    return Annotated[Decimal, BeforeValidator(exact), bounds]
-
-
-def _json_type(type_: ColumnType) -> Any:
-    """What pydantic checks a value of the type with."""
-    if type_.kind == "integer":
-        return Annotated[int, Strict(), _fits(type_)]
-    if type_.kind == "float":
-        number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-        return number if type_.duckdb == "DOUBLE" else Annotated[number, AfterValidator(_single)]
-    if type_.kind == "decimal":
-        return _decimal(type_)
-    return {
-        "boolean": Annotated[bool, Strict()],
-        "text": Annotated[str, Strict(), AfterValidator(_is_text)],
-        "date": Annotated[date, _iso(date, "2013-12-05")],
-        "time": Annotated[time, _iso(time, "20:15:00")],
-        "timestamp": Moment,
-    }[type_.kind]
 
 
 @dataclass(frozen=True)
@@ -192,16 +83,16 @@ def row_model(features: OnlineFeatures) -> type[BaseModel]:
     """The typed row of a use case: nothing may be missing, of another type, or unknown."""
     fields: dict[str, Any] = {}
     for column in row_columns(features):
-        said = {
+        description = {
             "join_key": "Join key",
             "request": "Known to the caller at the prediction",
             "id": "Handed back and logged",
         }[column.role]
-        type_ = _json_type(column.type)
+        type_ = json_type(column.type)
         fields[column.name] = (
-            (type_ | None, Field(None, description=said))
+            (type_ | None, Field(None, description=description))
             if column.optional
-            else (type_, Field(description=said))
+            else (type_, Field(description=description))
         )
     title = "".join(part.capitalize() for part in features.use_case.name.split("_"))
     return create_model(
@@ -266,7 +157,7 @@ def _problem(
             "use_case", f"is {context.get('tag')!r}; expected one of {context.get('expected_tags')}"
         )
     return Problem(
-        _field(place), _said(error, columns if len(place) > 1 else ("use_case", "at", "rows"))
+        _field(place), said(error, columns if len(place) > 1 else ("use_case", "at", "rows"))
     )
 
 
@@ -274,32 +165,4 @@ def _field(place: Sequence[str | int]) -> str:
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    # A name that the caller made up may hold what no answer can be written in.
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _said(error: Mapping[str, Any], known: Sequence[str]) -> str:
-    kind, context = error["type"], error.get("ctx") or {}
-    if kind == "missing":
-        return "is missing"
-    if kind == "extra_forbidden":
-        name = str(error["loc"][-1])
-        close = difflib.get_close_matches(name, known, n=1)
-        return f"is unknown.{f' Did you mean {close[0]!r}?' if close else ''} Known: {', '.join(known)}"
-    if kind == "value_error":
-        return str(context.get("error", error["msg"]))
-    if kind == "too_long":
-        return f"has more than the {context.get('max_length', MAX_ROWS)} rows that one request may have"
-    if kind == "too_short":
-        return "is empty; expected at least one row"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"is {_shown(error.get('input'))}; expected a JSON object"
-    expected = str(error["msg"]).removeprefix("Input should be ")
-    return f"is {_shown(error.get('input'))}; expected {expected}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, datetime):
-        return str(iso(value))
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text

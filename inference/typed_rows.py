@@ -1,89 +1,169 @@
-"""Rows as a notebook holds them, a frame or a list, in the types that the feature store declares."""
+"""Rows as a notebook has them, a frame or a list, in the types that the feature store declares."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import TypeAdapter, ValidationError
 
+from inference.json_types import json_type, said
+from punctual.column_types import ColumnType
 from punctual.errors import InvalidRequest, NaiveTimestamp
+from punctual.frames import arrow_columns
 
-_ARROW = {
-    "String": pa.string(),
-    "Int32": pa.int32(),
-    "Int64": pa.int64(),
-    "Float32": pa.float32(),
-    "Float64": pa.float64(),
-    "Bool": pa.bool_(),
-    "UnixTimestamp": pa.timestamp("us", "UTC"),
-}
+# An error about a million rows names the first of them.
+_MOST_PROBLEMS = 20
+_EXACT_FLOATS = 2.0**53
 
 
 def typed_rows(
-    rows: pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]],
-    keys: Mapping[str, str],
-    request_columns: Mapping[str, str],
-    more: Sequence[str] = (),
+    rows: Any,
+    types: Mapping[str, ColumnType | None],
+    *,
+    needed: Sequence[str],
+    optional: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Rows as dictionaries of keys, request columns (both name to Feast type) and the `more` columns that there are.
+    """Rows as dictionaries of those columns of `types` that they have, each value in its type.
 
-    A frame's integers with gaps are integers again; other columns are left out. Raises `InvalidRequest` where a
-    request column is missing or a value is of another type, `NaiveTimestamp` for a moment without a zone.
+    `rows` is a pandas, polars or Arrow frame, a DuckDB relation, or mappings. A named index of
+    pandas counts as columns. Whole numbers may come as floats, since pandas makes floats of integers
+    among nulls; NaN, NaT and NA are null. Other columns are left out. Raises `InvalidRequest` with
+    every problem: a `needed` column that is missing, an unknown one that looks like a missing
+    `optional` one, a value that is not of its type; `NaiveTimestamp` for a column of moments without a zone.
     """
-    if isinstance(rows, pd.DataFrame):
-        rows = pa.Table.from_pandas(rows, preserve_index=False)
-    table = rows if isinstance(rows, pa.Table) else _table(rows)
+    given = arrow_columns(rows)
+    if not given:
+        return []
+    problems = _column_problems(list(given), needed, optional)
     columns: dict[str, list[Any]] = {}
-    for name, kind in {**keys, **request_columns}.items():
-        if name in table.column_names:
-            columns[name] = _cast(name, table[name], kind).to_pylist()
-        elif name in request_columns:
-            raise InvalidRequest(
-                f"column '{name}' is missing; the rows have {', '.join(table.column_names)}."
-            )
-    columns.update(
-        {
-            name: table[name].to_pylist()
-            for name in more
-            if name in table.column_names and name not in columns
-        }
-    )
+    found: list[tuple[int, str]] = []
+    for name, type_ in types.items():
+        if name in given:
+            columns[name], wrong = _typed(name, given[name], type_)
+            found += [(row, f"rows[{row}].{name} {problem}") for row, problem in wrong]
+    problems += [text for _, text in sorted(found, key=lambda each: each[0])]
+    if problems:
+        shown = problems[:_MOST_PROBLEMS]
+        more = len(problems) - len(shown)
+        raise InvalidRequest("; ".join(shown) + (f"; and {more:,} more." if more else "."))
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    names = dict.fromkeys(name for row in rows for name in row)
-    try:
-        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InvalidRequest(f"the rows mix types in a column: {error}.") from error
+def _column_problems(
+    given: Sequence[str], needed: Sequence[str], optional: Sequence[str]
+) -> list[str]:
+    there = f"the rows have {', '.join(map(str, given))}"
+    known = {*needed, *optional}
+    unknown = {str(name).lower(): name for name in given if name not in known}
+    problems = []
+    for name in (*needed, *optional):
+        if name in given:
+            continue
+        close = difflib.get_close_matches(name.lower(), list(unknown), n=1, cutoff=0.75)
+        if name in needed:
+            guess = f" Is it '{unknown[close[0]]}'? Rename it." if close else ""
+            problems.append(f"column '{name}' is missing; {there}.{guess}".rstrip("."))
+        elif close:
+            problems.append(f"column '{unknown[close[0]]}' is unknown. Did you mean '{name}'?")
+    return problems
 
 
-def _cast(name: str, column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
-    """The column in its declared type; texts are not read as numbers, nor numbers written as texts."""
-    have, want = column.type, _ARROW.get(kind)
-    if want is None or pa.types.is_null(have):
-        return column
-    if pa.types.is_timestamp(have) and have.tz is None:
+def _typed(
+    name: str, column: Any, type_: ColumnType | None
+) -> tuple[list[Any], list[tuple[int, str]]]:
+    """A column's values in its type, and the rows of those that are not of it, with what they are."""
+    if type_ is None:
+        return (column if isinstance(column, list) else column.to_pylist()), []
+    if isinstance(column, list):
+        return _one_by_one(column, type_)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type):
+        return column.to_pylist(), []
+    if type_.kind == "timestamp" and pa.types.is_timestamp(column.type) and not column.type.tz:
         raise NaiveTimestamp(
             f"column '{name}' has no time zone; give one, for example pd.to_datetime(…, utc=True)."
         )
-    alike = all(
-        is_kind(have) == is_kind(want)
-        for is_kind in (_is_text, pa.types.is_timestamp, pa.types.is_boolean)
+    cast = _cast(column, type_)
+    return _one_by_one(column.to_pylist(), type_) if cast is None else (cast.to_pylist(), [])
+
+
+def _cast(column: pa.ChunkedArray, type_: ColumnType) -> pa.ChunkedArray | None:
+    """The column in its type; None where some value has to be judged by itself."""
+    have = column.type
+    if type_.kind == "timestamp" and pa.types.is_timestamp(have):
+        whole = pc.floor_temporal(column, unit="microsecond") if have.unit == "ns" else column
+        return whole.cast(type_.arrow)
+    if type_.kind == "integer" and pa.types.is_floating(have):
+        column = _whole(column)
+    if type_.kind == "date" and pa.types.is_timestamp(have):
+        # pandas has no dates but midnights.
+        return _try_cast(column, type_.arrow)
+    if _kind(column.type) not in (type_.kind, *_WIDENED.get(type_.kind, ())):
+        return None
+    return _try_cast(column, type_.arrow)
+
+
+# What a column may be besides what it is declared as, since nothing is lost.
+_WIDENED = {"float": ("integer", "decimal"), "decimal": ("integer",)}
+
+
+def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Floats that are whole numbers as integers; others stay, and are refused."""
+    missing = pc.is_null(column, nan_is_null=True)
+    whole = pc.and_(
+        pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), _EXACT_FLOATS)
     )
+    if pc.all(pc.or_kleene(whole, missing)).as_py() is False:
+        return column
+    return pc.if_else(missing, pa.scalar(None, column.type), column).cast(pa.int64())
+
+
+def _try_cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray | None:
     try:
-        if alike:
-            return column.cast(want)
-        problem = ""
-    except pa.ArrowInvalid as error:
-        problem = f" ({error})"
-    raise InvalidRequest(f"column '{name}' is {have}; expected {want}{problem}.")
+        return column.cast(type_)
+    except pa.ArrowException:
+        return None
 
 
-def _is_text(type_: pa.DataType) -> bool:
-    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
+def _kind(type_: pa.DataType) -> str:
+    kinds = {
+        "boolean": (pa.types.is_boolean,),
+        "integer": (pa.types.is_integer,),
+        "float": (pa.types.is_floating,),
+        "decimal": (pa.types.is_decimal,),
+        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        "date": (pa.types.is_date,),
+        "time": (pa.types.is_time,),
+        "timestamp": (pa.types.is_timestamp,),
+    }
+    return next(
+        (kind for kind, tests in kinds.items() if any(test(type_) for test in tests)), str(type_)
+    )
+
+
+def _one_by_one(
+    values: Sequence[Any], type_: ColumnType
+) -> tuple[list[Any], list[tuple[int, str]]]:
+    """Values judged as the server judges those of a request."""
+    check = TypeAdapter(json_type(type_)).validate_python
+    typed: list[Any] = []
+    wrong: list[tuple[int, str]] = []
+    for row, value in enumerate(values):
+        if value is None:
+            typed.append(None)
+            continue
+        if type_.kind == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        try:
+            typed.append(check(value))
+        except ValidationError as error:
+            typed.append(None)
+            wrong.append((row, said(error.errors(include_url=False)[0], ())))
+    return typed, wrong

@@ -64,10 +64,13 @@ class Punctual:
         )
         return training_set(self.store, domain, declared, as_of=at).rows.to_pandas()
 
-    def online_features(
-        self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None
-    ) -> pd.DataFrame:
-        """What the online store shows for each row's keys at a moment, request-time features included."""
+    def online_features(self, use_case: str, rows: Any, at: datetime | None = None) -> pd.DataFrame:
+        """What the online store shows for each row's keys at a moment, request-time features included.
+
+        `rows` is a pandas, polars or Arrow frame, or a list of mappings, with a column for each join
+        key and request column; a named index of pandas counts as columns, and further columns are
+        ignored. Raises `InvalidRequest` with every problem, by row and column.
+        """
         from inference.features import OnlineFeatures
         from punctual.repository import find_use_case
 
@@ -78,10 +81,8 @@ class Punctual:
             .to_pandas()
         )
 
-    def predict(
-        self, use_case: str, rows: pd.DataFrame | list[dict[str, Any]], at: datetime | None = None
-    ) -> pd.DataFrame:
-        """The champion's prediction for each row; logged, as every prediction is."""
+    def predict(self, use_case: str, rows: Any, at: datetime | None = None) -> pd.DataFrame:
+        """The champion's prediction for each row (as for `online_features`); logged, as every prediction is."""
         from inference.predict import predict_frame
 
         return predict_frame(self.home, use_case, rows, at or self.moment(use_case))

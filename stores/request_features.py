@@ -52,7 +52,7 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
     problems: list[str] = []
     for feature in view.features:
         values = result.get(feature.name)
-        type_ = _arrow_type(feature.dtype)
+        type_ = arrow_type(feature.dtype)
         if values is None or len(values) != rows:
             problems.append(
                 f"gave {'nothing' if values is None else f'{len(values)} values'} for '{feature.name}', expected {rows}."
@@ -70,7 +70,8 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
 
 
 @cache
-def _arrow_type(type_: FeastType) -> pa.DataType:
+def arrow_type(type_: FeastType) -> pa.DataType:
+    """The Arrow type of a feature's values; moments are in UTC."""
     # Feast makes the table of all types anew for every question.
     found = feast_value_type_to_pa(type_.to_value_type())
     return pa.timestamp("us", "UTC") if pa.types.is_timestamp(found) else found

@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from inference.api.error_responses import PROBLEM_SCHEMA, LimitedBody, add_refusals, described
 from inference.api.loaded_models import CHECK_SECONDS, Serving
 from inference.features import OnlineFeatures
+from inference.json_types import MAX_ROWS, Moment
 from inference.predict import Answer, predict_rows
-from inference.request_rows import MAX_ROWS, Moment, row_columns, row_model
+from inference.request_rows import row_columns, row_model
 from punctual.errors import InvalidRequest, NotBuilt, PunctualError, unknown_name
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import encode_card

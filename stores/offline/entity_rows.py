@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from punctual.errors import InvalidRequest, NaiveTimestamp
+from punctual.frames import arrow_table
 from stores.tables import EVENT, quoted
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _in_memory(frame: EntityFrame) -> pa.Table | None:
     if isinstance(frame, pa.Table):
         return frame
     if isinstance(frame, pd.DataFrame):
-        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        return arrow_table(frame)
     if type(frame).__module__.startswith("polars") and hasattr(frame, "to_arrow"):
         return frame.to_arrow()  # type: ignore[operator]
     return None

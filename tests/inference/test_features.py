@@ -154,9 +154,9 @@ def test_a_frame_with_gaps_in_an_integer_key_is_read_as_integers(online):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"route": "2"}, InvalidRequest, "column 'route' is string; expected int64"),
-        ({"route": 2.5}, InvalidRequest, "column 'route' is double; expected int64"),
-        ({"courier": 7}, InvalidRequest, "column 'courier' is int64; expected string"),
+        ({"route": "2"}, InvalidRequest, "rows[0].route is '2'; expected a valid integer"),
+        ({"route": 2.5}, InvalidRequest, "rows[0].route is 2.5; expected a valid integer"),
+        ({"courier": 7}, InvalidRequest, "rows[0].courier is 7; expected a valid string"),
         (
             {"promised": datetime(2024, 2, 21, 8, 0)},
             NaiveTimestamp,
@@ -165,7 +165,7 @@ def test_a_frame_with_gaps_in_an_integer_key_is_read_as_integers(online):
         (
             {"promised": "2024-02-21"},
             InvalidRequest,
-            "column 'promised' is string; expected timestamp",
+            "rows[0].promised has no time zone",
         ),
     ],
 )

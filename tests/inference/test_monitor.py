@@ -33,7 +33,9 @@ def log_predictions(predictor, domain, use_case):
             [change({name: request[name] for name in names}) for request in requests[:1_000]],
         )
         fresh = predictor.freshness()
-        made = predictor.predict(rows, at=NOW, received=NOW, fresh=fresh)
+        values = predictor.read(rows, NOW)
+        predictions = predictor.predict(values)
+        made = predictor.records(rows, values, predictions, at=NOW, received=NOW, fresh=fresh)
         times = [request["event_timestamp"] for request in requests]
         PredictionLog(Home.at(), use_case.name).append(
             [

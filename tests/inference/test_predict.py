@@ -48,11 +48,31 @@ def test_a_probability_at_the_threshold_decides_for(predictor, row):
     card = predictor.champion.card
     checked = checked_rows(predictor.row_model, [row()])
     fresh = predictor.freshness()
-    (first,) = predictor.predict(checked, at=NOW, received=NOW, fresh=fresh)
+    values = predictor.read(checked, NOW)
+    predictions = predictor.predict(values)
 
-    for threshold, decision in ((first.prediction, True), (first.prediction + 1e-9, False)):
+    for threshold, decision in ((predictions[0], True), (predictions[0] + 1e-9, False)):
         card.threshold = threshold
-        assert predictor.predict(checked, at=NOW, received=NOW, fresh=fresh)[0].decision is decision
+        (logged,) = predictor.records(
+            checked, values, predictions, at=NOW, received=NOW, fresh=fresh
+        )
+        assert logged.decision is decision
+
+
+def test_two_models_predict_from_one_read(domain, predictor, row, monkeypatch):
+    other = Predictor.load(domain, domain.use_cases["parcel_delay"])
+    rows = checked_rows(predictor.row_model, [row(), row(courier="F", weight_grams=9_000)])
+    alone = other.predict(other.read(rows, NOW))
+    looks, records = [], predictor.features.database.records
+    look = records.look
+    monkeypatch.setattr(records, "look", lambda asked: looks.append(1) or look(asked))
+
+    values = predictor.read(rows, NOW)
+    probabilities, delays = predictor.predict(values), other.predict(values)
+
+    assert len(looks) == 1
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    assert delays.tolist() == alone.tolist()
 
 
 def test_an_answer_says_which_entities_are_unknown_and_a_key_left_out_is_none(ask, row):

@@ -1,0 +1,111 @@
+"""Frames as people have them, as Arrow: pandas and polars frames, Arrow tables, DuckDB relations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from punctual.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+# A column as Arrow has it, or its values where they are of several types.
+Column = "pa.ChunkedArray | list[Any]"
+
+
+def arrow_columns(rows: Any) -> dict[str, Any]:
+    """The columns of a frame, or of rows as mappings, by name: `pa.ChunkedArray`, or a list.
+
+    A list has the values of a column that Arrow cannot hold, since they are of several types. The
+    levels of a pandas index that have a name are columns too. NaN, NaT and NA of pandas are nulls.
+    Raises `InvalidRequest` for what has no rows and columns, or has two columns of one name.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    if isinstance(rows, pd.DataFrame):
+        return _of_pandas(rows)
+    if type(rows).__module__.startswith("polars") and hasattr(rows, "to_arrow"):
+        rows = rows.to_arrow()
+    elif hasattr(rows, "to_arrow_table"):
+        rows = rows.to_arrow_table()
+    if isinstance(rows, pa.Table):
+        refuse_repeated(rows.column_names)
+        return dict(zip(rows.column_names, rows.columns, strict=True))
+    return _of_mappings(rows)
+
+
+def arrow_table(frame: pd.DataFrame) -> pa.Table:
+    """A pandas frame as Arrow. Raises `InvalidRequest` where a column has values of several types."""
+    import pyarrow as pa
+
+    columns = _of_pandas(frame)
+    for name, column in columns.items():
+        if isinstance(column, list):
+            raise InvalidRequest(
+                f"column '{name}' has values of several types: {_types(column)}; expected one type."
+            )
+    return pa.table(columns) if columns else pa.Table.from_pandas(frame)
+
+
+def refuse_repeated(names: Sequence[Any]) -> None:
+    """Raise `InvalidRequest` where two columns have one name."""
+    if repeated := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
+        raise InvalidRequest(
+            f"the rows have more than one column {', '.join(map(repr, repeated))};"
+            " give each column a name of its own."
+        )
+
+
+def _of_pandas(frame: pd.DataFrame) -> dict[str, Any]:
+    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    unnamed = [level for level, name in enumerate(frame.index.names) if name not in named]
+    if named:
+        frame = frame.reset_index(level=unnamed, drop=True) if unnamed else frame
+        frame = frame.reset_index()
+    refuse_repeated(list(frame.columns))
+    return {str(name): _array(frame[name]) for name in frame.columns}
+
+
+def _of_mappings(rows: Any) -> dict[str, Any]:
+    if isinstance(rows, (Mapping, str, bytes)) or not isinstance(rows, Iterable):
+        raise InvalidRequest(
+            f"the rows came as {type(rows).__name__}; expected a pandas, polars or Arrow frame, or a"
+            " list of mappings from columns to values."
+        )
+    listed = list(rows)
+    for number, row in enumerate(listed):
+        if not isinstance(row, Mapping):
+            raise InvalidRequest(
+                f"rows[{number}] is {type(row).__name__}; expected a mapping of columns to values."
+            )
+    names = dict.fromkeys(name for row in listed for name in row)
+    return {name: _array([row.get(name) for row in listed]) for name in names}
+
+
+def _array(values: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        array = pa.array(values, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return [_plain(value) for value in values]
+    if isinstance(array, pa.ChunkedArray):
+        return array
+    return pa.chunked_array([array])
+
+
+def _plain(value: Any) -> Any:
+    """A value without NumPy, and without the null values of pandas."""
+    import numpy as np
+    import pandas as pd
+
+    if value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _types(values: Sequence[Any]) -> str:
+    return ", ".join(dict.fromkeys(type(value).__name__ for value in values if value is not None))
