@@ -111,7 +111,7 @@ def _cast(column: pa.ChunkedArray, type_: ColumnType) -> pa.ChunkedArray | None:
 
 
 # What a column may be besides what it is declared as, since nothing is lost.
-_WIDENED = {"float": ("integer", "decimal"), "decimal": ("integer",)}
+_WIDENED = {"float": ("integer", "decimal"), "decimal": ("integer",), "integer": ("decimal",)}
 
 
 def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:

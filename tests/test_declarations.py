@@ -89,7 +89,7 @@ USE_CASE = "use_case.py"
         ('name="mornings"', 'name="closed_days"', "shop.py", "'closed_days' is declared 2 times"),
         ('name="shop",\n    description="Daily', 'name="x",\n    description="Daily', "shop.py", "Domain 'x'"),
         ('"is_promotion": "Whether', '"shop_id": "Whether', "shop.py", "is a join key and a feature"),
-        ("sum_of,\n", "sum_of,\n    summe,\n", "shop.py", "shop.py, line 8: ImportError"),
+        ("sum_of,\n", "sum_of,\n    summe,\n", "shop.py", "shop.py, line 9: ImportError"),
     ],
 )  # fmt: skip
 def test_a_declared_value_is_checked_when_the_domain_is_loaded(edit, old, new, module, said):

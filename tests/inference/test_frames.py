@@ -74,11 +74,11 @@ def test_every_frame_gives_the_same_features(online, expected, form):
         (
             lambda: frame().rename(columns={"courier": "Courier"}),
             "column 'courier' is missing; the rows have Courier, depot, route, weight_grams,"
-            " promised. Is it 'Courier'? Rename it.",
+            r" promised. Is it 'Courier'\? Rename it.",
         ),
         (
             lambda: frame().rename(columns={"depot": "dep0t"}),
-            "column 'dep0t' is unknown. Did you mean 'depot'?",
+            r"column 'dep0t' is unknown. Did you mean 'depot'\?",
         ),
         (lambda: frame().drop(columns=["route"]), "column 'route' is missing"),
         (

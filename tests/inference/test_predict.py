@@ -51,7 +51,8 @@ def test_a_probability_at_the_threshold_decides_for(predictor, row):
     values = predictor.read(checked, NOW)
     predictions = predictor.predict(values)
 
-    for threshold, decision in ((predictions[0], True), (predictions[0] + 1e-9, False)):
+    probability = float(predictions[0])
+    for threshold, decision in ((probability, True), (probability + 1e-9, False)):
         card.threshold = threshold
         (logged,) = predictor.records(
             checked, values, predictions, at=NOW, received=NOW, fresh=fresh
