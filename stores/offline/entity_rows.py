@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -257,6 +258,9 @@ def _as_key(column: pa.ChunkedArray, type_: pa.DataType, name: str, of: str) -> 
         whole = pc.and_(pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), 2.0**53))
         if pc.all(pc.or_kleene(whole, pc.is_null(column, nan_is_null=True))).as_py() is not False:
             return pc.if_else(pc.is_nan(column), pa.scalar(None, found), column).cast(pa.int64())
+    if pa.types.is_decimal(found) and pa.types.is_integer(type_):
+        with contextlib.suppress(pa.ArrowException):  # a fraction is refused below
+            return column.cast(pa.int64())
     if kind_of(found) != kind_of(type_):
         raise InvalidRequest(
             f"{of} is keyed by '{name}', which is {type_}; the entity rows have it as {found}. Cast the column."

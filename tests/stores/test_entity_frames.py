@@ -3,6 +3,7 @@
 import random
 import warnings
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import duckdb
 import pandas as pd
@@ -211,3 +212,47 @@ def test_feasts_own_setting_for_one_call_brings_both_times_to_an_event_time_stor
         at(utc(12)), ["driver_trips:trips"], filter_by_created_timestamp=True
     )
     assert job.to_arrow()["trips"].to_pylist() == [3]
+
+
+DRIVERS = {"driver": [7, 7], "event_timestamp": pd.to_datetime([utc(12), utc(13)], utc=True)}
+EXPECTED = [3, 4]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        lambda: pd.DataFrame(DRIVERS),
+        lambda: pd.DataFrame(DRIVERS).set_index("driver"),
+        lambda: pd.DataFrame(DRIVERS).set_index("event_timestamp"),
+        lambda: pd.DataFrame(DRIVERS).astype({"driver": "category"}),
+        lambda: pd.DataFrame(DRIVERS).astype({"driver": "float64"}),
+        lambda: pd.DataFrame(DRIVERS).astype({"driver": "Int32"}),
+        lambda: pd.DataFrame(DRIVERS).astype({"driver": "int64[pyarrow]"}),
+        lambda: pd.DataFrame(DRIVERS).astype({"driver": object}),
+        lambda: pd.DataFrame(DRIVERS).assign(driver=[Decimal(7), Decimal(7)]),
+    ],
+)
+def test_a_key_of_pandas_may_be_in_the_index_or_of_any_type_that_holds_it(trips, frame):
+    assert (
+        trips.job(frame(), "driver_trips:trips").to_df()["driver_trips__trips"].tolist() == EXPECTED
+    )
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (lambda: pd.DataFrame(DRIVERS).rename(columns={"driver": "drivr"}), "driver"),
+        (
+            lambda: pd.DataFrame(DRIVERS).assign(driver=[7, "seven"]),
+            "column 'driver' has values of several types: int, str; expected one type",
+        ),
+        (
+            lambda: pd.concat([pd.DataFrame(DRIVERS), pd.DataFrame(DRIVERS)], axis=1),
+            "more than one column 'driver', 'event_timestamp'",
+        ),
+        (lambda: pd.DataFrame(DRIVERS).assign(driver=7.5), "keyed by 'driver'"),
+    ],
+)
+def test_what_is_wrong_with_a_pandas_frame_is_said(trips, frame, said):
+    with pytest.raises(InvalidRequest, match=said):
+        trips.job(frame(), "driver_trips:trips").to_arrow()
