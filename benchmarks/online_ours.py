@@ -47,7 +47,7 @@ def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
     )
 
     def read(keys: np.ndarray) -> np.ndarray:
-        return rows.matrix({KEY: keys_of(keys.tolist())}, at)
+        return rows.unpacked({KEY: keys_of(keys.tolist())}, at).matrix
 
     return read
 

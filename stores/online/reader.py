@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from datetime import datetime
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from punctual.times import micros
 from stores.online.record_batch import Shown, Unpacked, Unpacker
 from stores.online.records import PackedDatabase
 from stores.online.view import OnlineView
 
 Keys = Mapping[Any, Sequence[bytes | None]]
-# Up to here a step in Python for each record takes less than those that NumPy needs for all of them.
-_FEW = 32
 
 
 class Reader:
@@ -39,16 +33,6 @@ class Reader:
         )
         self._place = {number: place for place, number in enumerate(order)}
         self._unpacker = Unpacker([self.views[number] for number in order])
-        self._quick = [
-            (view, view.layout.cells_at, [np.nan] * len(view.features))
-            for view in self._unpacker.views
-        ]
-        columns = [
-            self.column(number, place)
-            for number, view in enumerate(self.views)
-            for place in range(len(view.features))
-        ]
-        self._columns = None if order == sorted(order) else np.array(columns, np.intp)
 
     def read(self, keys: Keys, at: int) -> list[Shown]:
         """What each view shows at a moment (microseconds), in the views' order; a null key is not found.
@@ -75,32 +59,6 @@ class Reader:
             self._unpacker.unpack(self.database, [None] * (rows * len(self.views)), 0)
         )
 
-    def matrix(self, keys: Keys, at: int) -> np.ndarray:
-        """All features of all views as float64, rows x features, NaN where there is none; only for views of numbers."""
-        records = self._look(keys)
-        matrix = (
-            self._few(records, at)
-            if len(records) <= _FEW
-            else self._unpacker.unpack(self.database, records, at).matrix
-        )
-        return matrix if self._columns is None else matrix[:, self._columns]
-
-    def _few(self, records: Sequence[bytes | None], at: int) -> np.ndarray:
-        numbers: list[Any] = []
-        count = len(self._quick)
-        for number, record in enumerate(records):
-            view, cells_at, nothing = self._quick[number % count]
-            if record is None:
-                numbers += nothing
-                continue
-            cells = cells_at(record, at, view.ttl)
-            if cells is None:
-                cells = list(map(_number, self.database.shown(view, record, at).values))
-            numbers += cells
-        return np.array(numbers, np.float64).reshape(
-            len(records) // max(count, 1), self._unpacker.first[-1]
-        )
-
     def _look(self, keys: Keys) -> list[bytes | None]:
         """The records, row by row, group by group; what several rows have in common is fetched once."""
         if not self.views:
@@ -120,9 +78,3 @@ class Reader:
         if len(found) == 1:
             return list(chain.from_iterable(found[0]))
         return list(chain.from_iterable(chain.from_iterable(zip(*found, strict=True))))
-
-
-def _number(value: Any) -> Any:
-    if value is None:
-        return np.nan
-    return micros(value) if isinstance(value, datetime) else value

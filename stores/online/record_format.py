@@ -11,7 +11,6 @@ is where they end. All is little-endian. A record holds several rows where some 
 from __future__ import annotations
 
 import json
-import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -305,24 +304,6 @@ class Layout:
             for place in range(len(cells)):
                 if bits >> place & 1:
                     cells[place] = None
-        return cells
-
-    def cells_at(self, record: bytes, at: int, ttl: int) -> Sequence[Any] | None:
-        """The numbers of an intact record of one row that is shown at a moment, NaN where null; None for any other record."""
-        if (
-            len(record) != self.single
-            or zlib.crc32(record) != INTACT
-            or not record.startswith(self.head)
-        ):
-            return None
-        event, created, nulls, *cells = self._row.unpack_from(record, START)
-        if event > at or created > at or (ttl and event + ttl < at):
-            return None
-        if nulls != self._no_nulls:
-            bits = int.from_bytes(nulls, "little")
-            if bits & self._withdrawn:
-                return None
-            cells = [math.nan if bits >> place & 1 else cell for place, cell in enumerate(cells)]
         return cells
 
 

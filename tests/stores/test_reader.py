@@ -119,7 +119,16 @@ def test_the_reader_shows_what_is_shown_row_by_row(folder, first, second, third,
                 np.testing.assert_array_equal(
                     found.numbers(place), [number(value) for value in values]
                 )
-    matrix = Reader(database, views[:2]).matrix({"driver": drivers, "place": places}, at)
+    reader = Reader(database, views[:2])
+    matrix = reader.unpacked({"driver": drivers, "place": places}, at).matrix
+    matrix = matrix[
+        :,
+        [
+            reader.column(view, place)
+            for view in (0, 1)
+            for place in range(len(views[view][0].features))
+        ],
+    ]
     columns = [
         shown[view].numbers(place)
         for view in (0, 1)
@@ -145,7 +154,7 @@ def test_a_damaged_record_is_invalid_among_the_others(tmp_path, count):
     assert shown.statuses == ["PRESENT"] * (count - 1) + ["INVALID"]
     assert shown.values(0) == [*map(float, range(count - 1)), None]
     assert database.corrupt == {"places": 1}
-    matrix = Reader(database, [(PLACES, "place")]).matrix({"place": keys}, 50)
+    matrix = Reader(database, [(PLACES, "place")]).unpacked({"place": keys}, 50).matrix
     np.testing.assert_array_equal(
         matrix, [*([number, number] for number in range(count - 1)), [math.nan, math.nan]]
     )
