@@ -84,7 +84,7 @@ USE_CASE = "use_case.py"
             "rule 'a' is there 2 times",
         ),
         ('"opens": "TIMESTAMPTZ"', '"opens": "TIMESTAMP"', "shop.py", "declare it as TIMESTAMPTZ"),
-        ('"opens": "TIMESTAMPTZ"', '"label": "BIGINT"', "shop.py", "called 'label', which is the"),
+        ('"opens": "TIMESTAMPTZ"', '"label": "BIGINT"', "shop.py", "column of its requests 'label' is the platform's own"),
         ('name="shop_request"', 'name="last_day_table"', "shop.py", "the table of view 'last_day'"),
         ('name="mornings"', 'name="closed_days"', "shop.py", "'closed_days' is declared 2 times"),
         ('name="shop",\n    description="Daily', 'name="x",\n    description="Daily', "shop.py", "Domain 'x'"),
