@@ -92,6 +92,7 @@ def arrow_type(type_: Any) -> pa.DataType:
 
 
 def schema_of(view: FeatureView, path: str) -> pa.Schema:
+    """The columns of a Parquet file. Raises `BrokenTable` where it cannot be read."""
     try:
         return pq.read_schema(path).remove_metadata()
     except (OSError, pa.ArrowException) as error:

@@ -367,9 +367,9 @@ def cents_per_trip(inputs):
     return {
         "cents_per_trip": [
             None if trips is None else cents / trips
-            for trips, cents in zip(inputs["trips"], inputs["cents"])
+            for trips, cents in zip(inputs["trips"], inputs["cents"])  # noqa: B905
         ]
-    }  # noqa: B905
+    }
 
 
 def one_cents_per_trip(inputs):

@@ -44,6 +44,7 @@ def by_bucket(names: Sequence[bytes]) -> dict[bytes, list[int]]:
 
 
 def parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Numbers in pieces of at most `size`."""
     for start in range(0, len(numbers), size):
         yield numbers[start : start + size]
 

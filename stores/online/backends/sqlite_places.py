@@ -59,10 +59,12 @@ def keys_of(place: str, keys: Sequence[bytes | None]) -> list[Any]:
 
 
 def new_place_of(view: OnlineView) -> str:
+    """A name for a new table of the view's records; it says how its key is stored."""
     return new_place(view) + (INTEGER if view.entity_keys.is_integer else "")
 
 
 def make_place(connection: sqlite3.Connection, place: str) -> None:
+    """Create the table that bears this name."""
     connection.execute(PLACES[place.endswith(INTEGER)].format(quoted(place)))
 
 
@@ -86,6 +88,7 @@ def other_schemas(connection: sqlite3.Connection, view: OnlineView) -> list[str]
 
 
 def drop_places(connection: sqlite3.Connection, schema: str) -> None:
+    """Drop every table of records of a schema."""
     for place in places_of(connection, schema):
         connection.execute(f"DROP TABLE {quoted(place)}")
     connection.execute("DELETE FROM places WHERE schema = ?", (schema,))
