@@ -205,11 +205,6 @@ def diagnosed(history: History, error: duckdb.Error) -> Exception:
 
     Where DuckDB could not write what the join spills, it is a `DataFolderError`.
     """
-    if reason := write_failure(error):
-        return DataFolderError(
-            f"view '{history.view}': the join cannot spill to disk: {reason}."
-            " Free space, or name another spill_folder in feature_store.yaml."
-        )
     needed = [
         *history.keys.values(),
         history.event,
@@ -227,6 +222,11 @@ def diagnosed(history: History, error: duckdb.Error) -> Exception:
             return BrokenTable(
                 f"view '{history.view}' declares {', '.join(missing)}; {path} has no such column."
             )
+    if reason := write_failure(error):
+        return DataFolderError(
+            f"view '{history.view}': the join cannot spill to disk: {reason}."
+            " Free space, or name another spill_folder in feature_store.yaml."
+        )
     return error
 
 

@@ -287,12 +287,12 @@ def test_a_file_whose_name_could_be_a_pattern_is_read_and_not_its_neighbour(
     (tmp_path / name).mkdir()
     (tmp_path / "things 1.csv").write_bytes(HEADER + b"1,99,other\n")
     clean(tmp_path / f"{name}.csv", HEADER + b"1,5,a\n")
-    written = pq.read_table(clean_path("travel", "trips"), partitioning=None)
+    written = pq.read_table(clean_path(Home.at(), "travel", "trips"), partitioning=None)
     assert written.select(["id", "minutes", "name"]).to_pylist() == [
         {"id": 1, "minutes": 5, "name": "a"}
     ]
     with connect() as connection:
-        register_clean(connection, "travel", (source(tmp_path / f"{name}.csv"),))
+        register_clean(connection, Home.at(), "travel", (source(tmp_path / f"{name}.csv"),))
         read = connection.sql("SELECT * FROM trips").to_arrow_table()
     assert read.drop_columns(["row_number"]).to_pylist() == [{"id": 1, "minutes": 5, "name": "a"}]
     assert quarantine() == []
