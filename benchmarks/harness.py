@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.markdown import as_markdown, figure, seconds
 from benchmarks.servers import NoServer
 
 if TYPE_CHECKING:
@@ -340,16 +341,6 @@ def table(case: str, measurements: list[Measurement], note: str = "") -> str:
     return "\n".join([f"### {case}", *([note] if note else []), "", *as_markdown(head, rows), ""])
 
 
-def as_markdown(head: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a Markdown table whose columns are aligned."""
-    widths = [max(len(row[number]) for row in [head, *rows]) for number in range(len(head))]
-    ruler = ["-" * width for width in widths]
-    return [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (head, ruler, *rows)
-    ]
-
-
 def _row(one: Measurement, base: float, more: list[str]) -> list[str]:
     if one.failed:
         return [
@@ -365,24 +356,15 @@ def _row(one: Measurement, base: float, more: list[str]) -> list[str]:
             *["-"] * len(more),
             one.failed,
         ]
-    times = [_seconds(one.seconds), _seconds(one.fastest), _seconds(one.cpu_seconds)]
+    times = [seconds(one.seconds), seconds(one.fastest), seconds(one.cpu_seconds)]
     figures = [*times, str(one.repetitions), f"{one.seconds / base:.2f}"]
     figures += [f"{one.peak_mb:,.0f}", f"{one.rows_per_s:,.0f}", f"{one.rows_per_s / cores():,.0f}"]
     return [
         one.contender,
         *figures,
-        *[_figure(one.more[name]) if name in one.more else "" for name in more],
+        *[figure(one.more[name]) if name in one.more else "" for name in more],
         one.hash,
     ]
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.1 or not value else f"{value:.5f}"
-
-
-def _figure(value: float) -> str:
-    """With about three digits that count."""
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def as_json(cases: dict[str, list[Measurement]]) -> str:

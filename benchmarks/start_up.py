@@ -1,7 +1,7 @@
 """Measures whole commands as processes: `python -m benchmarks.start_up`.
 
-See `README.md` beside this file. Prints a table and, as its last line, one JSON object. CPU seconds are user and system time of the
-process and its children; MB are 10^6 bytes.
+See `README.md` beside this file. Prints a table and, as its last line, one JSON object. CPU seconds
+are user and system time of the process and its children; MB are 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from benchmarks.harness import (
     ROOT,
     Measurement,
     NoData,
-    as_markdown,
     cpu_seconds_of,
     peak_mb_of,
     report,
 )
+from benchmarks.markdown import as_markdown
 from benchmarks.servers import HOST, NoServer, end, free_port
 
 # A child's peak begins with its parent's: what this module imports stays small.
