@@ -18,6 +18,8 @@ from punctual.frames import arrow_columns
 # An error about a million rows names the first of them.
 _MOST_PROBLEMS = 20
 _EXACT_FLOATS = 2.0**53
+# What a column may be besides what it is declared as, since nothing is lost.
+_WIDENED = {"float": ("integer", "decimal"), "decimal": ("integer",), "integer": ("decimal",)}
 
 
 def typed_rows(
@@ -49,7 +51,8 @@ def typed_rows(
     if problems:
         shown = problems[:_MOST_PROBLEMS]
         more = len(problems) - len(shown)
-        raise InvalidRequest("; ".join(shown) + (f"; and {more:,} more." if more else "."))
+        text = "; ".join(shown) + (f"; and {more:,} more" if more else "")
+        raise InvalidRequest(text if text.endswith("?") else f"{text}.")
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
@@ -108,10 +111,6 @@ def _cast(column: pa.ChunkedArray, type_: ColumnType) -> pa.ChunkedArray | None:
     if _kind(column.type) not in (type_.kind, *_WIDENED.get(type_.kind, ())):
         return None
     return _try_cast(column, type_.arrow)
-
-
-# What a column may be besides what it is declared as, since nothing is lost.
-_WIDENED = {"float": ("integer", "decimal"), "decimal": ("integer",), "integer": ("decimal",)}
 
 
 def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:

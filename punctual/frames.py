@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# A column as Arrow has it, or its values where they are of several types.
-Column = "pa.ChunkedArray | list[Any]"
-
 
 def arrow_columns(rows: Any) -> dict[str, Any]:
     """The columns of a frame, or of rows as mappings, by name: `pa.ChunkedArray`, or a list.
@@ -41,13 +38,17 @@ def arrow_table(frame: pd.DataFrame) -> pa.Table:
     """A pandas frame as Arrow. Raises `InvalidRequest` where a column has values of several types."""
     import pyarrow as pa
 
-    columns = _of_pandas(frame)
-    for name, column in columns.items():
-        if isinstance(column, list):
-            raise InvalidRequest(
-                f"column '{name}' has values of several types: {_types(column)}; expected one type."
-            )
-    return pa.table(columns) if columns else pa.Table.from_pandas(frame)
+    frame = _with_index(frame)
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        mixed = {name: _array(frame[name]) for name in frame.columns}
+        problems = [
+            f"column '{name}' has values of several types: {_types(column)}; expected one type"
+            for name, column in mixed.items()
+            if isinstance(column, list)
+        ]
+        raise InvalidRequest(f"{'; '.join(problems) or f'the frame: {error}'}.") from error
 
 
 def refuse_repeated(names: Sequence[Any]) -> None:
@@ -60,13 +61,19 @@ def refuse_repeated(names: Sequence[Any]) -> None:
 
 
 def _of_pandas(frame: pd.DataFrame) -> dict[str, Any]:
+    frame = _with_index(frame)
+    return {str(name): _array(frame[name]) for name in frame.columns}
+
+
+def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the named levels of its index as columns, each name there once."""
     named = [name for name in frame.index.names if name is not None and name not in frame.columns]
     unnamed = [level for level, name in enumerate(frame.index.names) if name not in named]
     if named:
         frame = frame.reset_index(level=unnamed, drop=True) if unnamed else frame
         frame = frame.reset_index()
     refuse_repeated(list(frame.columns))
-    return {str(name): _array(frame[name]) for name in frame.columns}
+    return frame
 
 
 def _of_mappings(rows: Any) -> dict[str, Any]:
