@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore
-from feast.errors import FeatureServiceNotFoundException
 
 from inference.champion import Champion, load_champion
-from punctual.errors import DataFolderError, InvalidRequest, NotBuilt, StoreOutdated
+from punctual.definitions import definitions_store, domain_of
+from punctual.errors import DataFolderError, InvalidRequest, NotBuilt
 from punctual.home import Home
 from punctual.loaded_domain import AT, LoadedDomain
 from punctual.model_card import PREDICTION_COLUMN, model_input
-from punctual.repository import feature_store
 from punctual.times import aware, from_micros, iso, micros
 from punctual.use_case import UseCase
 from stores.offline import historical_features
@@ -56,7 +55,7 @@ def batch(
     """Predict for each request with a prediction moment in `(since, as_of]`, as it was known at `as_of`.
 
     `since` is a day before `as_of` unless given. Run again, it writes the same file with the same rows.
-    Raises `NoChampion`, `NotBuilt`, `StoreOutdated`.
+    Raises `NoChampion`, `NotBuilt`.
     """
     as_of = aware(as_of)
     since = as_of - DAY if since is None else aware(since)
@@ -65,14 +64,15 @@ def batch(
             f"the batch's requests lie in ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since."
         )
     champion = load_champion(domain, use_case)
-    until = min(as_of, _built(domain, use_case, champion))
+    reads = domain_of(domain, champion.card.definitions)
+    until = min(as_of, _built(reads, use_case, champion))
     if until <= since:
         raise NotBuilt(
             f"the tables of '{use_case.name}' are built until {iso(until)}, the batch begins after {iso(since)}; "
             f"run: punctual features build {domain.name} --as-of {iso(as_of)}."
         )
     requests = known_events(domain, use_case.requests, as_of=as_of, since=since, until=until)
-    rows = _predicted(store or feature_store(domain.home), champion, requests, as_of)
+    rows = _predicted(store, reads, champion, requests, as_of)
     path = (
         batch_folder(domain.home, use_case.name)
         / f"{_stamp(since)}-{_stamp(until)}-v{champion.card.version}.parquet"
@@ -113,33 +113,29 @@ def _built(domain: LoadedDomain, use_case: UseCase, champion: Champion) -> datet
     """How far all that the batch reads is built."""
     built = [built_until(domain, use_case.requests)]
     for view in domain.service_views(champion.card.feature_service):
-        table = Table.current(domain.home.tables, view.name)
+        table = Table.of_definition(domain.home.tables, view.name, view.tags.get("fingerprint", ""))
         until = table.built_until if table else None
         if table is None or until is None:
             raise NotBuilt(
                 f"view '{view.name}' is not built; run: punctual features build {domain.name}."
-            )
-        if table.version.fingerprint != view.tags.get("fingerprint", table.version.fingerprint):
-            raise StoreOutdated(
-                f"view '{view.name}' was built from another definition; run: punctual features build {domain.name}."
             )
         built.append(until)
     return min(built)
 
 
 def _predicted(
-    store: FeatureStore, champion: Champion, requests: pa.Table, as_of: datetime
+    store: FeatureStore | None,
+    domain: LoadedDomain,
+    champion: Champion,
+    requests: pa.Table,
+    as_of: datetime,
 ) -> pa.Table:
     """The requests with their features by full name and their predictions."""
     card = champion.card
-    try:
-        service = store.get_feature_service(card.feature_service)
-    except FeatureServiceNotFoundException as error:
-        raise NotBuilt(
-            f"feature service '{card.feature_service}' is not registered; run: punctual features apply."
-        ) from error
+    service = domain.services[card.feature_service]
     entity_rows = requests.drop_columns(["created_timestamp"]).append_column(AT, requests[EVENT])
-    rows = historical_features(store, entity_rows, service, as_of=as_of).drop_columns([AT])
+    reading = definitions_store(domain, store)
+    rows = historical_features(reading, entity_rows, service, as_of=as_of).drop_columns([AT])
     predictions = (
         champion.predict(model_input(rows, card.features))
         if rows.num_rows

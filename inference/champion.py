@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from inference.fast.parity import difference, parity_inputs
 from inference.fast.pipeline import FastModel
-from punctual.errors import BrokenModel, StoreOutdated
+from punctual.errors import BrokenModel
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import MODEL_FILE, REFERENCE_FILE, ModelCard, model_input
@@ -88,12 +88,9 @@ def champion_version(home: Home, use_case: str) -> str:
 def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> ModelCard:
     """The card of the champion, or of a given version.
 
-    Raises `NoChampion` or `UnknownName`; `StoreOutdated` where the features are defined otherwise than those it was
-    trained on; `BrokenModel` where there is no readable card.
+    Raises `NoChampion` or `UnknownName`; `BrokenModel` where there is no readable card.
     """
-    card = read_card(domain.home, use_case.name, version)
-    _refuse_other_definitions(domain, card)
-    return card
+    return read_card(domain.home, use_case.name, version)
 
 
 def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> Champion:
@@ -120,23 +117,6 @@ def reference(home: Home, card: ModelCard) -> pa.Table:
         raise BrokenModel(
             f"version {card.version} of '{card.use_case}' has no readable {REFERENCE_FILE}: {error}. Train again."
         ) from error
-
-
-def _refuse_other_definitions(domain: LoadedDomain, card: ModelCard) -> None:
-    problems = []
-    if card.feature_service not in domain.services:
-        problems.append(f"feature service '{card.feature_service}' is gone")
-    for name, fingerprint in sorted(card.view_fingerprints.items()):
-        view = domain.views.get(name)
-        if view is None:
-            problems.append(f"view '{name}' is gone")
-        elif view.tags.get("fingerprint", "") != fingerprint:
-            problems.append(f"view '{name}' is defined otherwise")
-    if problems:
-        raise StoreOutdated(
-            f"version {card.version} of '{card.use_case}' was trained on other features than domain '{domain.name}' declares now: "
-            f"{'; '.join(problems)}. Train again (punctual train {card.use_case}) or restore the definitions."
-        )
 
 
 def _model(home: Home, card: ModelCard) -> Any:

@@ -191,7 +191,7 @@ class OnlineFeatures:
 
     def _not_online(self, missing: Sequence[str]) -> NotBuilt:
         return NotBuilt(
-            f"{len(missing)} of {len(self.views)} views are not in the online store as they are defined now, or not yet whole: "
+            f"{len(missing)} of {len(self.views)} views are not in the online store in the version that is read, or not yet whole: "
             f"{', '.join(missing)}; run: punctual features build {self.domain.name} and punctual features materialize {self.domain.name}."
         )
 

@@ -19,7 +19,15 @@ from inference.champion import Champion, load_champion
 from inference.features import OnlineFeatures, OnlineValues, PastNotKept
 from inference.json_types import MAX_ROWS
 from inference.request_rows import checked_rows, row_columns, row_model
-from punctual.errors import BrokenModel, ExitCode, InvalidRequest, PunctualError, StoreOutdated
+from punctual.definitions import changed_since, domain_of
+from punctual.errors import (
+    BrokenModel,
+    ExitCode,
+    InvalidRequest,
+    NotBuilt,
+    PunctualError,
+    StoreOutdated,
+)
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
 from punctual.times import from_micros, iso, micros
@@ -127,16 +135,31 @@ class Predictor:
 
     @classmethod
     def load(cls, domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> Predictor:
-        """The champion or a given version, its features and the online store, all of them checked."""
+        """The champion or a given version, its features and the online store, all of them checked.
+
+        It reads by the definitions that it was trained with, whatever the domain declares now.
+        """
         champion = load_champion(domain, use_case, version)
-        features = OnlineFeatures(domain, use_case, champion.card.feature_service)
-        features.check_store()
+        reads = domain_of(domain, champion.card.definitions)
+        features = OnlineFeatures(reads, use_case, champion.card.feature_service)
+        try:
+            features.check_store()
+        except NotBuilt as error:
+            if changed := changed_since(domain, champion.card.definitions):
+                raise StoreOutdated(
+                    f"version {champion.card.version} of '{use_case.name}' was trained before {', '.join(changed)} "
+                    f"changed, and what it reads is not online: {error} Where that does not help, train again "
+                    f"(punctual train {use_case.name}) or take the change back."
+                ) from error
+            raise
         return cls(domain, use_case, champion, features)
 
     def freshness(self) -> dict[str, Freshness]:
         """The freshness of every view that is read."""
         return view_freshness(
-            self.domain, self.features.database, [view.online for view in self.features.views]
+            self.features.domain,
+            self.features.database,
+            [view.online for view in self.features.views],
         )
 
     def read(self, rows: Sequence[Mapping[str, Any]], at: datetime) -> OnlineValues:

@@ -44,14 +44,20 @@ class Punctual:
 
     @cached_property
     def store(self) -> FeatureStore:
-        """The Feast feature store, for whatever Feast can do."""
+        """The Feast feature store, for whatever Feast can do; the definitions are registered.
+
+        Raises `ChangeRefused` where one that a champion reads was changed in its place.
+        """
+        from pipelines.materialize import apply_if_changed
         from punctual.repository import feature_store
 
-        return feature_store(self.home)
+        store = feature_store(self.home)
+        apply_if_changed(self.home, store)
+        return store
 
     def training_set(self, use_case: str, as_of: datetime | str | None = None) -> pd.DataFrame:
         """Labelled requests with the features that were known at each prediction moment (`event_timestamp`)."""
-        from punctual.repository import find_use_case
+        from punctual.repository import feature_store, find_use_case
         from training.training_set import training_set
 
         domain, declared = find_use_case(self.home, use_case)
@@ -62,7 +68,7 @@ class Punctual:
             if isinstance(as_of, datetime)
             else starting_moment(self.home, as_of, None)
         )
-        return training_set(self.store, domain, declared, as_of=at).rows.to_pandas()
+        return training_set(feature_store(self.home), domain, declared, as_of=at).rows.to_pandas()
 
     def online_features(self, use_case: str, rows: Any, at: datetime | None = None) -> pd.DataFrame:
         """What the online store shows for each row's keys at a moment, request-time features included.
@@ -75,11 +81,7 @@ class Punctual:
         from punctual.repository import find_use_case
 
         domain, declared = find_use_case(self.home, use_case)
-        return (
-            OnlineFeatures(domain, declared, store=self.store)
-            .read(rows, at or self.moment(use_case))
-            .to_pandas()
-        )
+        return OnlineFeatures(domain, declared).read(rows, at or self.moment(use_case)).to_pandas()
 
     def predict(self, use_case: str, rows: Any, at: datetime | None = None) -> pd.DataFrame:
         """The champion's prediction for each row (as for `online_features`); logged, as every prediction is."""

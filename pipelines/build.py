@@ -16,7 +16,8 @@ from punctual.progress import Progress
 from punctual.sources import CsvSource
 from punctual.times import aware
 from punctual.use_case import check_horizon
-from punctual.windows import Declaration
+from punctual.windows import Declaration, declaration_of
+from stores.models import earlier_views
 from stores.tables import (
     CREATED,
     EVENT,
@@ -84,11 +85,16 @@ def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
             check_horizon(use_case, _label_delays(domain, use_case.name))
         views = progress.each(
             "features",
-            domain.declarations,
+            [*domain.declarations, *_earlier_declarations(domain)],
             _name,
             lambda each: _build_view(domain, each, as_of),
         )
     return Built(domain.name, as_of, list(reports.values()), events, views)
+
+
+def _earlier_declarations(domain: LoadedDomain) -> list[Declaration]:
+    """Definitions that a model in use reads and that the domain has changed since."""
+    return [declared for view in earlier_views(domain) if (declared := declaration_of(view))]
 
 
 def _name(declared: CsvSource | Events | Declaration) -> str:

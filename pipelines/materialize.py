@@ -7,15 +7,16 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from feast import FeatureStore, FeatureView
+from feast import FeatureService, FeatureStore, FeatureView
 from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
 
+from punctual.definitions import Definition, domain_of, identity_of
 from punctual.errors import InvalidDeclaration
 from punctual.feast_import import type_checks_skipped
 from punctual.home import Home
@@ -24,7 +25,14 @@ from punctual.locks import only_one
 from punctual.progress import Progress
 from punctual.repository import load_all
 from punctual.times import aware
-from stores.online import Materialized, PackedDatabase, PackedOnlineStore, materialize_view
+from stores.models import cards_in_use, earlier_views, refuse_changes
+from stores.online import (
+    Materialized,
+    OnlineView,
+    PackedDatabase,
+    PackedOnlineStore,
+    materialize_view,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,12 @@ class Applied:
 
 
 def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Applied:
-    """What `feast apply` does, for the objects of all domains; what is no longer declared is removed."""
+    """What `feast apply` does, for the objects of all domains; what is no longer declared is removed.
+
+    Raises `ChangeRefused` where that would change what a champion reads.
+    """
+    for domain in domains:
+        refuse_changes(domain.home, [domain])
     views = [view for domain in domains for view in domain.views.values()]
     contents = RepoContents(
         projects=[],
@@ -81,25 +94,20 @@ def apply_if_changed(home: Home, store: FeatureStore) -> None:
     Raises `InvalidDeclaration` where it fails.
     """
     domains = load_all(home)
-    declared = {
-        view.name: view.tags.get("fingerprint", "")
+    registered = [
+        *store.list_feature_views(),
+        *store.list_on_demand_feature_views(),
+        *store.list_feature_services(),
+    ]
+    declared = [
+        thing
         for domain in domains
-        for view in domain.views.values()
-    }
-    declared.update(
-        {name: "" for domain in domains for name in (*domain.on_demand_views, *domain.services)}
-    )
-    registered = {
-        view.name: view.tags.get("fingerprint", "") for view in store.list_feature_views()
-    }
-    registered.update(
-        {
-            thing.name: ""
-            for thing in (*store.list_on_demand_feature_views(), *store.list_feature_services())
-        }
-    )
-    if registered == declared:
+        for thing in (*domain.all_views.values(), *domain.services.values())
+    ]
+    if _identities(registered) == _identities(declared):
         return
+    for domain in domains:
+        refuse_changes(home, [domain])
     if not type_checks_skipped():
         apply_definitions(store, domains)
         return
@@ -116,6 +124,11 @@ def apply_if_changed(home: Home, store: FeatureStore) -> None:
             "the feature repository", [said or f"exit code {applied.returncode}"]
         )
     store.refresh_registry()
+
+
+def _identities(definitions: Sequence[Definition]) -> dict[str, str]:
+    views = {each.name: each for each in definitions if not isinstance(each, FeatureService)}
+    return {f"{type(each).__name__} {each.name}": identity_of(each, views) for each in definitions}
 
 
 def online_database(store: FeatureStore) -> PackedDatabase:
@@ -140,6 +153,8 @@ def materialize(
     """
     database = online_database(store)
     views = [domain.views[declared.name] for declared in domain.declarations]
+    keep = _schemas_in_use(store, domain)
+    views += earlier_views(domain)
 
     def bring(view: FeatureView) -> Materialized:
         read = 0
@@ -150,8 +165,24 @@ def materialize(
             progress.say(f"{read:,} rows")
 
         return materialize_view(
-            store.config, database, view, now=aware(now), clock=clock, rebuild=rebuild, progress=say
+            store.config,
+            database,
+            view,
+            now=aware(now),
+            clock=clock,
+            rebuild=rebuild,
+            progress=say,
+            keep=keep,
         )
 
     with only_one(domain.home, "materialize"):
         return progress.each("online", views, lambda view: view.name, bring)
+
+
+def _schemas_in_use(store: FeatureStore, domain: LoadedDomain) -> set[str]:
+    """The schemas of the online records that the domain or a model with an alias reads."""
+    cards = cards_in_use(domain.home, domain.use_cases)
+    read = [domain, *(domain_of(domain, card.definitions) for card in cards)]
+    return {
+        OnlineView.of(store.project, view).schema for each in read for view in each.views.values()
+    }

@@ -10,6 +10,7 @@ from punctual.errors import (
 )
 from punctual.loaded_domain import LoadedDomain
 from punctual.name_checks import name_problems
+from punctual.request_features import function_problems, function_text
 from punctual.schedule import schedule_problems
 from punctual.sources import Vanished
 from punctual.use_case import UseCase
@@ -39,9 +40,37 @@ def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> li
         for column in view.features:
             if not column.description:
                 problems.append(f"view '{view.name}': feature '{column.name}' has no description.")
-    for use_case in loaded.use_cases.values():
+    unread = _unknown_views(loaded)
+    problems += unread
+    for view in loaded.on_demand_views.values():
+        text = getattr(view.feature_transformation, "udf_string", "")
+        own = {loaded.name, loaded.home.repository.name}
+        problems += [
+            f"request-time view '{view.name}' {problem}"
+            for problem in (function_problems(function_text(text), own) if text else [])
+        ]
+    for use_case in loaded.use_cases.values() if not unread else ():
         problems += _use_case_problems(loaded, use_case)
     return problems
+
+
+def _unknown_views(loaded: LoadedDomain) -> list[str]:
+    """Views that are read and that no module of the domain defines under a name of its own."""
+    read = [
+        (f"feature service '{service.name}'", projection.name)
+        for service in loaded.services.values()
+        for projection in service.feature_view_projections
+    ] + [
+        (f"request-time view '{view.name}'", projection.name)
+        for view in loaded.on_demand_views.values()
+        for projection in view.source_feature_view_projections.values()
+    ]
+    return [
+        f"{unknown_name('view', name, loaded.all_views, loaded.name)} ({where}). A view that is read "
+        "under another name is also assigned to a variable as it was declared."
+        for where, name in dict.fromkeys(read)
+        if name not in loaded.all_views
+    ]
 
 
 def _use_case_problems(loaded: LoadedDomain, use_case: UseCase) -> list[str]:

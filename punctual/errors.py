@@ -73,6 +73,10 @@ class StoreOutdated(PunctualError):
     """What is stored was made from an older definition than the one asked for."""
 
 
+class ChangeRefused(PunctualError):
+    """A definition that a champion reads was changed without becoming a new version."""
+
+
 class NotBuilt(PunctualError):
     """A table, an online view or a label is asked for a moment that no run has reached yet.
 

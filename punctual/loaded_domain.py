@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.feature_view_projection import FeatureViewProjection
 
 from punctual.domain import Domain
 from punctual.events import Events
@@ -49,20 +51,34 @@ class LoadedDomain:
         """Every raw source, those first that others read."""
         return with_dependencies([source for stream in self.events for source in stream.sources])
 
-    def service_views(self, service: str) -> list[FeatureView]:
-        """The stored feature views that a feature service reads, those behind its on-demand views included."""
-        names: dict[str, None] = {}
+    @property
+    def all_views(self) -> dict[str, FeatureView | OnDemandFeatureView]:
+        """The stored and the request-time views."""
+        return {**self.views, **self.on_demand_views}
+
+    def service_on_demand_views(self, service: str) -> list[OnDemandFeatureView]:
+        """The request-time views that a feature service reads, each once."""
+        names = dict.fromkeys(
+            projection.name for projection in self.services[service].feature_view_projections
+        )
+        return [self.on_demand_views[name] for name in names if name in self.on_demand_views]
+
+    def service_projections(self, service: str) -> list[FeatureViewProjection]:
+        """Under which names and by which keys a feature service reads stored views.
+
+        Those behind its request-time views are included; each name comes once.
+        """
+        read: dict[str, FeatureViewProjection] = {}
         for projection in self.services[service].feature_view_projections:
-            if projection.name in self.on_demand_views:
-                on_demand = self.on_demand_views[projection.name]
-                names.update(
-                    dict.fromkeys(
-                        source.name for source in on_demand.source_feature_view_projections.values()
-                    )
-                )
-            else:
-                names[projection.name] = None
-        return [self.views[name] for name in names]
+            view = self.on_demand_views.get(projection.name)
+            for each in view.source_feature_view_projections.values() if view else [projection]:
+                read.setdefault(each.name_to_use(), each)
+        return list(read.values())
+
+    def service_views(self, service: str) -> list[FeatureView]:
+        """The stored feature views that a feature service reads, each once."""
+        read = self.service_projections(service)
+        return [self.views[name] for name in dict.fromkeys(each.name for each in read)]
 
     def request_columns(self, service: str) -> dict[str, str]:
         """Columns a caller must send besides the keys (name to Feast type), the prediction moment left out."""
@@ -75,10 +91,14 @@ class LoadedDomain:
         return columns
 
     def join_keys(self, service: str) -> list[str]:
-        """The join keys of all views of a feature service, each once, sorted."""
-        by_entity = {entity.name: entity.join_key for entity in self.entities.values()}
+        """The columns of a request that hold the join keys of a feature service, each once, sorted."""
         return sorted(
-            {by_entity[name] for view in self.service_views(service) for name in view.entities}
+            {
+                projection.join_key_map.get(column.name, column.name)
+                for projection in self.service_projections(service)
+                for column in self.views[projection.name].entity_columns
+                if column.name != DUMMY_ENTITY_ID
+            }
         )
 
     @cached_property

@@ -117,6 +117,24 @@ class ParityRow(msgspec.Struct):
     prediction: float
 
 
+DefinitionKind = Literal["feature service", "view", "request-time view"]
+
+
+class PinnedDefinition(msgspec.Struct, frozen=True):
+    """A definition as a model was trained with it.
+
+    `definition` is Feast's protobuf message; `declaration` says how the rows of a view that the
+    platform computes come about, but for their events.
+    """
+
+    kind: DefinitionKind
+    name: str
+    version: int
+    identity: str
+    definition: bytes
+    declaration: dict[str, Any] | None = None
+
+
 class ModelCard(msgspec.Struct):
     """All that a reader, a server or an auditor needs to know of a registered model; JSON on disk."""
 
@@ -128,7 +146,7 @@ class ModelCard(msgspec.Struct):
     as_of: str
     trained_until: str
     feature_service: str
-    view_fingerprints: dict[str, str]
+    definitions: list[PinnedDefinition]
     features: list[ModelFeature]
     label: str
     label_horizon: str

@@ -35,6 +35,7 @@ from punctual.use_case import UseCase
 # configuration takes milliseconds.
 if TYPE_CHECKING:
     from feast import FeatureStore
+    from feast.base_feature_view import BaseFeatureView
     from feast.repo_config import RepoConfig
 
     from punctual.loaded_domain import LoadedDomain
@@ -157,9 +158,16 @@ def _package(repository: Path) -> str:
     return name
 
 
+def _is_projected(view: BaseFeatureView) -> bool:
+    """Whether it is a view under another name, by other join keys, or in part: not one of its own."""
+    read = view.projection
+    return bool(read.name_alias or read.join_key_map) or len(read.features) < len(view.features)
+
+
 def _collect(home: Home, name: str) -> tuple[LoadedDomain, list[str]]:
     """What the modules of a domain define, and which names they give to two things of a kind."""
     from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+    from feast.base_feature_view import BaseFeatureView
     from feast.data_source import RequestSource
 
     from punctual.loaded_domain import LoadedDomain
@@ -181,6 +189,8 @@ def _collect(home: Home, name: str) -> tuple[LoadedDomain, list[str]]:
         for thing in vars(module).values():
             for kind, things in found.items():
                 if isinstance(thing, kind) and not isinstance(thing, RequestSource):
+                    if isinstance(thing, BaseFeatureView) and _is_projected(thing):
+                        continue
                     called = thing.name  # type: ignore[attr-defined]
                     if _is_another(things.get(called, thing), thing):
                         repeated[

@@ -19,6 +19,7 @@ from punctual.column_types import ColumnType, UnknownColumnType, column_type
 from punctual.events import Events
 from punctual.sources import digest
 from punctual.times import duration, duration_text
+from punctual.version import tagged
 
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
@@ -145,12 +146,15 @@ def windowed_feature_view(
     available_after: timedelta,
     features: Sequence[Aggregation],
     description: str,
+    version: int = 1,
 ) -> FeatureView:
     """A feature view of sliding-window aggregates.
 
     It has no ttl, since an entity's last row is exact until the next. All features of an entity are
     null, counts included, until its first event enters the longest window. Of a window that is
     empty afterwards, counts are 0 and all other features null.
+
+    A higher `version` makes a changed view a new one beside the view that a champion reads.
     """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, aggregations=tuple(features)
@@ -164,7 +168,7 @@ def windowed_feature_view(
         for each in features
         for window in each.over
     ]
-    return _feature_view(declared, entities, schema, description, ttl=timedelta(0))
+    return _feature_view(declared, entities, schema, description, timedelta(0), version)
 
 
 def latest_feature_view(
@@ -177,12 +181,15 @@ def latest_feature_view(
     fields: Mapping[str, str],
     description: str,
     ttl: timedelta = timedelta(0),
+    version: int = 1,
 ) -> FeatureView:
     """A feature view of the newest event itself; `fields` maps its columns to their descriptions.
 
     Where the newest event is withdrawn, or a correction gives it an earlier time or another entity,
     the newest event that remains is shown, nulls if there is none. Its age, which `ttl` limits, is
     then still counted from the `event_timestamp` of the event that was taken away.
+
+    `version` is as for `windowed_feature_view`.
     """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, fields=tuple(fields)
@@ -191,7 +198,7 @@ def latest_feature_view(
         Field(name=column, dtype=_feast_type(events, column), description=text)
         for column, text in fields.items()
     ]
-    return _feature_view(declared, entities, schema, description, ttl)
+    return _feature_view(declared, entities, schema, description, ttl, version)
 
 
 def _feast_type(events: Events, column: str) -> FeastType:
@@ -218,6 +225,7 @@ def _feature_view(
     features: list[Field],
     description: str,
     ttl: timedelta,
+    version: int,
 ) -> FeatureView:
     keys = [Field(name=key, dtype=_feast_type(declared.events, key)) for key in declared.join_keys]
     view = FeatureView(
@@ -234,16 +242,18 @@ def _feature_view(
         ),
         ttl=ttl,
         description=description,
-        tags={
-            "fingerprint": declared.fingerprint,
-            "events": declared.events.name,
-            "every": duration_text(declared.every),
-            "available_after": duration_text(declared.available_after),
-            **_said_of(declared.events),
-        },
+        tags=tagged(
+            {
+                "fingerprint": declared.fingerprint,
+                "events": declared.events.name,
+                "every": duration_text(declared.every),
+                "available_after": duration_text(declared.available_after),
+                **_said_of(declared.events),
+            },
+            version,
+        ),
     )
-    # Feast copies what it knows into its registry; the declaration stays with the object that the domain made.
-    view.__dict__["declaration"] = declared
+    declare(view, declared)
     return view
 
 
@@ -253,6 +263,21 @@ def _said_of(events: Events) -> dict[str, str]:
     return {tag: text for tag, text in said.items() if text}
 
 
+def declare(view: FeatureView, declared: Declaration) -> None:
+    """Keep the declaration with the view; Feast's copies and its registry do not have it."""
+    view.__dict__["declaration"] = declared
+
+
 def declaration_of(view: FeatureView) -> Declaration | None:
     """How the view's rows are computed, if the platform computes them."""
     return view.__dict__.get("declaration")
+
+
+def grid_of(view: FeatureView) -> tuple[timedelta, timedelta] | None:
+    """The view's `every` and `available_after`; None where the platform does not compute its rows.
+
+    Feast's registry and a model card have them too, unlike the declaration.
+    """
+    if not {"every", "available_after"} <= view.tags.keys():
+        return None
+    return duration(view.tags["every"]), duration(view.tags["available_after"])

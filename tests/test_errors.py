@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.cli import COMMANDS, main
+from punctual.errors import ExitCode
 from stores.tables import Manifest
 
 
@@ -221,3 +222,38 @@ def test_the_front_door_says_what_people_have_reviewed(capsys):
         capsys.readouterr().out
         == (Path(__file__).parent / "golden" / "punctual_help.txt").read_text()
     )
+
+
+OF_A_MODEL = ("batch", "card", "monitor", "rollback")
+FIRST_BUILD = "punctual features build"
+FIRST_TRAIN = "punctual train next_sales"
+KEYS = ["--key", "shop_id=3", "--key", "opens=2020-12-01T08:00Z"]
+
+
+@pytest.mark.parametrize(
+    ("words", "then"),
+    [
+        (["features", "materialize", "shop"], FIRST_BUILD),
+        (["features", "quarantine", "shop", "sales"], FIRST_BUILD),
+        (["training-set", "next_sales"], FIRST_BUILD),
+        (["train", "next_sales"], FIRST_BUILD),
+        *(([name, "next_sales"], FIRST_TRAIN) for name in OF_A_MODEL),
+        (["predict", "next_sales", *KEYS], FIRST_TRAIN),
+    ],
+    ids=lambda each: " ".join(each[:2]) if isinstance(each, list) else "",
+)
+def test_a_command_before_those_it_needs_names_the_next_one(shop, capsys, words, then):
+    # Where a run of the schedule may reach it meanwhile, another try may end otherwise.
+    assert main(words) in (ExitCode.NEEDS_A_PERSON, ExitCode.TRY_AGAIN)
+    assert then in capsys.readouterr().err
+
+
+def test_a_model_is_trained_and_scores_a_batch_without_anything_registered(built_shop, capsys):
+    assert main(["training-set", "next_sales"]) == 0
+    assert main(["train", "next_sales"]) == 0
+    assert main(["batch", "next_sales"]) == 0
+    assert main(["predict", "next_sales", *KEYS]) == ExitCode.TRY_AGAIN
+    assert "run: punctual features build shop and punctual features materialize shop" in (
+        capsys.readouterr().err
+    )
+    assert not (built_shop / "registry.db").exists()

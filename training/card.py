@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.pipeline import Pipeline
 
+from punctual.definitions import pinned_definitions
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import PREDICTION_COLUMN, Metrics, ModelCard, ParityRow, Verdict
 from punctual.plain import plain
@@ -20,7 +21,7 @@ from training.evaluate import Evaluation
 from training.job import Job, Prepared
 from training.publish import libraries
 from training.split import Part
-from training.training_set import LABEL, LABEL_TIMESTAMP, view_fingerprints
+from training.training_set import LABEL, LABEL_TIMESTAMP
 
 # Enough for some hundred rows a day of a year: what is usual of a day is asked of the reference too.
 REFERENCE_ROWS = 60_000
@@ -47,7 +48,7 @@ def model_card(
         as_of=iso(job.as_of),
         trained_until=iso(prepared.trained_until),
         feature_service=use_case.feature_service,
-        view_fingerprints=view_fingerprints(job.domain, use_case),
+        definitions=pinned_definitions(job.domain, use_case.feature_service),
         features=prepared.features,
         label=use_case.label.column,
         label_horizon=duration_text(use_case.label.horizon),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from punctual.definitions import changed_since, definitions_store, domain_of
 from punctual.loaded_domain import AT
 from punctual.model_card import ModelCard, Verdict, model_input
 from punctual.times import micros, moment
@@ -49,11 +50,13 @@ def _champion_predictions(job: Job, prepared: Prepared, champion: ModelCard) -> 
     """What the champion predicts for the test part, on its own features."""
     test = prepared.parts["test"]
     rows = test.rows
-    if any(feature.name not in rows.column_names for feature in champion.features):
+    missing = {feature.name for feature in champion.features} - set(rows.column_names)
+    if missing or changed_since(job.domain, champion.definitions):
+        reads = domain_of(job.domain, champion.definitions)
         rows = historical_features(
-            job.store,
+            definitions_store(reads, job.store),
             rows.select([*job.use_case.requests.columns, EVENT, AT]),
-            job.store.get_feature_service(champion.feature_service),
+            reads.services[champion.feature_service],
             as_of=job.as_of,
         )
     inputs = model_input(rows, champion.features)

@@ -24,6 +24,7 @@ from punctual.model_card import (
 from punctual.progress import Progress
 from punctual.times import aware
 from punctual.use_case import ParameterValue, UseCase
+from stores.models import refuse_changes
 from training import publish as registry
 from training.card import flat_metrics, model_card, write_predictions, write_reference
 from training.evaluate import Evaluation, evaluate, evaluation, importances
@@ -60,6 +61,7 @@ def train(
     recipe for this run. `random_split` also scores the same model on rows dealt at random, as a
     warning of how a leak flatters.
     """
+    refuse_changes(domain.home, [domain])
     job = Job(store, domain, use_case, aware(as_of), until)
     progress.step("training set")
     prepared = prepare(job)

@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 from feast import FeatureStore
 
+from punctual.definitions import definitions_store
 from punctual.errors import NotBuilt, NotEnoughData, StoreOutdated
 from punctual.events import Events
 from punctual.loaded_domain import AT, LoadedDomain
@@ -93,24 +94,16 @@ def training_set(
             f"use case '{use_case.name}' has no labelled request by {iso(as_of)}: a label is waited for "
             f"{use_case.label.horizon}. Build up to a later moment, or ask for a later --as-of."
         )
-    service = store.get_feature_service(use_case.feature_service)
+    service = domain.services[use_case.feature_service]
     feature_commits = {name: pin for name, pin in pinned.items() if name in domain.views}
-    rows = historical_features(store, entity_rows, service, as_of=as_of, commits=feature_commits)
+    reading = definitions_store(domain, store)
+    rows = historical_features(reading, entity_rows, service, as_of=as_of, commits=feature_commits)
     features = [
         f"{projection.name_to_use()}__{feature.name}"
         for projection in service.feature_view_projections
         for feature in projection.features
     ]
     return TrainingSet(rows, features, as_of, unlabelled, pinned)
-
-
-def view_fingerprints(domain: LoadedDomain, use_case: UseCase) -> dict[str, str]:
-    """Which definition of each stored view the use case's service reads."""
-    return {
-        view.name: declared.fingerprint
-        for view in domain.service_views(use_case.feature_service)
-        if (declared := declaration_of(view)) is not None
-    }
 
 
 def _current_commits(
@@ -123,15 +116,21 @@ def _current_commits(
         f"{domain.name}.{stream.name}": stream.fingerprint
         for stream in (use_case.requests, use_case.label.of)
     }
-    wanted.update(view_fingerprints(domain, use_case))
+    wanted.update(
+        {
+            view.name: declared.fingerprint
+            for view in domain.service_views(use_case.feature_service)
+            if (declared := declaration_of(view)) is not None
+        }
+    )
     commits: dict[str, tuple[int, int]] = {}
     for name, fingerprint in wanted.items():
-        version = manifest.current(name)
-        if version is None:
+        version = manifest.of_fingerprint(name, fingerprint)
+        if version is None and not manifest.current(name):
             raise NotBuilt(
                 f"table '{name}' is not built; run: punctual features build {domain.name}."
             )
-        if version.fingerprint != fingerprint:
+        if version is None:
             raise StoreOutdated(
                 f"table '{name}' was built from another definition; run: punctual features build {domain.name}."
             )

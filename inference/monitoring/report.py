@@ -19,6 +19,7 @@ from inference.features import OnlineFeatures
 from inference.monitoring import plots
 from inference.monitoring.drift import LEAST_ROWS, Drift, drift, in_words, span_of
 from inference.monitoring.live import LiveScore, Outcomes, live_score, outcomes
+from punctual.definitions import domain_of
 from punctual.errors import DataFolderError, InvalidRequest
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import PREDICTION_COLUMN, ModelCard, ModelFeature
@@ -84,10 +85,11 @@ def monitor(
     prediction_drift, data_drift = _drifts(card, trained, current)
     found = outcomes(domain, use_case, current.rows, as_of)
     live = live_score(use_case, card, found)
-    online = OnlineFeatures(domain, use_case, card.feature_service)
+    reads = domain_of(domain, card.definitions)
+    online = OnlineFeatures(reads, use_case, card.feature_service)
     fresh = list(
         view_freshness(
-            domain,
+            reads,
             online.database,
             {view.online.name: view.online for view in online.views}.values(),
         ).values()

@@ -10,7 +10,7 @@ import msgspec
 
 from pipelines.sources.csv_file import _WRONG_SHARE, ROW_NUMBER, as_plain_file, read_raw, row_count
 from punctual.column_types import column_type
-from punctual.errors import BrokenSource, InvalidDeclaration
+from punctual.errors import BrokenSource, InvalidDeclaration, NotBuilt
 from punctual.home import Home
 from punctual.sources import CsvSource, digest
 from stores.tables import connect, literal, parquet_rows, quoted, writing
@@ -66,10 +66,13 @@ def read_report(home: Home, domain: str, source: str) -> SourceReport | None:
 
 
 def quarantined_rows(home: Home, domain: str, source: str, limit: int) -> list[dict[str, object]]:
-    """Rows in quarantine with their number (a line that is no row has none), the rule, the reason and what they were."""
+    """Rows in quarantine with their number (a line that is no row has none), the rule, the reason and what they were.
+
+    Raises `NotBuilt` where the source was never read.
+    """
     path = quarantine_path(home, domain, source)
     if not path.exists():
-        return []
+        raise NotBuilt(f"source '{source}' was never read; run: punctual features build {domain}.")
     with connect() as connection:
         rows = connection.sql(
             f"SELECT {ROW_NUMBER} AS row, rule, reason, raw::VARCHAR AS raw"

@@ -11,6 +11,9 @@ from punctual.lazy import exports_of
 if TYPE_CHECKING:
     from stores.models.paths import artifact_folder as artifact_folder
     from stores.models.paths import artifact_location as artifact_location
+    from stores.models.pins import cards_in_use as cards_in_use
+    from stores.models.pins import earlier_views as earlier_views
+    from stores.models.pins import refuse_changes as refuse_changes
     from stores.models.registry import aliases as aliases
     from stores.models.registry import artifact as artifact
     from stores.models.registry import read_card as read_card

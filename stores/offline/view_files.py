@@ -136,7 +136,7 @@ def history_of(
     """
     refuse_mark(view)
     source = view.batch_source
-    table = published(source, home)
+    table = published(source, home, view.tags.get("fingerprint", ""))
     assert isinstance(source, FileSource)
     back = {new: old for old, new in source.field_mapping.items()}
     keys = {name: back.get(name, name) for name in _keys(view)}
@@ -184,12 +184,18 @@ def source_path(source: FileSource, home: Path | None) -> Path:
     return (home or Path.cwd()) / source.path
 
 
-def published(source: DataSource | None, home: Path | None = None) -> Table | None:
-    """The table behind a source, where its path is a folder of our own publisher's."""
+def published(
+    source: DataSource | None, home: Path | None = None, fingerprint: str = ""
+) -> Table | None:
+    """The table behind a source, where its path is a folder of our own publisher's.
+
+    The version that a definition made, or the newest one where there is none of it.
+    """
     if not isinstance(source, FileSource):
         raise InvalidRequest(f"the as-of store reads file sources; got {type(source).__name__}.")
     path = source_path(source, home)
-    return Table.current(path.parent, path.name)
+    root, name = path.parent, path.name
+    return Table.of_definition(root, name, fingerprint) or Table.current(root, name)
 
 
 def plain_scan(path: Path) -> str:

@@ -73,7 +73,7 @@ class Records(Protocol):
         """A new, empty place for the view that nobody reads; what is written to the view goes there too from now on."""
 
     def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
-        """Make a place the view's own, with its mark, in one step; what was there before goes, and earlier definitions' records."""
+        """Make a place the view's own, with its mark, in one step; what was there before goes."""
 
     def began(self, view: OnlineView, version: int) -> int:
         """From which version of its table a first run has begun to fill the view's place; the given one if none has yet."""
@@ -82,7 +82,7 @@ class Records(Protocol):
         """How far the view is online; None before its first whole run."""
 
     def move_mark(self, view: OnlineView, mark: Mark) -> None:
-        """Move the mark; within a version of the table it never goes back. With the first, earlier definitions' records go.
+        """Move the mark; within a version of the table it never goes back.
 
         Raises `OnlineStoreUnavailable` within `alone` where the records that were there when it began are not any more:
         the mark would speak for rows that are gone.

@@ -46,7 +46,15 @@ class Freshness:
 
 def online_mark(home: Home, database: PackedDatabase, view: OnlineView) -> Mark | None:
     """How far the view is online as it is defined now, and from which version of its table; None before the first run."""
-    return _mark_of(database, view, Manifest(home.tables).current(view.name))
+    return _mark_of(database, view, _table_of(home, view))
+
+
+def _table_of(home: Home, view: OnlineView) -> TableVersion | None:
+    """The version of the table that the view's definition made."""
+    manifest = Manifest(home.tables)
+    if view.fingerprint:
+        return manifest.of_fingerprint(view.name, view.fingerprint)
+    return manifest.current(view.name)
 
 
 def _mark_of(database: PackedDatabase, view: OnlineView, table: TableVersion | None) -> Mark | None:
@@ -58,14 +66,12 @@ def view_freshness(
     domain: LoadedDomain, database: PackedDatabase, views: Iterable[OnlineView]
 ) -> dict[str, Freshness]:
     """Each view's freshness, by its name. Run hourly and on time, no view is ever stale."""
-    from punctual.windows import declaration_of
+    from punctual.windows import grid_of
 
-    found = {}
-    for view in views:
-        declared = declaration_of(domain.views[view.name])
-        grid = (declared.every, declared.available_after) if declared else None
-        found[view.name] = freshness_of(domain.home, database, view, grid)
-    return found
+    return {
+        view.name: freshness_of(domain.home, database, view, grid_of(domain.views[view.name]))
+        for view in views
+    }
 
 
 def freshness_of(
@@ -75,10 +81,9 @@ def freshness_of(
     grid: tuple[timedelta, timedelta] | None,
 ) -> Freshness:
     """A view's freshness; `grid` is its `every` and `available_after`, None where it has none."""
-    manifest = Manifest(home.tables)
-    table = manifest.current(view.name)
+    table = _table_of(home, view)
     mark = _mark_of(database, view, table)
-    built = manifest.built_until(table) if table else None
+    built = Manifest(home.tables).built_until(table) if table else None
     online = from_micros(mark.until) if mark else None
     if grid is None:
         return Freshness(view.name, None, built, online, None)

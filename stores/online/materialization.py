@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -73,6 +73,7 @@ def materialize_view(
     clock: Callable[[], datetime] | None = None,
     rebuild: bool = False,
     progress: Callable[[int], Any] | None = None,
+    keep: Collection[str] | None = (),
 ) -> Materialized:
     """Bring the online store to `min(now, built)`, rows published ahead included; run again, it changes nothing.
 
@@ -81,6 +82,7 @@ def materialize_view(
     (a run that fills the view from its beginning counts none).
     With `rebuild`, or where another version of the table is online, the view is filled anew beside what readers see, and
     swapped in when it is whole. Of two runs at once the second waits, and then finds little to do.
+    Records of the view's other definitions are removed at the end, except those of the schemas to `keep` (None: of all).
     Raises `NotBuilt` without a table and `StoreOutdated` where the table is of an older definition.
     """
     refuse_mark(view)
@@ -119,6 +121,8 @@ def materialize_view(
             records.swap(online, place, reached)
         else:
             records.move_mark(online, reached)
+    if keep is not None:
+        database.drop_other_definitions(online, keep)
     reached_at = from_micros(until)
     return Materialized(
         view.name,
@@ -146,12 +150,13 @@ def _table_of(view: FeatureView, home: Path | None) -> Table:
     if not isinstance(source, FileSource):
         raise NotBuilt(f"view '{view.name}' has no file source to materialize from.")
     path = (home or Path.cwd()) / source.path
-    table = Table.current(path.parent, path.name)
+    wanted = view.tags.get("fingerprint", "")
+    made = Table.of_definition(path.parent, path.name, wanted)
+    table = made or Table.current(path.parent, path.name)
     if table is None:
         raise NotBuilt(
             f"view '{view.name}' has no table at {path}; build it first: punctual features build."
         )
-    wanted = view.tags.get("fingerprint")
     if wanted and wanted != table.version.fingerprint:
         raise StoreOutdated(
             f"table '{view.name}' was built from another definition; run: punctual features build."
@@ -295,6 +300,8 @@ class AsofEngine(ComputeEngine):
                 self.online_store.database(self.repo_config),
                 task.feature_view,
                 now=end,
+                # Models in the data folder may read any definition; the platform's own run knows which.
+                keep=() if _data_folder(self.repo_config) is None else None,
             )
         except Exception as error:  # Feast asks the job what happened
             return FinishedJob(task, failure=error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -259,6 +259,12 @@ class PackedDatabase:
         removed = self.records.erase(view, keys)
         self.records.scrub()
         return removed
+
+    def drop_other_definitions(self, view: OnlineView, keep: Collection[str]) -> None:
+        """Remove the records of the view's other definitions, except those of some schemas."""
+        for schema in self.records.views(view.project).get(view.name, []):
+            if schema != view.schema and schema not in keep:
+                self.records.drop(schema)
 
     def erase_view(self, project: str, name: str) -> None:
         """Remove a view, whatever its schema was, so that no byte of it is left."""

@@ -157,6 +157,15 @@ class Manifest:
         )
         return TableVersion(name, rows[0][0], rows[0][1], _split(rows[0][2])) if rows else None
 
+    def of_fingerprint(self, name: str, fingerprint: str) -> TableVersion | None:
+        """The newest version of the table that a definition made, if there is any."""
+        rows = self._rows(
+            "SELECT version, keys FROM tables WHERE name = ? AND fingerprint = ?"
+            " ORDER BY version DESC LIMIT 1",
+            (name, fingerprint),
+        )
+        return TableVersion(name, rows[0][0], fingerprint, _split(rows[0][1])) if rows else None
+
     def at_version(self, name: str, version: int) -> TableVersion | None:
         """A given version of the table, if it exists."""
         rows = self._rows(

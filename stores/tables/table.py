@@ -52,15 +52,22 @@ class Table:
         return cls(root, version) if version else None
 
     @classmethod
+    def of_definition(cls, root: Path, name: str, fingerprint: str) -> Table | None:
+        """The table as the definition makes it, if it was published; the newest for no fingerprint."""
+        manifest = Manifest(root)
+        version = (
+            manifest.of_fingerprint(name, fingerprint) if fingerprint else manifest.current(name)
+        )
+        return cls(root, version) if version else None
+
+    @classmethod
     def for_definition(
         cls, root: Path, name: str, fingerprint: str, keys: tuple[str, ...]
     ) -> Table:
-        """The table as the definition makes it: the newest version if that fits, else a new one."""
+        """The table as the definition makes it: the version that it made, else a new one."""
         manifest = Manifest(root)
-        now = manifest.current(name)
-        if now and now.fingerprint == fingerprint:
-            return cls(root, now)
-        return cls(root, manifest.next_version(name, fingerprint, keys))
+        made = manifest.of_fingerprint(name, fingerprint)
+        return cls(root, made or manifest.next_version(name, fingerprint, keys))
 
     @property
     def _order(self) -> tuple[str, ...]:

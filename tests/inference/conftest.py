@@ -243,6 +243,7 @@ def train_and_register(store, domain, name):
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     from inference.features import OnlineFeatures
+    from punctual.definitions import pinned_definitions
     from punctual.model_card import (
         PREDICTION_COLUMN,
         REFERENCE_FILE,
@@ -311,15 +312,11 @@ def train_and_register(store, domain, name):
         ParityRow(plain(row), float(each))
         for row, each in zip(inputs[:5].to_dict("records"), predictions, strict=False)
     ]
-    fingerprints = {
-        view.name: view.tags["fingerprint"]
-        for view in domain.service_views(use_case.feature_service)
-    }
     test_score = {"roc_auc": 0.7} if use_case.task == "binary" else {"rmse": 90.0}
     card = ModelCard(
         use_case=name, description=use_case.description, task=use_case.task, version="", run_id="",
         as_of="2024-02-20T12:00:00Z", trained_until="2024-02-15T12:00:00Z",
-        feature_service=use_case.feature_service, view_fingerprints=fingerprints, features=features,
+        feature_service=use_case.feature_service, definitions=pinned_definitions(domain, use_case.feature_service), features=features,
         label=use_case.label.column, label_horizon="48h", threshold=use_case.threshold,
         metric=use_case.metric,
         training_set=TrainingSetManifest("2024-02-20T12:00:00Z", {}, rows.num_rows, "", {}),

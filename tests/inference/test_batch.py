@@ -150,9 +150,9 @@ def test_what_is_missing_is_said(home, domain, use_case, models):
     with pytest.raises(NoChampion):
         batch(domain, use_case, NOW)
     models.promote(use_case.name, "1")
+
+
+def test_a_batch_needs_nothing_registered(home, domain, use_case):
+    registered = batch(domain, use_case, NOW).path.read_bytes()
     (home / "registry.db").unlink()
-    with pytest.raises(
-        NotBuilt,
-        match="feature service 'parcels_v1' is not registered; run: punctual features apply",
-    ):
-        batch(domain, use_case, NOW)
+    assert batch(domain, use_case, NOW).path.read_bytes() == registered

@@ -1,13 +1,19 @@
 """A champion is found, checked against its card, and predicts what it did when it was registered."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
 from inference.champion import champion_card, champion_version, load_champion, reference
+from inference.predict import Predictor
+from inference.request_rows import checked_rows
 from punctual.errors import BrokenModel, NoChampion, StoreOutdated, UnknownName
 from punctual.home import Home
-from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import model_input
 from stores.models import artifact_folder, registered_version
+
+DEMO_AT = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
 
 def test_the_champion_predicts_what_it_did_when_it_was_registered(domain, use_case):
@@ -69,34 +75,29 @@ def test_a_model_that_predicts_otherwise_than_its_card_says_is_refused(domain, u
         load_champion(domain, use_case, version)
 
 
-def test_a_model_of_other_features_than_are_declared_now_is_refused(domain, use_case, models):
-    def other_definitions(card):
-        card.view_fingerprints["courier_deliveries"] = "of another time"
-        card.view_fingerprints["bygone"] = "1"
+def test_a_model_reads_by_the_definitions_it_was_trained_with(domain, use_case, row):
+    bare = replace(domain, views={}, on_demand_views={}, services={})
 
-    version = models.register_again("parcel_lateness", other_definitions)
+    def predicted(loaded):
+        predictor = Predictor.load(loaded, use_case)
+        rows = checked_rows(predictor.row_model, [row()])
+        (found,) = predictor.predict(
+            rows, at=DEMO_AT, received=DEMO_AT, fresh=predictor.freshness()
+        )
+        return found.prediction, found.features
+
+    assert predicted(bare) == predicted(domain)
+
+
+def test_a_model_whose_views_are_gone_from_the_online_store_too_is_refused(home, domain, use_case):
+    (home / "online.db").unlink()
 
     with pytest.raises(
         StoreOutdated,
-        match=r"view 'bygone' is gone; view 'courier_deliveries' is defined otherwise\. Train again",
+        match=r"version 1 of 'parcel_lateness' was trained before feature service 'parcels_v1', .* "
+        r"changed, and what it reads is not online: .*courier_deliveries",
     ):
-        champion_card(domain, use_case, version)
-
-
-def test_a_model_of_a_service_that_is_gone_is_refused(domain, use_case):
-    bare = LoadedDomain(
-        domain.home,
-        domain.name,
-        domain.domain,
-        domain.entities,
-        domain.views,
-        domain.on_demand_views,
-        {},
-        domain.use_cases,
-    )
-
-    with pytest.raises(StoreOutdated, match="feature service 'parcels_v1' is gone"):
-        champion_card(bare, use_case)
+        Predictor.load(replace(domain, views={}, on_demand_views={}, services={}), use_case)
 
 
 @pytest.mark.parametrize(

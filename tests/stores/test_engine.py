@@ -18,7 +18,7 @@ from punctual.times import from_micros, micros
 from stores.offline import historical_features
 from stores.online import OnlineView, PackedDatabase, materialize_view
 from stores.online.backends.sqlite import SqliteRecords
-from stores.tables import Table
+from stores.tables import Manifest, Table
 from tests.stores.by_hand import open_store, table_source, utc
 
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -311,13 +311,19 @@ def test_another_definition_reads_from_its_own_table_and_only_when_it_is_built(
     }
 
 
+def next_table(tables, fingerprint):
+    """A new version of the table, though its definition may have made one before."""
+    version = Manifest(tables).next_version("driver_trips", fingerprint, ("driver",))
+    return Table(tables, version)
+
+
 def test_a_definition_that_comes_back_shows_nothing_of_what_its_older_table_put_there(
     tmp_path, world, publish
 ):
     publish(world.table, TRIPS, [(7, 1, utc(11), utc(11)), (8, 1, utc(11), utc(11))], at(11))
     world.materialize(NOON)
     for fingerprint in ("second", "first"):
-        table = Table.for_definition(tmp_path / "tables", "driver_trips", fingerprint, ("driver",))
+        table = next_table(tmp_path / "tables", fingerprint)
         publish(table, TRIPS, [(7, 3, utc(11), utc(11))], at(11))
     assert table.version.version == 3
     world.materialize(NOON)
@@ -335,9 +341,7 @@ def test_a_first_run_that_was_killed_leaves_nothing_of_an_older_table(tmp_path, 
             world.materialize(NOON, progress=killed)
         assert world.online(NOON, 7, 8) == [1, 1]
         for fingerprint in ("second", "first"):
-            table = Table.for_definition(
-                tmp_path / "tables", "driver_trips", fingerprint, ("driver",)
-            )
+            table = next_table(tmp_path / "tables", fingerprint)
             publish(table, TRIPS, [(7, 3, utc(11), utc(11))], at(11))
     world.materialize(NOON)
     assert world.online(NOON, 7, 8) == [3, "NOT_FOUND"]

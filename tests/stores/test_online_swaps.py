@@ -127,12 +127,15 @@ def test_what_a_killed_rebuild_left_goes_with_the_next_run(database, another):
     assert (shown(another), another.count(TRIPS)) == ([NEW] * 10, 10)
 
 
-def test_what_an_earlier_definition_left_goes_when_the_new_records_are_whole(database, another):
+def test_what_an_earlier_definition_left_goes_when_nobody_needs_it(database, another):
     fill(database)
     with database.records.alone(CHANGED):
         database.write(CHANGED, rows(NEW, view=CHANGED), 50)
         assert (shown(another), shown(another, view=CHANGED)) == ([OLD] * 10, [[NEW]] * 10)
         database.records.move_mark(CHANGED, Mark(1, NEW))
+    database.drop_other_definitions(CHANGED, {TRIPS.schema})
+    assert (shown(another), shown(another, view=CHANGED)) == ([OLD] * 10, [[NEW]] * 10)
+    database.drop_other_definitions(CHANGED, ())
     assert shown(another, view=CHANGED) == [[NEW]] * 10
     with pytest.raises(NotBuilt):
         shown(another)

@@ -31,7 +31,12 @@ def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_
     assert card.training_set.rows == sum(part.rows for part in card.split.values()) + 2 * 12
     assert card.split["train"].end == "2020-07-01T00:00:00Z"
     assert card.trained_until == "2020-08-01T00:00:00Z"
-    assert set(card.view_fingerprints) == {"shop_sales", "last_day"}
+    assert [(each.kind, each.name) for each in card.definitions] == [
+        ("feature service", "next_sales_v1"),
+        ("view", "shop_sales"),
+        ("view", "last_day"),
+        ("request-time view", "shop_day"),
+    ]
     assert {"xgboost", "scikit-learn", "feast"} <= set(card.libraries)
 
     folder = artifact_folder(Home.at(), "next_sales", card.run_id)
@@ -62,6 +67,8 @@ def test_the_card_says_what_people_have_reviewed(first):
     card["libraries"] = dict.fromkeys(card["libraries"], "…")
     card["gate"]["message"] = re.sub(r"[\d.]+ rmse", "… rmse", card["gate"]["message"])
     card["parity_rows"] = card["parity_rows"][:1]
+    for each in card["definitions"]:
+        each["definition"] = ""  # Feast's bytes
     assert (
         json.dumps(rounded(card), indent=2, ensure_ascii=False) + "\n"
         == (GOLDEN / "model_card.json").read_text()

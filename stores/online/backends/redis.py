@@ -256,11 +256,8 @@ class RedisRecords:
         self._clean(view, place)
 
     def _clean(self, view: OnlineView, place: str) -> None:
-        """Once a view is whole as it is defined now, what earlier definitions, and earlier runs, left goes."""
+        """Once a view is whole as it is defined now, what earlier runs left goes."""
         self._remove(view.schema, keep=place)
-        for schema in self.views(self.project).get(view.name, []):
-            if schema != view.schema:
-                self.drop(schema)
 
     def began(self, view: OnlineView, version: int) -> int:
         """See `Records`."""

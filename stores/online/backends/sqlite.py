@@ -241,15 +241,8 @@ class SqliteRecords(OnlineFile):
                 (view.schema, view.project, view.name, place, mark.version, mark.until),
             )
             self._drop_beside(connection, view.schema)
-            self._drop_other_schemas(connection, view)
         if view.schema in self._begun:
             self._begun[view.schema] = place
-
-    @staticmethod
-    def _drop_other_schemas(connection: sqlite3.Connection, view: OnlineView) -> None:
-        """Once a view is whole as it is defined now, what earlier definitions left goes."""
-        for schema in other_schemas(connection, view):
-            drop_places(connection, schema)
 
     def began(self, view: OnlineView, version: int) -> int:
         """See `Records`."""
@@ -274,7 +267,7 @@ class SqliteRecords(OnlineFile):
         """See `Records`."""
         with self._writing() as connection:
             found = connection.execute(
-                "SELECT place, until FROM places WHERE schema = ?", (view.schema,)
+                "SELECT place FROM places WHERE schema = ?", (view.schema,)
             ).fetchone()
             if not found or self._begun.get(view.schema, found[0]) != found[0]:
                 raise removed_meanwhile(view, self.where)
@@ -283,8 +276,6 @@ class SqliteRecords(OnlineFile):
             connection.execute(
                 f"UPDATE places SET version = ?1, until = {reached} WHERE schema = ?3", values
             )
-            if found[1] is None:
-                self._drop_other_schemas(connection, view)
 
     @property
     def _begun(self) -> dict[str, str]:

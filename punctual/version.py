@@ -1,0 +1,21 @@
+"""The declared version of a view, which Feast keeps among the view's tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from punctual.errors import InvalidDeclaration
+
+_TAG = "definition_version"
+
+
+def tagged(tags: Mapping[str, str], version: int) -> dict[str, str]:
+    """The tags with a declared version, 1 left out. Raises `InvalidDeclaration` for one below 1."""
+    if version < 1:
+        raise InvalidDeclaration("a view", [f"version is {version}; expected 1 or more."])
+    return {**tags, **({_TAG: str(version)} if version > 1 else {})}
+
+
+def version_of(tags: Mapping[str, str] | None) -> int:
+    """The declared version; 1 where none is declared."""
+    return int((tags or {}).get(_TAG, 1))
