@@ -20,6 +20,7 @@ from punctual.home import Home
 from punctual.plain import plain
 
 _HOME = "punctual.home"  # where a command leaves its home, for what is said of an exception
+_OWN_PROCESS = "punctual.own_process"  # whether the process is the platform's own
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -109,7 +110,11 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 f"the feature repository {found.repository} is not a folder."
                 " Choose another --repository."
             )
-        click.get_current_context().meta[_HOME] = found
+        shared = click.get_current_context().meta
+        shared[_HOME] = found
+        if shared.get(_OWN_PROCESS):
+            # Matplotlib's font cache belongs in the data folder, as all that is written.
+            os.environ.setdefault("MPLCONFIGDIR", str(found.path("cache", "matplotlib")))
         return command(home=found, **options)
 
     return location_options(at_home)
@@ -206,6 +211,7 @@ def run(
         _refuse_unreadable(given)
         with command.make_context(name, list(given)) as context:
             shared = context.meta
+            shared[_OWN_PROCESS] = arguments is None
             result = command.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as finished:

@@ -50,7 +50,6 @@ def environment(tmp_path_factory):
     return {
         **os.environ,
         "PUNCTUAL_HOME": str(folder / "data"),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "HOME": str(folder),
     }
 
