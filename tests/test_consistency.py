@@ -108,9 +108,9 @@ def flights(home, tmp_path, monkeypatch):
     files.mkdir()
     for source in installed.sources:
         if source.name != "flights":
-            shutil.copy(source.path, files / source.path.name)
+            shutil.copy(source.path(installed.home), files)
         else:
-            full = source.path
+            full = source.path(installed.home)
     sources = repository / "flights" / "sources.py"
     text = sources.read_text()
     place = (
