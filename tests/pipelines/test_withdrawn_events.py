@@ -179,7 +179,7 @@ def test_a_withdrawal_reaches_features_from_its_grid_time_on_in_both_stores(taxi
 @pytest.fixture
 def patient(taxis):
     """The taxis, whose labels may be late."""
-    return taxis.redefined("timedelta(hours=6)", "timedelta(days=2)", "use_case.py")
+    return taxis.redefined("timedelta(hours=6)", "timedelta(hours=30)", "use_case.py")
 
 
 trips = st.builds(
