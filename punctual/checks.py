@@ -20,6 +20,9 @@ from punctual.value_checks import value_problems
 def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> list[str]:
     """Every problem of a domain's declarations, clashes with other domains' names included."""
     problems = schedule_problems(loaded.domain)
+    if unknown := _unknown_views(loaded):
+        # What a service reads is not known then, and other checks ask for it.
+        return problems + unknown
     problems += name_problems(loaded, others) + value_problems(loaded)
     for declared in loaded.declarations:
         columns = declared.events.columns
@@ -40,8 +43,6 @@ def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> li
         for column in view.features:
             if not column.description:
                 problems.append(f"view '{view.name}': feature '{column.name}' has no description.")
-    unread = _unknown_views(loaded)
-    problems += unread
     for view in loaded.on_demand_views.values():
         text = getattr(view.feature_transformation, "udf_string", "")
         own = {loaded.name, loaded.home.repository.name}
@@ -49,7 +50,7 @@ def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> li
             f"request-time view '{view.name}' {problem}"
             for problem in (function_problems(function_text(text), own) if text else [])
         ]
-    for use_case in loaded.use_cases.values() if not unread else ():
+    for use_case in loaded.use_cases.values():
         problems += _use_case_problems(loaded, use_case)
     return problems
 

@@ -81,10 +81,8 @@ def test_a_model_reads_by_the_definitions_it_was_trained_with(domain, use_case, 
     def predicted(loaded):
         predictor = Predictor.load(loaded, use_case)
         rows = checked_rows(predictor.row_model, [row()])
-        (found,) = predictor.predict(
-            rows, at=DEMO_AT, received=DEMO_AT, fresh=predictor.freshness()
-        )
-        return found.prediction, found.features
+        values = predictor.read(rows, DEMO_AT)
+        return predictor.predict(values).tolist(), values.columns
 
     assert predicted(bare) == predicted(domain)
 
