@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from punctual.times import iso
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: moments as ISO 8601, dataclasses and structs as objects, NaN as null, paths as text."""
+    """The value as JSON knows it: moments as ISO 8601, dataclasses and structs as objects, NaN as null, paths as text, bytes as base64."""
     if isinstance(value, datetime):
         return iso(value)
     if isinstance(value, timedelta):
@@ -31,6 +32,8 @@ def plain(value: Any) -> Any:
         return [plain(each) for each in value]
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()  # as msgspec writes them in a card
     if hasattr(value, "item"):
         return plain(value.item())
     if isinstance(value, float) and value != value:
