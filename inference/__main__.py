@@ -86,17 +86,20 @@ def serve(
         clock = Clock(
             starting_moment(home, as_of, demo_at), speed, None if as_of in (None, NOW) else started
         )
-        # A clock that was set by hand is this server's own; one that goes on from the data folder's takes that along.
+        # A clock that was set by hand is this server's own; one that goes on from the data folder's
+        # takes that along.
         goes_on = as_of is None and demo_at is not None
         app = create_app(
             chosen, clock, then=(lambda: remember_moment(home, clock())) if goes_on else None
         )
         at = address(taken)
         click.echo(
-            f"Serving {', '.join(use_case.name for _, use_case in chosen)}; the clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC."
+            f"Serving {', '.join(use_case.name for _, use_case in chosen)}; the clock stands at"
+            f" {clock():%Y-%m-%d %H:%M:%S} UTC."
         )
         click.echo(
-            f"  predict  POST {at}/predict\n  docs     {at}/docs\n  model    {at}/model\n  health   {at}/livez {at}/readyz"
+            f"  predict  POST {at}/predict\n  docs     {at}/docs\n  model    {at}/model\n  health "
+            f"  {at}/livez {at}/readyz"
         )
         serve_forever(app, taken)
 
@@ -124,14 +127,17 @@ def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime
             f"{name} {iso(demo_at) or 'in the present'}" for name, demo_at in moments.items()
         )
         raise click.UsageError(
-            f"the domains live in different times: {at}. Name the use cases to serve, or a moment with --as-of."
+            f"the domains live in different times: {at}. Name the use cases to serve, or a moment"
+            " with --as-of."
         )
     return next(iter(moments.values()))
 
 
 @cli.command(
-    epilog="Example: python -m inference predict arrival_delay --key carrier=UA --key flight_number=1545 --key origin=EWR --key dest=SFO"
-    " --key scheduled_departure=2013-12-05T22:00Z --key scheduled_arrival=2013-12-06T04:00Z --key distance_miles=2565"
+    epilog="Example: python -m inference predict arrival_delay --key carrier=UA --key"
+    " flight_number=1545 --key origin=EWR --key dest=SFO"
+    " --key scheduled_departure=2013-12-05T22:00Z --key scheduled_arrival=2013-12-06T04:00Z --key"
+    " distance_miles=2565"
 )
 @click.argument("use_case")
 @click.option(
@@ -272,7 +278,8 @@ def _from_server(
 
 
 @cli.command(
-    epilog="Example: python -m inference batch arrival_delay --as-of 2013-12-05T20:00Z --since 2013-12-04"
+    epilog="Example: python -m inference batch arrival_delay --as-of 2013-12-05T20:00Z --since"
+    " 2013-12-04"
 )
 @click.argument("use_case")
 @as_of_option
@@ -304,7 +311,8 @@ def batch(
         decided = "" if done.decided is None else f", {done.decided:,} of them over the threshold"
         mean = "" if done.mean is None else f"; the mean prediction is {done.mean:.3f}{decided}"
         click.echo(
-            f"{done.rows:,} requests of {use_case} in ({iso(done.since)}, {iso(done.until)}] by version {done.model_version}{mean}."
+            f"{done.rows:,} requests of {use_case} in ({iso(done.since)}, {iso(done.until)}] by"
+            f" version {done.model_version}{mean}."
         )
         click.echo(f"Written to {done.path}")
 

@@ -1,4 +1,6 @@
-"""Batch scoring: the requests of a period, with the features that were known at each one's prediction moment."""
+"""Batch scoring: the requests of a period, with the features that were known at each one's
+prediction moment.
+"""
 
 from __future__ import annotations
 
@@ -52,23 +54,26 @@ def batch(
     *,
     store: FeatureStore | None = None,
 ) -> BatchResult:
-    """Predict for each request with a prediction moment in `(since, as_of]`, as it was known at `as_of`.
+    """Predict for each request with a prediction moment in `(since, as_of]`, as it was known at
+    `as_of`.
 
-    `since` is a day before `as_of` unless given. Run again, it writes the same file with the same rows.
-    Raises `NoChampion`, `NotBuilt`.
+    `since` is a day before `as_of` unless given. Run again, it writes the same file with the same
+    rows. Raises `NoChampion`, `NotBuilt`.
     """
     as_of = aware(as_of)
     since = as_of - DAY if since is None else aware(since)
     if since >= as_of:
         raise InvalidRequest(
-            f"the batch's requests lie in ({iso(since)}, {iso(as_of)}], which holds no moment; choose an earlier --since."
+            f"the batch's requests lie in ({iso(since)}, {iso(as_of)}], which holds no moment;"
+            " choose an earlier --since."
         )
     champion = load_champion(domain, use_case)
     reads = domain_of(domain, champion.card.definitions)
     until = min(as_of, _built(reads, use_case, champion))
     if until <= since:
         raise NotBuilt(
-            f"the tables of '{use_case.name}' are built until {iso(until)}, the batch begins after {iso(since)}; "
+            f"the tables of '{use_case.name}' are built until {iso(until)}, the batch begins after"
+            f" {iso(since)}; "
             f"run: punctual features build {domain.name} --as-of {iso(as_of)}."
         )
     requests = known_events(domain, use_case.requests, as_of=as_of, since=since, until=until)
@@ -95,7 +100,9 @@ def batch(
 
 
 def batch_folder(home: Home, use_case: str) -> Path:
-    """Where a use case's batches are: a Parquet file each, named by its period and the model's version."""
+    """Where a use case's batches are: a Parquet file each, named by its period and the model's
+    version.
+    """
     return home.path("predictions", "batch", use_case)
 
 

@@ -1,4 +1,6 @@
-"""The champion of a use case: found in the model registry, checked against its card, ready to predict."""
+"""The champion of a use case: found in the model registry, checked against its card, ready to
+predict.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ PARITY_TOLERANCE = 1e-6
 class Champion:
     """A registered model with its card; it predicts what it predicted when it was registered.
 
-    `fast` gives the same predictions to the bit, where the model's pipeline is of a shape that `FastModel` knows.
+    `fast` gives the same predictions to the bit, where the model's pipeline is of a shape that
+    `FastModel` knows.
     """
 
     card: ModelCard
@@ -37,10 +40,13 @@ class Champion:
     fast: FastModel | None = None
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """Probabilities of a binary label, or predicted values; float64, in the order of the rows of a `model_input`."""
+        """Probabilities of a binary label, or predicted values; float64, in the order of the rows
+        of a `model_input`.
+        """
         if self.fast is not None:
             numbers, categories = self._columns(frame)
-            # What is neither text nor None, such as the NaN of somebody's own frame, the pipeline's encoder judges.
+            # What is neither text nor None, such as the NaN of somebody's own frame, the pipeline's
+            # encoder judges.
             if all(set(map(type, values)) <= {str, type(None)} for values in categories):
                 return self.fast.predict(numbers, categories)
         return self.predict_registered(frame)
@@ -50,8 +56,9 @@ class Champion:
     ) -> np.ndarray:
         """What `predict` gives for the same rows as plain columns.
 
-        `numbers` is float64, rows x the card's numeric features in its order, NaN for null; `categories` has a list
-        for each of the card's categories in its order, None for null. Raises `ValueError` for an infinite number.
+        `numbers` is float64, rows x the card's numeric features in its order, NaN for null;
+        `categories` has a list for each of the card's categories in its order, None for null.
+        Raises `ValueError` for an infinite number.
         """
         if self.fast is not None:
             return self.fast.predict(numbers, categories)
@@ -65,7 +72,9 @@ class Champion:
         return self.predict_registered(pd.DataFrame(columns))
 
     def predict_registered(self, frame: pd.DataFrame) -> np.ndarray:
-        """The same by the registered pipeline itself, which takes some hundred times as long for a row."""
+        """The same by the registered pipeline itself, which takes some hundred times as long for a
+        row.
+        """
         if self.card.task == "binary":
             return np.asarray(self.model.predict_proba(frame)[:, 1], dtype=np.float64)
         return np.asarray(self.model.predict(frame), dtype=np.float64)
@@ -96,8 +105,8 @@ def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None =
 def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> Champion:
     """The champion, or a given version, ready to predict.
 
-    Raises what `champion_card` does, and `BrokenModel` where the model cannot be loaded, predicts otherwise than
-    when it was registered, or otherwise in the fast way than by its pipeline.
+    Raises what `champion_card` does, and `BrokenModel` where the model cannot be loaded, predicts
+    otherwise than when it was registered, or otherwise in the fast way than by its pipeline.
     """
     card = champion_card(domain, use_case, version)
     model = _model(domain.home, card)
@@ -108,14 +117,17 @@ def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None =
 
 
 def reference(home: Home, card: ModelCard) -> pa.Table:
-    """A sample of the rows the model was trained on, with its predictions: what drift is measured against."""
+    """A sample of the rows the model was trained on, with its predictions: what drift is measured
+    against.
+    """
     try:
         return pq.read_table(
             pa.BufferReader(artifact(home, card.use_case, card.run_id, REFERENCE_FILE))
         )
     except (OSError, pa.ArrowException) as error:
         raise BrokenModel(
-            f"version {card.version} of '{card.use_case}' has no readable {REFERENCE_FILE}: {error}. Train again."
+            f"version {card.version} of '{card.use_case}' has no readable {REFERENCE_FILE}:"
+            f" {error}. Train again."
         ) from error
 
 
@@ -129,7 +141,8 @@ def _model(home: Home, card: ModelCard) -> Any:
         ) from error
     for _, step in getattr(model, "steps", []):
         if hasattr(step, "get_booster"):
-            # Threads cost more than they bring to requests of a few rows, and much more where processors are busy.
+            # Threads cost more than they bring to requests of a few rows, and much more where
+            # processors are busy.
             step.get_booster().set_param({"nthread": 1})
     return model
 
@@ -147,19 +160,24 @@ def _refuse_other_predictions(champion: Champion) -> None:
         predicted = champion.predict_registered(model_input(columns, card.features))
     except Exception as error:  # whatever a model of other libraries raises
         raise BrokenModel(
-            f"version {card.version} of '{card.use_case}' cannot predict: {error}. Train again or roll back."
+            f"version {card.version} of '{card.use_case}' cannot predict: {error}. Train again or"
+            " roll back."
         ) from error
     apart = np.abs(predicted - expected)
     if not np.all(apart <= PARITY_TOLERANCE * np.maximum(1.0, np.abs(expected))):
         worst = int(np.nanargmax(np.where(np.isnan(apart), np.inf, apart)))
         raise BrokenModel(
-            f"version {card.version} of '{card.use_case}' predicts {predicted[worst]:.9g} where it predicted {expected[worst]:.9g} when it "
-            f"was registered; its card names the libraries: {_libraries(card)}. Install those, train again or roll back."
+            f"version {card.version} of '{card.use_case}' predicts {predicted[worst]:.9g} where it"
+            f" predicted {expected[worst]:.9g} when it "
+            f"was registered; its card names the libraries: {_libraries(card)}. Install those,"
+            " train again or roll back."
         )
 
 
 def _refuse_unfaithful_ways(home: Home, champion: Champion) -> None:
-    """Predictions are logged and repeated bit for bit: alone, among others and by the pipeline they must be the same."""
+    """Predictions are logged and repeated bit for bit: alone, among others and by the pipeline they
+    must be the same.
+    """
     if champion.fast is None:
         return
     card = champion.card
@@ -168,9 +186,12 @@ def _refuse_unfaithful_ways(home: Home, champion: Champion) -> None:
         inputs, champion.predict_registered(inputs.frame), champion.fast.predict
     ):
         raise BrokenModel(
-            f"version {card.version} of '{card.use_case}' predicts {found.fast:.17g} in the fast way and {found.registered:.17g} by its "
-            f"registered pipeline for {found.row} ({found.manner}), the largest of {found.rows} differences; expected the same bits. "
-            f"Its card names the libraries: {_libraries(card)}. Install those, train again or roll back."
+            f"version {card.version} of '{card.use_case}' predicts {found.fast:.17g} in the fast"
+            f" way and {found.registered:.17g} by its "
+            f"registered pipeline for {found.row} ({found.manner}), the largest of {found.rows}"
+            " differences; expected the same bits. "
+            f"Its card names the libraries: {_libraries(card)}. Install those, train again or roll"
+            " back."
         )
 
 

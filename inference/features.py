@@ -1,7 +1,8 @@
-"""Online features: what the stored views show for rows at a moment, and the request-time features on top.
+"""Online features: what the stored views show for rows at a moment, and the request-time features
+on top.
 
-The same names, values and types as the point-in-time join gives at that moment. What the online store no longer
-holds, because the moment lies behind it, is refused and not taken for unknown.
+The same names, values and types as the point-in-time join gives at that moment. What the online
+store no longer holds, because the moment lies behind it, is refused and not taken for unknown.
 """
 
 from __future__ import annotations
@@ -40,14 +41,17 @@ _END_OF_TIME = 2**62
 
 
 class PastNotKept(PunctualError):
-    """Online values were asked for a moment before the one to which the online store is materialized."""
+    """Online values were asked for a moment before the one to which the online store is
+    materialized.
+    """
 
 
 @dataclass(frozen=True)
 class OnlineValues:
     """Features by full name, a value per row, and what each view showed for the rows.
 
-    `stored` is what the online store showed; `places` says in which columns of its matrix stored features are.
+    `stored` is what the online store showed; `places` says in which columns of its matrix stored
+    features are.
     """
 
     columns: dict[str, list[Any]]
@@ -56,9 +60,11 @@ class OnlineValues:
     places: dict[str, int]
 
     def matrix(self, names: Sequence[str]) -> np.ndarray:
-        """Some features as float64, rows x names, NaN where null; what `model_input` makes of the same columns.
+        """Some features as float64, rows x names, NaN where null; what `model_input` makes of the
+        same columns.
 
-        Stored ones come from the records as they are; only what is computed for the request goes through objects.
+        Stored ones come from the records as they are; only what is computed for the request goes
+        through objects.
         """
         matrix = np.empty((len(next(iter(self.columns.values()), [])), len(names)))
         from_store = [
@@ -75,7 +81,8 @@ class OnlineValues:
 
 @dataclass(frozen=True)
 class ReadView:
-    """A stored view as a service reads it: under which name, by which columns of a row, and which values of the record.
+    """A stored view as a service reads it: under which name, by which columns of a row, and which
+    values of the record.
 
     `columns` holds each feature's full name with its place in the record.
     """
@@ -101,7 +108,8 @@ class _OnDemand:
 class OnlineFeatures:
     """A feature service's online side; what it reads is worked out once.
 
-    `service` is the use case's own unless another is named, as a champion of an earlier service does.
+    `service` is the use case's own unless another is named, as a champion of an earlier service
+    does.
     """
 
     def __init__(
@@ -191,23 +199,28 @@ class OnlineFeatures:
 
     def _not_online(self, missing: Sequence[str]) -> NotBuilt:
         return NotBuilt(
-            f"{len(missing)} of {len(self.views)} views are not in the online store in the version that is read, or not yet whole: "
-            f"{', '.join(missing)}; run: punctual features build {self.domain.name} and punctual features materialize {self.domain.name}."
+            f"{len(missing)} of {len(self.views)} views are not in the online store in the version"
+            " that is read, or not yet whole: "
+            f"{', '.join(missing)}; run: punctual features build {self.domain.name} and punctual"
+            f" features materialize {self.domain.name}."
         )
 
     def read(self, rows: Any, at: datetime | Sequence[datetime]) -> pa.Table:
-        """The service's features of each row, typed as declared; `at` is one aware moment, or one per row.
+        """The service's features of each row, typed as declared; `at` is one aware moment, or one
+        per row.
 
         `rows` is a pandas, polars or Arrow frame, or mappings, with the join keys and the service's
-        request columns. Only an optional key may be left out as a column; an entity whose key is null
-        is not found. A named index of pandas counts as columns, and other columns are ignored unless
-        they look like a missing one. Raises `InvalidRequest` with every problem, by row and column.
+        request columns. Only an optional key may be left out as a column; an entity whose key is
+        null is not found. A named index of pandas counts as columns, and other columns are ignored
+        unless they look like a missing one. Raises `InvalidRequest` with every problem, by row and
+        column.
         """
         listed = self.typed(rows)
         moments = [at] * len(listed) if isinstance(at, datetime) else list(at)
         if len(moments) != len(listed):
             raise InvalidRequest(
-                f"{len(listed)} rows came with {len(moments)} moments; expected one for all or one per row."
+                f"{len(listed)} rows came with {len(moments)} moments; expected one for all or one"
+                " per row."
             )
         places: dict[int, list[int]] = {}
         for place, moment in enumerate(moments):
@@ -241,9 +254,9 @@ class OnlineFeatures:
     def look_up(self, rows: Sequence[Row], at: int) -> OnlineValues:
         """What `read` gives, as lists, with what the views showed; `at` in microseconds.
 
-        `rows` have the declared types. Raises `NotBuilt` where a view is not online, `PastNotKept` where it was and has
-        gone on, `BrokenTable` where a record cannot be read, and `InvalidRequest` where a request-time feature cannot
-        be computed from a row.
+        `rows` have the declared types. Raises `NotBuilt` where a view is not online, `PastNotKept`
+        where it was and has gone on, `BrokenTable` where a record cannot be read, and
+        `InvalidRequest` where a request-time feature cannot be computed from a row.
         """
         keys = {key: _record_keys(view, rows) for key, view in self._keys.items()}
         columns: dict[str, list[Any]] = {}
@@ -277,9 +290,11 @@ class OnlineFeatures:
             self._refuse_false_absence(view, at, list(dict.fromkeys(missing)))
 
     def _refuse_false_absence(self, view: ReadView, at: int, missing: list[bytes]) -> None:
-        """Raise where records are missing or have later rows only for another reason than that nothing was known.
+        """Raise where records are missing or have later rows only for another reason than that
+        nothing was known.
 
-        A first or repeated materialization is under way, or the store has gone on since and dropped the earlier rows.
+        A first or repeated materialization is under way, or the store has gone on since and dropped
+        the earlier rows.
         """
         if not missing:
             return
@@ -295,8 +310,10 @@ class OnlineFeatures:
         ):
             then, until = iso(from_micros(at)), iso(from_micros(mark.until))
             raise PastNotKept(
-                f"the online store is materialized to {until} and no longer holds what view '{view.name}' showed at {then}; "
-                f"ask for {until} or later, or for the past: punctual batch {self.use_case.name} --as-of {then}."
+                f"the online store is materialized to {until} and no longer holds what view"
+                f" '{view.name}' showed at {then}; "
+                f"ask for {until} or later, or for the past: punctual batch {self.use_case.name}"
+                f" --as-of {then}."
             )
 
     def _computed(
@@ -313,10 +330,12 @@ class OnlineFeatures:
                     self._run(each, here, [row], at)
                 except Exception as cause:  # the row that it raised for
                     raise InvalidRequest(
-                        f"rows[{place}]: the features of '{each.view.name}' cannot be computed from it: {type(cause).__name__}: {cause}."
+                        f"rows[{place}]: the features of '{each.view.name}' cannot be computed"
+                        f" from it: {type(cause).__name__}: {cause}."
                     ) from cause
             raise InvalidRequest(
-                f"the features of '{each.view.name}' cannot be computed: {type(error).__name__}: {error}."
+                f"the features of '{each.view.name}' cannot be computed: {type(error).__name__}:"
+                f" {error}."
             ) from error
 
     def _run(

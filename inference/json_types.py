@@ -18,7 +18,9 @@ MAX_ROWS = 1000
 
 
 def _moment(value: Any) -> Any:
-    """ISO 8601 with a zone, or an aware datetime where the caller is in Python; numbers are no moments."""
+    """ISO 8601 with a zone, or an aware datetime where the caller is in Python; numbers are no
+    moments.
+    """
     if isinstance(value, datetime):
         read = value
     elif isinstance(value, str):
@@ -124,11 +126,17 @@ def said(error: Mapping[str, Any], known: Sequence[str]) -> str:
     if kind == "extra_forbidden":
         name = str(error["loc"][-1])
         close = difflib.get_close_matches(name, known, n=1)
-        return f"is unknown.{f' Did you mean {close[0]!r}?' if close else ''} Known: {', '.join(known)}"
+        return (
+            f"is unknown.{f' Did you mean {close[0]!r}?' if close else ''} Known:"
+            f" {', '.join(known)}"
+        )
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
     if kind == "too_long":
-        return f"has more than the {context.get('max_length', MAX_ROWS)} rows that one request may have"
+        return (
+            f"has more than the {context.get('max_length', MAX_ROWS)} rows that one request may"
+            " have"
+        )
     if kind == "too_short":
         return "is empty; expected at least one row"
     if kind in ("model_type", "model_attributes_type", "dict_type"):

@@ -50,7 +50,9 @@ class ClockBehindStore(PunctualError):
 
 
 class ViewAnswer(msgspec.Struct, frozen=True):
-    """How old a view's values are, and whether newer ones were due at the moment and are not online."""
+    """How old a view's values are, and whether newer ones were due at the moment and are not
+    online.
+    """
 
     status: str
     age_seconds: float | None
@@ -89,7 +91,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Predictor:
-    """A champion with the online features it reads. Safe among threads; another champion is another predictor."""
+    """A champion with the online features it reads. Safe among threads; another champion is another
+    predictor.
+    """
 
     def __init__(
         self, domain: LoadedDomain, use_case: UseCase, champion: Champion, features: OnlineFeatures
@@ -115,8 +119,10 @@ class Predictor:
         ]
         if gone:
             raise StoreOutdated(
-                f"champion {champion.card.version} of '{use_case.name}' asks for {', '.join(gone)}, which feature service "
-                f"'{features.service}' does not have. Restore the service or train again: punctual train {use_case.name}."
+                f"champion {champion.card.version} of '{use_case.name}' asks for"
+                f" {', '.join(gone)}, which feature service "
+                f"'{features.service}' does not have. Restore the service or train again: punctual"
+                f" train {use_case.name}."
             )
         declared = features
         if features.service != use_case.feature_service:
@@ -129,8 +135,10 @@ class Predictor:
         )
         if missing:
             raise BrokenModel(
-                f"champion {champion.card.version} of '{use_case.name}' reads feature service '{features.service}', which needs "
-                f"{', '.join(missing)}; requests for '{use_case.feature_service}' do not hold that. Train a model of the declared service."
+                f"champion {champion.card.version} of '{use_case.name}' reads feature service"
+                f" '{features.service}', which needs "
+                f"{', '.join(missing)}; requests for '{use_case.feature_service}' do not hold"
+                " that. Train a model of the declared service."
             )
 
     @classmethod
@@ -147,8 +155,10 @@ class Predictor:
         except NotBuilt as error:
             if changed := changed_since(domain, champion.card.definitions):
                 raise StoreOutdated(
-                    f"version {champion.card.version} of '{use_case.name}' was trained before {', '.join(changed)} "
-                    f"changed, and what it reads is not online: {error} Where that does not help, train again "
+                    f"version {champion.card.version} of '{use_case.name}' was trained before"
+                    f" {', '.join(changed)} "
+                    f"changed, and what it reads is not online: {error} Where that does not help,"
+                    " train again "
                     f"(punctual train {use_case.name}) or take the change back."
                 ) from error
             raise
@@ -176,7 +186,8 @@ class Predictor:
         if np.isinf(numbers).any():
             row, place = np.argwhere(np.isinf(numbers))[0]
             raise InvalidRequest(
-                f"rows[{row}]: feature '{self._numbers[place]}' is infinite, which the model cannot have learned from; "
+                f"rows[{row}]: feature '{self._numbers[place]}' is infinite, which the model"
+                " cannot have learned from; "
                 "it is computed from what the row holds, perhaps by a division by zero."
             )
         return self.champion.predict_matrix(
@@ -325,21 +336,23 @@ def predict_rows(
 ) -> Answer:
     """Read, predict, log and answer for checked rows at a moment, by default the moment of receipt.
 
-    The online store shows the present: a moment ahead of the clock is refused with `InvalidRequest`, one so far back
-    that the store no longer holds its values with `PastNotKept`.
+    The online store shows the present: a moment ahead of the clock is refused with
+    `InvalidRequest`, one so far back that the store no longer holds its values with `PastNotKept`.
     """
     fresh = predictor.freshness() if fresh is None else fresh
     received = clock()
     if at is not None and at > received + CLOCK_TOLERANCE:
         raise InvalidRequest(
-            f"at = {iso(at)} is later than now, {iso(received)}; what will be known then is not known yet."
+            f"at = {iso(at)} is later than now, {iso(received)}; what will be known then is not"
+            " known yet."
         )
     for attempt in range(_ATTEMPTS):
         try:
             values = predictor.read(rows, at or received)
             break
         except PastNotKept as error:
-            # The store went on between our look at the clock and our reading; a second look is later than that.
+            # The store went on between our look at the clock and our reading; a second look is
+            # later than that.
             if at is not None:
                 raise
             if attempt == _ATTEMPTS - 1:
@@ -365,7 +378,8 @@ def predict_frame(
     rows: Any,
     at: datetime,
 ) -> pd.DataFrame:
-    """The champion's prediction for each row at a moment, logged: the rows with prediction, decision and what is unknown.
+    """The champion's prediction for each row at a moment, logged: the rows with prediction,
+    decision and what is unknown.
 
     `rows` is what `OnlineFeatures.read` takes. A frame without rows gives a frame without rows.
     """

@@ -35,7 +35,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class RowColumn:
-    """A column of a request's rows. An optional one may be omitted or null; ids are only handed back and logged."""
+    """A column of a request's rows. An optional one may be omitted or null; ids are only handed
+    back and logged.
+    """
 
     name: str
     type: ColumnType
@@ -44,7 +46,9 @@ class RowColumn:
 
 
 def row_columns(features: OnlineFeatures) -> list[RowColumn]:
-    """The join keys and request columns of the service, and the ids by which a request is found again."""
+    """The join keys and request columns of the service, and the ids by which a request is found
+    again.
+    """
     use_case = features.use_case
     asked = {**features.request_columns, **features.keys}
     types = {name: type_of_feast(kind) for name, kind in asked.items()}
@@ -104,7 +108,9 @@ def row_model(features: OnlineFeatures) -> type[BaseModel]:
 
 
 def checked_rows(model: type[BaseModel], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows from Python or a command line as the server would take them. Raises `InvalidRequest` with every problem."""
+    """Rows from Python or a command line as the server would take them. Raises `InvalidRequest`
+    with every problem.
+    """
     kind: Any = Annotated[list[model], Field(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     try:
@@ -117,7 +123,8 @@ def checked_rows(model: type[BaseModel], rows: Sequence[Mapping[str, Any]]) -> l
 
 
 def from_text(row: Mapping[str, str], columns: Sequence[RowColumn]) -> dict[str, Any]:
-    """A row whose values were typed at a command line, in the types of its columns; an empty value is null.
+    """A row whose values were typed at a command line, in the types of its columns; an empty value
+    is null.
 
     What does not read as its type stays text, and is refused with the rest.
     """

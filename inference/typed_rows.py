@@ -32,10 +32,11 @@ def typed_rows(
     """Rows as dictionaries of those columns of `types` that they have, each value in its type.
 
     `rows` is a pandas, polars or Arrow frame, a DuckDB relation, or mappings. A named index of
-    pandas counts as columns. Whole numbers may come as floats, since pandas makes floats of integers
-    among nulls; NaN, NaT and NA are null. Other columns are left out. Raises `InvalidRequest` with
-    every problem: a `needed` column that is missing, an unknown one that looks like a missing
-    `optional` one, a value that is not of its type; `NaiveTimestamp` for a column of moments without a zone.
+    pandas counts as columns. Whole numbers may come as floats, since pandas makes floats of
+    integers among nulls; NaN, NaT and NA are null. Other columns are left out. Raises
+    `InvalidRequest` with every problem: a `needed` column that is missing, an unknown one that
+    looks like a missing `optional` one, a value that is not of its type; `NaiveTimestamp` for a
+    column of moments without a zone.
     """
     given = arrow_columns(rows)
     if not given:

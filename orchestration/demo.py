@@ -1,4 +1,6 @@
-"""`punctual demo`: the whole job on a domain, from raw files to predictions over HTTP beside what then really happened."""
+"""`punctual demo`: the whole job on a domain, from raw files to predictions over HTTP beside what
+then really happened.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,8 @@ def _chosen(home: Home, name: str | None) -> tuple[LoadedDomain, UseCase]:
     with_use_case = [found for found in domains if found.use_cases]
     if not with_use_case:
         raise DemoFailed(
-            "there is no domain with a demo moment and a use case in the feature repository; name one: punctual demo DOMAIN."
+            "there is no domain with a demo moment and a use case in the feature repository; name"
+            " one: punctual demo DOMAIN."
         )
     return with_use_case[0], next(iter(with_use_case[0].use_cases.values()))
 
@@ -124,12 +127,15 @@ def _step(home: Home, module: str, *arguments: Any) -> None:
     code = importlib.import_module(f"{module}.__main__").main([*words, *location])
     if code:
         raise DemoFailed(
-            f"python -m {module} {' '.join(words)} ended with exit code {code}; its own words are above."
+            f"python -m {module} {' '.join(words)} ended with exit code {code}; its own words are"
+            " above."
         )
 
 
 def _train(home: Home, use_case: UseCase, now: datetime) -> None:
-    """Train, unless the champion was trained at this moment already: the gate would refuse the same model."""
+    """Train, unless the champion was trained at this moment already: the gate would refuse the same
+    model.
+    """
     from punctual.model_card import CHAMPION
     from stores.models import aliases, read_card
 
@@ -216,7 +222,9 @@ def _ask(
 def _beside_what_happened(
     loaded: LoadedDomain, use_case: UseCase, asked: list[dict[str, Any]], answer: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """One record per request: what describes it, what was predicted, and what the source says in the end."""
+    """One record per request: what describes it, what was predicted, and what the source says in
+    the end.
+    """
     import pyarrow as pa
 
     from pipelines.ingest import in_the_end
@@ -255,12 +263,14 @@ def _show(
     columns = list(rows[0])
     model = answer["model"]
     show_table(
-        f"{use_case.description} Version {model['version']}, asked over HTTP at {answer['at']}, beside what then happened",
+        f"{use_case.description} Version {model['version']}, asked over HTTP at {answer['at']},"
+        " beside what then happened",
         [name.replace("_", " ") for name in columns],
         [[_readable(use_case, name, row[name]) for name in columns] for row in rows],
     )
     click.echo(
-        f"\nDone in {seconds:.0f} s. {url}/docs to try the API, {url}/model for the model card, {url}/readyz for its health."
+        f"\nDone in {seconds:.0f} s. {url}/docs to try the API, {url}/model for the model card,"
+        f" {url}/readyz for its health."
     )
 
 

@@ -37,7 +37,10 @@ CREATE TABLE IF NOT EXISTS runs (
     started_wall INTEGER NOT NULL, finished_wall INTEGER, message TEXT NOT NULL DEFAULT '', log TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS runs_of_a_step ON runs (domain, step, target, scheduled);
 """
-_COLUMNS = "id, domain, step, target, scheduled, attempt, status, started, finished, started_wall, finished_wall, message, log"
+_COLUMNS = (
+    "id, domain, step, target, scheduled, attempt, status, started, finished, started_wall,"
+    " finished_wall, message, log"
+)
 _OF_STEP = "domain = ? AND step = ? AND target = ?"
 
 
@@ -45,7 +48,8 @@ _OF_STEP = "domain = ? AND step = ? AND target = ?"
 class Run:
     """One attempt of a step at the moment it was scheduled for.
 
-    `started` and `finished` are on the schedule's clock, `started_wall` and `finished_wall` on the wall's.
+    `started` and `finished` are on the schedule's clock, `started_wall` and `finished_wall` on the
+    wall's.
     """
 
     id: int
@@ -71,7 +75,9 @@ class Run:
 
 
 class Ledger:
-    """Reads and writes `schedule.db` in the data folder; each call is a transaction. Only who holds the lock `SCHEDULE` writes."""
+    """Reads and writes `schedule.db` in the data folder; each call is a transaction. Only who holds
+    the lock `SCHEDULE` writes.
+    """
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -94,7 +100,8 @@ class Ledger:
                 yield connection
         except (OSError, sqlite3.DatabaseError) as error:
             raise DataFolderError(
-                f"cannot use {self.path}: {error}. Free space, mend its rights, or remove a damaged file: the schedule starts anew then."
+                f"cannot use {self.path}: {error}. Free space, mend its rights, or remove a"
+                " damaged file: the schedule starts anew then."
             ) from error
         finally:
             if connection is not None:
@@ -128,7 +135,8 @@ class Ledger:
         )
         with self._connection() as connection:
             cursor = connection.execute(
-                "INSERT INTO runs (domain, step, target, scheduled, attempt, status, started, started_wall, log)"
+                "INSERT INTO runs (domain, step, target, scheduled, attempt, status, started,"
+                " started_wall, log)"
                 " VALUES (?, ?, ?, ?, ?, 'running', ?, ?, ?)",
                 values,
             )
@@ -140,13 +148,16 @@ class Ledger:
         """Note how an attempt ended."""
         with self._connection() as connection:
             connection.execute(
-                "UPDATE runs SET status = ?, message = ?, finished = ?, finished_wall = ? WHERE id = ?",
+                "UPDATE runs SET status = ?, message = ?, finished = ?, finished_wall = ? WHERE id"
+                " = ?",
                 (status, message, micros(now), micros(wall), run.id),
             )
         return self._runs("id = ?", (run.id,))[0]
 
     def interrupt_running(self, *, now: datetime, wall: datetime) -> list[Run]:
-        """Note that what a dead scheduler left running was interrupted, at some time until now; returns those attempts."""
+        """Note that what a dead scheduler left running was interrupted, at some time until now;
+        returns those attempts.
+        """
         left = self._runs("status = 'running' ORDER BY id", ())
         return [
             self.finish(run, "interrupted", "the scheduler died while it ran", now=now, wall=wall)
@@ -154,12 +165,16 @@ class Ledger:
         ]
 
     def give_up_before(self, step: Step, scheduled: datetime) -> None:
-        """A step that comes to a newer moment does not retry older ones: their last attempts have failed."""
+        """A step that comes to a newer moment does not retry older ones: their last attempts have
+        failed.
+        """
         with self._connection() as connection:
             connection.execute(
-                f"UPDATE runs SET status = 'failed' WHERE status = 'retrying' AND {_OF_STEP} AND scheduled < ?"
+                f"UPDATE runs SET status = 'failed' WHERE status = 'retrying' AND {_OF_STEP} AND"
+                " scheduled < ?"
                 " AND attempt = (SELECT max(attempt) FROM runs AS other WHERE"
-                " (other.domain, other.step, other.target, other.scheduled) = (runs.domain, runs.step, runs.target, runs.scheduled))",
+                " (other.domain, other.step, other.target, other.scheduled) = (runs.domain,"
+                " runs.step, runs.target, runs.scheduled))",
                 (step.domain, step.name, step.target, micros(scheduled)),
             )
 

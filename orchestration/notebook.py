@@ -20,7 +20,8 @@ class Punctual:
     """A data folder as it stands at a moment.
 
     Any number of them can be open in one process. `repository` is by default `$PUNCTUAL_REPOSITORY`
-    or the installed `feature_repo`. `as_of` is an aware datetime or ISO 8601 text; by default the moment the folder's clock has reached.
+    or the installed `feature_repo`. `as_of` is an aware datetime or ISO 8601 text; by default the
+    moment the folder's clock has reached.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Punctual:
         return store
 
     def training_set(self, use_case: str, as_of: datetime | str | None = None) -> pd.DataFrame:
-        """Labelled requests with the features that were known at each prediction moment (`event_timestamp`)."""
+        """Labelled requests with the features that were known at each prediction moment
+        (`event_timestamp`).
+        """
         from punctual.repository import feature_store, find_use_case
         from training.training_set import training_set
 
@@ -71,11 +74,12 @@ class Punctual:
         return training_set(feature_store(self.home), domain, declared, as_of=at).rows.to_pandas()
 
     def online_features(self, use_case: str, rows: Any, at: datetime | None = None) -> pd.DataFrame:
-        """What the online store shows for each row's keys at a moment, request-time features included.
+        """What the online store shows for each row's keys at a moment, request-time features
+        included.
 
-        `rows` is a pandas, polars or Arrow frame, or a list of mappings, with a column for each join
-        key and request column; a named index of pandas counts as columns, and further columns are
-        ignored. Raises `InvalidRequest` with every problem, by row and column.
+        `rows` is a pandas, polars or Arrow frame, or a list of mappings, with a column for each
+        join key and request column; a named index of pandas counts as columns, and further columns
+        are ignored. Raises `InvalidRequest` with every problem, by row and column.
         """
         from inference.features import OnlineFeatures
         from punctual.repository import find_use_case
@@ -84,7 +88,9 @@ class Punctual:
         return OnlineFeatures(domain, declared).read(rows, at or self.moment(use_case)).to_pandas()
 
     def predict(self, use_case: str, rows: Any, at: datetime | None = None) -> pd.DataFrame:
-        """The champion's prediction for each row (as for `online_features`); logged, as every prediction is."""
+        """The champion's prediction for each row (as for `online_features`); logged, as every
+        prediction is.
+        """
         from inference.predict import predict_frame
 
         return predict_frame(self.home, use_case, rows, at or self.moment(use_case))

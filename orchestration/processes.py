@@ -32,7 +32,9 @@ class Child:
         return self.process.poll()
 
     def stop(self, patience: float = 10.0) -> int:
-        """Ask it and its own children to end, make them after `patience` seconds; returns the exit code."""
+        """Ask it and its own children to end, make them after `patience` seconds; returns the exit
+        code.
+        """
         for way, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, None)):
             if self.code is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -52,8 +54,9 @@ class Child:
 def start(home: Home, argv: Sequence[str], log: Path, *, keeps: Sequence[int] = ()) -> Child:
     """Run `python -m argv…` on a home, its output appended to a log file.
 
-    On Linux the kernel kills it when this process dies, however that dies. `keeps` are file descriptors that it
-    holds open as long as it lives. Raises `DataFolderError` where the log cannot be written.
+    On Linux the kernel kills it when this process dies, however that dies. `keeps` are file
+    descriptors that it holds open as long as it lives. Raises `DataFolderError` where the log
+    cannot be written.
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,8 @@ def start(home: Home, argv: Sequence[str], log: Path, *, keeps: Sequence[int] = 
         output.flush()
     except OSError as error:
         raise DataFolderError(
-            f"cannot write {log}: {error.strerror}. Free space, mend its rights or choose another --home."
+            f"cannot write {log}: {error.strerror}. Free space, mend its rights or choose another"
+            " --home."
         ) from error
     with output:
         process = subprocess.Popen(

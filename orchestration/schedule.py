@@ -1,4 +1,6 @@
-"""When steps run: cron moments on any clock, a missed one caught up once, a failed one retried, never two at a time."""
+"""When steps run: cron moments on any clock, a missed one caught up once, a failed one retried,
+never two at a time.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +35,18 @@ def next_moment(cron: str, now: datetime) -> datetime:
 class Scheduler:
     """Runs steps when they are due, one after another, and keeps the ledger.
 
-    A run stands for the newest moment of its step's cron that has come, and its command lines get that moment as
-    their `--as-of`, however late it starts: a retry, a repetition and a rehearsal give the same rows, and
-    several missed moments are one run. What comes online later than promised is said in the run's message.
+    A run stands for the newest moment of its step's cron that has come, and its command lines get
+    that moment as their `--as-of`, however late it starts: a retry, a repetition and a rehearsal
+    give the same rows, and several missed moments are one run. What comes online later than
+    promised is said in the run's message.
 
     A step without history is due at once. What it comes after, its conditions, and how often it is
     tried, its description says (`Step`). Other steps go on while one waits for its next try, and
     its own next moment ends it. Interrupted attempts do not count, and a failure that a person has
     to fix is not tried again.
 
-    `clock` is the schedule's clock and `wall` the wall's (aware UTC). `sleep` waits so many seconds or less by the wall's
-    clock; where it raises `Stopped`, the scheduler ends.
+    `clock` is the schedule's clock and `wall` the wall's (aware UTC). `sleep` waits so many seconds
+    or less by the wall's clock; where it raises `Stopped`, the scheduler ends.
     """
 
     def __init__(
@@ -75,9 +78,11 @@ class Scheduler:
         return left
 
     def run_due(self) -> list[Run]:
-        """Run what is due now, each step at most once; returns the finished runs. Raises `Stopped` where `sleep` does.
+        """Run what is due now, each step at most once; returns the finished runs. Raises `Stopped`
+        where `sleep` does.
 
-        What comes due meanwhile waits for the next time: it would read what is not built up to its moment.
+        What comes due meanwhile waits for the next time: it would read what is not built up to its
+        moment.
         """
         now = self.clock()
         finished: dict[Step, Run] = {}
@@ -102,7 +107,9 @@ class Scheduler:
                 self.sleep(pause)
 
     def due(self, step: Step, now: datetime | None = None) -> datetime | None:
-        """The moment for which the step is to run, if there is one; `now` is the clock's time unless given."""
+        """The moment for which the step is to run, if there is one; `now` is the clock's time
+        unless given.
+        """
         moment, done = last_moment(step.cron, now or self.clock()), self.ledger.last_done(step)
         if done is not None and moment <= done:
             return None
@@ -198,7 +205,8 @@ def run_line(run: Run) -> str:
         "refused": f"refused{took}: {words}",
         "attention": f"done{took}, and needs attention: {words}; see {run.log}",
         "failed": f"failed for good at attempt {run.attempt}: {words}; see {run.log}",
-        "retrying": f"failed at attempt {run.attempt} and will be tried again: {words}; see {run.log}",
+        "retrying": f"failed at attempt {run.attempt} and will be tried again: {words}; see"
+        f" {run.log}",
         "interrupted": f"interrupted: {words}; it will be run again",
         "skipped": f"skipped: {words}",
     }

@@ -1,4 +1,6 @@
-"""The prediction server beside the schedule: a child process, started again with growing waits when it dies."""
+"""The prediction server beside the schedule: a child process, started again with growing waits when
+it dies.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def refuse_taken(port: int) -> None:
 
 
 class Server:
-    """Keeps `python -m` with a command line running from `wanted` on; `look_after` is to be called often.
+    """Keeps `python -m` with a command line running from `wanted` on; `look_after` is to be called
+    often.
 
     `argv` gives the command line anew for each start. What happens is told to `show`.
     """
@@ -64,7 +67,9 @@ class Server:
         self._last_words = ""
 
     def look_after(self) -> None:
-        """Start the server if it is wanted and not there, and tell when it answers and when it died."""
+        """Start the server if it is wanted and not there, and tell when it answers and when it
+        died.
+        """
         if not self.wanted:
             return
         now = time.monotonic()
@@ -80,7 +85,8 @@ class Server:
         elif not self._answers and _answers(self._port):
             self._answers = True
             self._show(
-                f"Serving at http://{HOST}:{self._port}, described at http://{HOST}:{self._port}/docs; its log is {self._log}."
+                f"Serving at http://{HOST}:{self._port}, described at"
+                f" http://{HOST}:{self._port}/docs; its log is {self._log}."
             )
 
     def stop(self) -> None:

@@ -45,10 +45,12 @@ def command(home: Home, as_of: str | None, as_json: bool) -> None:
 
 
 def status(home: Home, as_of: str | None = None) -> dict[str, Any]:
-    """What there is in the data folder, judged at a moment; `missing` says in sentences what there is not yet.
+    """What there is in the data folder, judged at a moment; `missing` says in sentences what there
+    is not yet.
 
-    `champion` is that of the first use case; `use_cases` has them all. A view is fresh until rows of its next grid time
-    should be online: its `every` and its `available_after` behind the moment at most.
+    `champion` is that of the first use case; `use_cases` has them all. A view is fresh until rows
+    of its next grid time should be online: its `every` and its `available_after` behind the moment
+    at most.
     """
     from orchestration.declared import declared_domain
     from orchestration.ledger import SCHEDULE, Ledger
@@ -73,7 +75,8 @@ def status(home: Home, as_of: str | None = None) -> dict[str, Any]:
         missing.append("Nothing has run on schedule; run: punctual up.")
     if unbuilt := [name for name, view in views.items() if view["built_until"] is None]:
         missing.append(
-            f"Not built as they are defined now: {', '.join(unbuilt)}; run: punctual features build."
+            f"Not built as they are defined now: {', '.join(unbuilt)}; run: punctual features"
+            " build."
         )
     if offline := [
         name
@@ -233,7 +236,8 @@ def show_status(found: dict[str, Any]) -> None:
     from orchestration.schedule import gist
 
     click.echo(
-        f"As of {found['as_of']:%Y-%m-%d %H:%M:%S} UTC in {found['home']}; the scheduler is {found['scheduler']}.\n"
+        f"As of {found['as_of']:%Y-%m-%d %H:%M:%S} UTC in {found['home']}; the scheduler is"
+        f" {found['scheduler']}.\n"
     )
     show_table(
         "Models",

@@ -20,7 +20,8 @@ from punctual.times import iso
 if TYPE_CHECKING:
     from punctual.loaded_domain import LoadedDomain
 
-# In which the last children of a scheduler just killed can die; a step that outlives it never runs beside its own repetition.
+# In which the last children of a scheduler just killed can die; a step that outlives it never runs
+# beside its own repetition.
 _PATIENCE_SECONDS = 3.0
 
 
@@ -52,8 +53,8 @@ def command(home: Home, port: int, speed: float, names: tuple[str, ...], as_of: 
     """Run schedule and server together.
 
     It builds, materializes, predicts and trains on schedule, and serves predictions, until Ctrl-C.
-    Each domain declares its schedule. What was missed is caught up once, then the server starts; what fails is tried again and
-    shown by `punctual status`. The clock goes on from --as-of.
+    Each domain declares its schedule. What was missed is caught up once, then the server starts;
+    what fails is tried again and shown by `punctual status`. The clock goes on from --as-of.
     """
     from punctual.errors import UnknownDomain
     from punctual.repository import domain_names, load_domain
@@ -61,7 +62,8 @@ def command(home: Home, port: int, speed: float, names: tuple[str, ...], as_of: 
     domains = [load_domain(home, name) for name in dict.fromkeys(names) or domain_names(home)]
     if not domains:
         raise UnknownDomain(
-            f"there is no domain in {home.repository}: no folder with a use_case.py. Choose another --repository."
+            f"there is no domain in {home.repository}: no folder with a use_case.py. Choose"
+            " another --repository."
         )
     up(home, domains, port=port, as_of=as_of, speed=speed)
 
@@ -75,10 +77,12 @@ def up(
     speed: float = 1.0,
     show: Callable[[str], None] = click.echo,
 ) -> None:
-    """Catch up what is due, start the server, and go on until SIGINT or SIGTERM; all children are ended then.
+    """Catch up what is due, start the server, and go on until SIGINT or SIGTERM; all children are
+    ended then.
 
-    Each run reads the definitions anew; a changed schedule or a new use case takes effect with the next start.
-    Raises `AlreadyRunning` where another schedule has the data folder, and `PortInUse`, before anything runs.
+    Each run reads the definitions anew; a changed schedule or a new use case takes effect with the
+    next start. Raises `AlreadyRunning` where another schedule has the data folder, and `PortInUse`,
+    before anything runs.
     """
     from orchestration.ledger import SCHEDULE, Ledger, Run
     from orchestration.schedule import Scheduler, run_line
@@ -129,7 +133,8 @@ def up(
             show=show_run,
         )
         show(
-            f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast as the wall's; data in {home.folder}."
+            f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast"
+            f" as the wall's; data in {home.folder}."
         )
         try:
             scheduler.recover()
@@ -155,7 +160,8 @@ def clock_of(
 ) -> tuple[Callable[[], datetime], bool]:
     """The clock of a schedule, and whether it is the wall's.
 
-    Raises `click.UsageError` where the domains live in different times, or the present is to go faster than it does.
+    Raises `click.UsageError` where the domains live in different times, or the present is to go
+    faster than it does.
     """
     moments = [domain.domain.demo_at for domain in domains]
     if as_of is None and None in moments and any(moments):
@@ -163,7 +169,8 @@ def clock_of(
             f"{domain.name} {iso(domain.domain.demo_at) or 'in the present'}" for domain in domains
         )
         raise click.UsageError(
-            f"the domains live in different times: {at}. Choose one with --domain, or a moment with --as-of."
+            f"the domains live in different times: {at}. Choose one with --domain, or a moment"
+            " with --as-of."
         )
     demo_at = max((moment for moment in moments if moment), default=None)
     if as_of != NOW and (as_of or demo_at):
@@ -176,7 +183,9 @@ def clock_of(
 
 
 class Remembered:
-    """Notes where the data folder's clock is, once a minute or, where minutes fly, once a second by the wall's."""
+    """Notes where the data folder's clock is, once a minute or, where minutes fly, once a second by
+    the wall's.
+    """
 
     def __init__(self, home: Home, speed: float) -> None:
         self._home = home
@@ -191,7 +200,9 @@ class Remembered:
 
 
 class ChampionSeen:
-    """Says whether a use case has a champion; where it has none, the model registry is asked again every few seconds."""
+    """Says whether a use case has a champion; where it has none, the model registry is asked again
+    every few seconds.
+    """
 
     def __init__(self, home: Home, every: float = 5.0) -> None:
         self._home = home

@@ -155,7 +155,8 @@ def apply(home: Home, as_json: bool) -> None:
         show_json(applied)
         return
     click.echo(
-        f"Registered {', '.join(applied.domains)}: {len(applied.feature_views)} feature views, {len(applied.on_demand_feature_views)} on"
+        f"Registered {', '.join(applied.domains)}: {len(applied.feature_views)} feature views,"
+        f" {len(applied.on_demand_feature_views)} on"
         f" demand, {len(applied.feature_services)} feature services."
         + (
             f" No longer declared, and removed: {', '.join(applied.removed)}."

@@ -1,4 +1,6 @@
-"""Builds a domain's tables up to a moment: clean rows, events, feature rows. Run again, it does only what is new."""
+"""Builds a domain's tables up to a moment: clean rows, events, feature rows. Run again, it does
+only what is new.
+"""
 
 from __future__ import annotations
 
@@ -59,10 +61,11 @@ def view_table(home: Home, declared: Declaration) -> Table:
 
 
 def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
-    """Bring every table of the domain to `as_of` (aware UTC); a moment that is already built is left alone.
+    """Bring every table of the domain to `as_of` (aware UTC); a moment that is already built is
+    left alone.
 
-    Raises `BrokenSource` before any table changes, `InvalidDeclaration` before any feature table does, `AlreadyRunning`
-    beside another build.
+    Raises `BrokenSource` before any table changes, `InvalidDeclaration` before any feature table
+    does, `AlreadyRunning` beside another build.
     """
     as_of = aware(as_of)
     with only_one(domain.home, "build"):

@@ -30,8 +30,8 @@ def erase(
     """Remove the records of an entity from a view; `keys` has the text of each join key.
 
     Waits for a materialization of the view to end. The tables keep the entity's rows: a later
-    `materialize --rebuild` brings it back unless the source no longer has it.
-    Raises `UnknownName` for a view that no domain has, `InvalidRequest` for keys that are not its own.
+    `materialize --rebuild` brings it back unless the source no longer has it. Raises `UnknownName`
+    for a view that no domain has, `InvalidRequest` for keys that are not its own.
     """
     views = {name: found for domain in domains for name, found in domain.views.items()}
     if view not in views:

@@ -124,9 +124,11 @@ def ingest(
 
 
 def in_the_end(home: Home, domain: str, events: Events, ids: pa.Table) -> pa.Table:
-    """What a stream says of some ids once everything is known, whatever the clock; for showing what then really happened.
+    """What a stream says of some ids once everything is known, whatever the clock; for showing what
+    then really happened.
 
-    `ids` has the stream's id columns. Nothing is published: no feature, label or training set ever sees these rows.
+    `ids` has the stream's id columns. Nothing is published: no feature, label or training set ever
+    sees these rows.
     """
     with connect() as connection:
         register_clean(connection, home, domain, events.all_sources)
@@ -140,7 +142,9 @@ def in_the_end(home: Home, domain: str, events: Events, ids: pa.Table) -> pa.Tab
 def _known_events(
     connection: duckdb.DuckDBPyConnection, events: Events, since: datetime | None, as_of: datetime
 ) -> None:
-    """`__known`: what the stream's SQL gives, in its declared types, as far as the rule lets it be known in `(since, as_of]`."""
+    """`__known`: what the stream's SQL gives, in its declared types, as far as the rule lets it be
+    known in `(since, as_of]`.
+    """
     columns = {**events.columns, EVENT: "TIMESTAMP", CREATED: "TIMESTAMP"}
     cast = ", ".join(
         f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in columns.items()
@@ -158,22 +162,26 @@ def _known_events(
     ).fetchone()
     if timeless and timeless[0]:
         problems.append(
-            f"{timeless[0]} events have no {EVENT} or no {CREATED}; leave them out or say when they are known."
+            f"{timeless[0]} events have no {EVENT} or no {CREATED}; leave them out or say when"
+            " they are known."
         )
     ids = ", ".join(map(quoted, events.id))
     nameless = connection.execute(
-        f"SELECT count(*) FROM __all WHERE {' OR '.join(f'{quoted(name)} IS NULL' for name in events.id)}"
+        "SELECT count(*) FROM __all WHERE"
+        f" {' OR '.join(f'{quoted(name)} IS NULL' for name in events.id)}"
     ).fetchone()
     if nameless and nameless[0]:
         problems.append(
-            f"{nameless[0]} events have no {' or no '.join(events.id)}, so that a correction would not find them; leave them out."
+            f"{nameless[0]} events have no {' or no '.join(events.id)}, so that a correction would"
+            " not find them; leave them out."
         )
     repeated = connection.execute(
         f"SELECT {ids}, count(*) FROM __all GROUP BY {ids} HAVING count(*) > 1 LIMIT 1"
     ).fetchone()
     if repeated:
         problems.append(
-            f"id {', '.join(events.id)} = {repeated[:-1]} stands for {repeated[-1]} events; expected one."
+            f"id {', '.join(events.id)} = {repeated[:-1]} stands for {repeated[-1]} events;"
+            " expected one."
         )
     if problems:
         raise InvalidDeclaration(f"events '{events.name}'", problems)

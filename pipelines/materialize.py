@@ -48,7 +48,8 @@ class Applied:
 
 
 def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Applied:
-    """What `feast apply` does, for the objects of all domains; what is no longer declared is removed.
+    """What `feast apply` does, for the objects of all domains; what is no longer declared is
+    removed.
 
     Raises `ChangeRefused` where that would change what a champion reads.
     """
@@ -71,7 +72,8 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Appli
     _, gone, _, _ = extract_objects_for_apply_delete(store.project, store.registry, contents)
     everything = [thing for domain in domains for thing in domain.all_objects]
     with warnings.catch_warnings():
-        # Feast says that on-demand views do not scale offline; ours run in the as-of store, on their inputs alone.
+        # Feast says that on-demand views do not scale offline; ours run in the as-of store, on
+        # their inputs alone.
         warnings.filterwarnings(
             "ignore", message="On demand feature view is an experimental feature"
         )
@@ -90,8 +92,8 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Appli
 def apply_if_changed(home: Home, store: FeatureStore) -> None:
     """Register the definitions of all domains, where the registry holds others or none.
 
-    Where this process skips Feast's type checks, a process that runs them registers the definitions.
-    Raises `InvalidDeclaration` where it fails.
+    Where this process skips Feast's type checks, a process that runs them registers the
+    definitions. Raises `InvalidDeclaration` where it fails.
     """
     domains = load_all(home)
     registered = [
@@ -149,7 +151,8 @@ def materialize(
 ) -> list[Materialized]:
     """Bring every view of the domain online to `min(now, built)`; run again, it changes nothing.
 
-    `clock` says what time it is meanwhile, so that what comes online after its moment is counted; without one no time goes by.
+    `clock` says what time it is meanwhile, so that what comes online after its moment is counted;
+    without one no time goes by.
     """
     database = online_database(store)
     views = [domain.views[declared.name] for declared in domain.declarations]

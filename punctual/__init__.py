@@ -1,7 +1,7 @@
 """The language: what a domain declares, and what all stages agree on.
 
-Comes in: the declarations of a domain folder. Goes out: Feast definitions, and the same declarations
-as plain Python objects. Never: imports a store or a stage, or does I/O on import.
+Comes in: the declarations of a domain folder. Goes out: Feast definitions, and the same
+declarations as plain Python objects. Never: imports a store or a stage, or does I/O on import.
 
 A domain author imports from here: `from punctual import CsvSource, Events, UseCase, mean`.
 """

@@ -31,7 +31,8 @@ def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> li
         )
         for column in sorted({*declared.join_keys, *measures} - set(columns)):
             problems.append(
-                f"{unknown_name('column', column, columns, f'events of {declared.events.name!r}')} (view '{declared.name}')"
+                f"{unknown_name('column', column, columns, f'events of {declared.events.name!r}')}"
+                f" (view '{declared.name}')"
             )
     for source in loaded.sources:
         if source.vanished not in get_args(Vanished):
@@ -67,7 +68,8 @@ def _unknown_views(loaded: LoadedDomain) -> list[str]:
         for projection in view.source_feature_view_projections.values()
     ]
     return [
-        f"{unknown_name('view', name, loaded.all_views, loaded.name)} ({where}). A view that is read "
+        f"{unknown_name('view', name, loaded.all_views, loaded.name)} ({where}). A view that is"
+        " read "
         "under another name is also assigned to a variable as it was declared."
         for where, name in dict.fromkeys(read)
         if name not in loaded.all_views
@@ -89,18 +91,21 @@ def _use_case_problems(loaded: LoadedDomain, use_case: UseCase) -> list[str]:
     }
     for column in sorted(asked - set(use_case.requests.columns)):
         problems.append(
-            f"{where}: the service needs '{column}', which the requests '{use_case.requests.name}' do not have."
+            f"{where}: the service needs '{column}', which the requests '{use_case.requests.name}'"
+            " do not have."
         )
     label = use_case.label
     for column in sorted(
         {label.column, *([label.reason] if label.reason else [])} - set(label.of.columns)
     ):
         problems.append(
-            f"{unknown_name('column', column, label.of.columns, f'events of {label.of.name!r}')} ({where})"
+            f"{unknown_name('column', column, label.of.columns, f'events of {label.of.name!r}')}"
+            f" ({where})"
         )
     if tuple(label.of.id) != tuple(use_case.requests.id):
         problems.append(
-            f"{where}: labels are identified by {label.of.id}, requests by {use_case.requests.id}; expected the same."
+            f"{where}: labels are identified by {label.of.id}, requests by {use_case.requests.id};"
+            " expected the same."
         )
     for column in sorted(set(use_case.describe_columns) - set(use_case.requests.columns)):
         problems.append(

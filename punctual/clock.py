@@ -38,9 +38,11 @@ def wall_clock() -> datetime:
 
 
 def starting_moment(home: Home, as_of: str | None, demo_at: datetime | None) -> datetime:
-    """Where a command's clock stands: `--as-of`, else where this data folder's clock has got to, else the domain's demo.
+    """Where a command's clock stands: `--as-of`, else where this data folder's clock has got to,
+    else the domain's demo.
 
-    A domain without a demo moment lives in the present. The data folder's clock never goes back of itself.
+    A domain without a demo moment lives in the present. The data folder's clock never goes back of
+    itself.
     """
     if as_of == NOW or (as_of is None and demo_at is None):
         return wall_clock()

@@ -1,4 +1,5 @@
-"""The types that a declared column may have, and what each of them is in DuckDB, Feast, Arrow and JSON.
+"""The types that a declared column may have, and what each of them is in DuckDB, Feast, Arrow and
+JSON.
 
 Sources, events, windows, requests and frames all read this one table.
 """

@@ -1,4 +1,6 @@
-"""What the command lines of all stages agree on: options, the clock, how results and errors are shown."""
+"""What the command lines of all stages agree on: options, the clock, how results and errors are
+shown.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,8 @@ def location_options(command: Decorated) -> Decorated:
     repository = click.option(
         "--repository",
         metavar="FOLDER",
-        help="The feature repository.  [default: $PUNCTUAL_REPOSITORY or the installed feature_repo]",
+        help="The feature repository.  [default: $PUNCTUAL_REPOSITORY or the installed"
+        " feature_repo]",
     )
     return home(repository(command))
 

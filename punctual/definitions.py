@@ -1,7 +1,8 @@
-"""What a feature service reads, and the identity of each definition: all of it that changes a value.
+"""What a feature service reads, and the identity of each definition: all of it that changes a
+value.
 
-A model is published with the definitions that it was trained with, so that it reads by them whatever
-the domain declares later.
+A model is published with the definitions that it was trained with, so that it reads by them
+whatever the domain declares later.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def pinned_definitions(domain: LoadedDomain, service: str) -> list[PinnedDefinit
 def _pinned(domain: LoadedDomain, kind: DefinitionKind, thing: Definition) -> PinnedDefinition:
     proto = thing.to_proto()
     if isinstance(thing, OnDemandFeatureView) and (text := _text(thing)):
-        # Feast also keeps the pickled function, which another Python or another module may not load.
+        # Feast also keeps the pickled function, which another Python or another module may not
+        # load.
         function = proto.spec.feature_transformation.user_defined_function
         function.body, function.body_text = b"", function_text(text)
     return PinnedDefinition(

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 class Domain:
     """A domain's own facts for those who run it.
 
-    `demo_at` is the moment at which its demonstration stands (aware UTC), None for live data; `schedule` gives each recurring
-    step a cron expression in UTC, and `time_limits` how long one of its runs may take by the wall's clock before it is stopped.
+    `demo_at` is the moment at which its demonstration stands (aware UTC), None for live data;
+    `schedule` gives each recurring step a cron expression in UTC, and `time_limits` how long one of
+    its runs may take by the wall's clock before it is stopped.
     """
 
     name: str

@@ -66,7 +66,9 @@ class NaiveTimestamp(PunctualError):
 
 
 class BrokenTable(PunctualError):
-    """A published table cannot be read as its manifest says, or rows offered to it break its contract."""
+    """A published table cannot be read as its manifest says, or rows offered to it break its
+    contract.
+    """
 
 
 class StoreOutdated(PunctualError):
@@ -95,7 +97,9 @@ class NoChampion(PunctualError):
 
 
 class BrokenModel(PunctualError):
-    """A registered model cannot be loaded, or does not predict what it predicted when it was registered."""
+    """A registered model cannot be loaded, or does not predict what it predicted when it was
+    registered.
+    """
 
 
 class BrokenRegistry(PunctualError):

@@ -15,13 +15,13 @@ _TABLE_FORMAT = 2
 class Events:
     """What happened, when, and from when on it was known.
 
-    `sql` is a SELECT over clean tables, each by its source's name. It gives the `columns`, `event_timestamp`
-    (naive UTC, the moment the event describes) and `created_timestamp` (naive UTC, the moment it was known).
-    `id` names the columns that identify an event: another row with the same id is a newer version of it.
-    `columns` maps every other column, the id's included, to its DuckDB type.
-    An event that the SQL gave in an earlier build and gives no longer is withdrawn or kept, as
-    `vanished` of the sources says. `known` says in words when an event is known; Feast registers
-    it, and `description`, as tags of the feature views of the events.
+    `sql` is a SELECT over clean tables, each by its source's name. It gives the `columns`,
+    `event_timestamp` (naive UTC, the moment the event describes) and `created_timestamp` (naive
+    UTC, the moment it was known). `id` names the columns that identify an event: another row with
+    the same id is a newer version of it. `columns` maps every other column, the id's included, to
+    its DuckDB type. An event that the SQL gave in an earlier build and gives no longer is withdrawn
+    or kept, as `vanished` of the sources says. `known` says in words when an event is known; Feast
+    registers it, and `description`, as tags of the feature views of the events.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Where a platform lives: its data folder, and the feature repository whose domains live in it.
 
 A `Home` is made at a command line or by `Punctual(home)` and passed down. Two can be open in one
-process. No path inside the data folder is stored as an absolute path, so that the folder can be moved
-or copied.
+process. No path inside the data folder is stored as an absolute path, so that the folder can be
+moved or copied.
 """
 
 from __future__ import annotations

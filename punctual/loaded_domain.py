@@ -81,7 +81,9 @@ class LoadedDomain:
         return [self.views[name] for name in dict.fromkeys(each.name for each in read)]
 
     def request_columns(self, service: str) -> dict[str, str]:
-        """Columns a caller must send besides the keys (name to Feast type), the prediction moment left out."""
+        """Columns a caller must send besides the keys (name to Feast type), the prediction moment
+        left out.
+        """
         columns: dict[str, str] = {}
         for projection in self.services[service].feature_view_projections:
             on_demand = self.on_demand_views.get(projection.name)

@@ -1,4 +1,6 @@
-"""The data folder's locks: one process at a time does a kind of work, and one that dies, however it dies, lets go."""
+"""The data folder's locks: one process at a time does a kind of work, and one that dies, however it
+dies, lets go.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ from punctual.home import Home
 
 @contextmanager
 def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
-    """Hold the lock of a kind of work; the descriptor that is given, handed to child processes, holds it as long as they live.
+    """Hold the lock of a kind of work; the descriptor that is given, handed to child processes,
+    holds it as long as they live.
 
-    Raises `AlreadyRunning` where another process has it after `patience` seconds, and `DataFolderError` where the folder cannot be written.
+    Raises `AlreadyRunning` where another process has it after `patience` seconds, and
+    `DataFolderError` where the folder cannot be written.
     """
     path = home.path("locks", work)
     try:
@@ -25,14 +29,16 @@ def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
         file = path.open("a+")
     except OSError as error:
         raise DataFolderError(
-            f"cannot write {path.parent}: {error.strerror}. Mend its rights or choose another --home."
+            f"cannot write {path.parent}: {error.strerror}. Mend its rights or choose another"
+            " --home."
         ) from error
     with file:
         until = time.monotonic() + patience
         while not _taken(file, fcntl.LOCK_EX):
             if time.monotonic() >= until:
                 raise AlreadyRunning(
-                    f"'{work}' runs in {home.folder} already (process {_holder(file)}, or a child it left);"
+                    f"'{work}' runs in {home.folder} already (process {_holder(file)}, or a child"
+                    " it left);"
                     " wait for it to end, stop it, or choose another --home."
                 )
             time.sleep(0.05)
@@ -43,7 +49,9 @@ def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
 
 
 def is_running(home: Home, work: str) -> bool:
-    """Whether a process, or a child that one left, holds the lock of a kind of work; changes nothing."""
+    """Whether a process, or a child that one left, holds the lock of a kind of work; changes
+    nothing.
+    """
     path = home.path("locks", work)
     if not path.exists():
         return False

@@ -1,4 +1,6 @@
-"""What training publishes and inference loads: a model card beside the model, and how features become its input."""
+"""What training publishes and inference loads: a model card beside the model, and how features
+become its input.
+"""
 
 from __future__ import annotations
 
@@ -188,9 +190,11 @@ def model_features(features: pa.Table, names: list[str]) -> list[ModelFeature]:
 def model_input(
     columns: dict[str, list[Any]] | pa.Table, features: list[ModelFeature]
 ) -> pd.DataFrame:
-    """The model's input: float64 for numbers (NaN where null), object strings for categories (None where null).
+    """The model's input: float64 for numbers (NaN where null), object strings for categories (None
+    where null).
 
-    The same function, on columns from the offline join or from the online store, feeds training and serving.
+    The same function, on columns from the offline join or from the online store, feeds training and
+    serving.
     """
     import numpy as np
     import pandas as pd
@@ -200,7 +204,8 @@ def model_input(
     missing = [feature.name for feature in features if feature.name not in named]
     if missing:
         raise StoreOutdated(
-            f"the model asks for features that were not read: {', '.join(missing)}. Train again on the current definitions."
+            f"the model asks for features that were not read: {', '.join(missing)}. Train again on"
+            " the current definitions."
         )
     frame: dict[str, np.ndarray] = {}
     for feature in features:

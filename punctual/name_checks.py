@@ -1,7 +1,7 @@
 """Checks the names that domains give: their characters, names of the platform's own, and clashes.
 
-A name becomes a folder, a file, a table, a column of SQL, a name in Feast's registry or in MLflow's, so
-that names which differ only in case are one name.
+A name becomes a folder, a file, a table, a column of SQL, a name in Feast's registry or in
+MLflow's, so that names which differ only in case are one name.
 """
 
 from __future__ import annotations

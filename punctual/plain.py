@@ -14,7 +14,9 @@ from punctual.times import iso
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: moments as ISO 8601, dataclasses and structs as objects, NaN as null, paths as text, bytes as base64."""
+    """The value as JSON knows it: moments as ISO 8601, dataclasses and structs as objects, NaN as
+    null, paths as text, bytes as base64.
+    """
     if isinstance(value, datetime):
         return iso(value)
     if isinstance(value, timedelta):

@@ -1,4 +1,6 @@
-"""Finds the domains of a feature repository and reads what they declare; checks a declaration whole."""
+"""Finds the domains of a feature repository and reads what they declare; checks a declaration
+whole.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def feature_store(home: Home) -> FeatureStore:
         home.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataFolderError(
-            f"cannot make {home.folder}: {error.strerror}. Mend its rights or choose another --home."
+            f"cannot make {home.folder}: {error.strerror}. Mend its rights or choose another"
+            " --home."
         ) from error
     from feast import FeatureStore
 
@@ -143,7 +146,8 @@ def find_use_case(home: Home, name: str) -> tuple[LoadedDomain, UseCase]:
 
 
 def _package(repository: Path) -> str:
-    """The import package for a repository's folders; another repository than this one gets a package of its own.
+    """The import package for a repository's folders; another repository than this one gets a
+    package of its own.
 
     Feast's command imports the same files as top-level modules, in a process of its own.
     """

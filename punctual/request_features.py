@@ -1,8 +1,9 @@
-"""Request-time features: Feast's on-demand views in Python mode, with the descriptions that Feast 0.67 loses.
+"""Request-time features: Feast's on-demand views in Python mode, with the descriptions that Feast
+0.67 loses.
 
-The text of the function is a part of the view's identity, and runs wherever the view is read: beside
-a model it is kept as text. So it may use nothing but its arguments, Python's built-in names and what
-it imports itself.
+The text of the function is a part of the view's identity, and runs wherever the view is read:
+beside a model it is kept as text. So it may use nothing but its arguments, Python's built-in names
+and what it imports itself.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ _BUILT_IN = frozenset(dir(builtins))
 class RequestFeature(Field):
     """A field of an on-demand view, with its description.
 
-    Feast looks for it among fields inferred from sample values, and for a service's fields among those read back
-    from the registry. Neither have descriptions, and a field with another description is not the same to Feast.
-    So this one equals any field of its name and type, and is registered without its description, which the view's
-    tags hold instead.
+    Feast looks for it among fields inferred from sample values, and for a service's fields among
+    those read back from the registry. Neither have descriptions, and a field with another
+    description is not the same to Feast. So this one equals any field of its name and type, and is
+    registered without its description, which the view's tags hold instead.
     """
 
     def __init__(self, name: str, dtype: FeastType, description: str) -> None:
@@ -127,7 +128,9 @@ class _Bare(ast.NodeTransformer):
 
 
 def function_problems(text: str, own_modules: Collection[str]) -> list[str]:
-    """What keeps a function from running anywhere but in its module; `own_modules` are the domain's."""
+    """What keeps a function from running anywhere but in its module; `own_modules` are the
+    domain's.
+    """
     names = sorted(set(_outside_names(symtable.symtable(text, "<function>", "exec"))))
     problems = [
         f"uses '{name}', which its text does not define: import or define it inside the function."

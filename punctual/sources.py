@@ -1,4 +1,6 @@
-"""What a domain says about its raw data: where rows are, what they must look like, what happened according to them."""
+"""What a domain says about its raw data: where rows are, what they must look like, what happened
+according to them.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,15 @@ from punctual.home import Home
 # What becomes of events whose rows are no longer in their source.
 Vanished = Literal["withdraw", "keep"]
 
-# A source's place may depend on the environment it runs in, so it may be a function, called when it is read.
+# A source's place may depend on the environment it runs in, so it may be a function, called when it
+# is read.
 Location = str | Path | Callable[[], str | Path]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What every clean row must satisfy: a DuckDB expression over the clean columns and earlier sources.
+    """What every clean row must satisfy: a DuckDB expression over the clean columns and earlier
+    sources.
 
     As with a SQL CHECK, a row breaks the rule only where `holds` is false; a null passes.
     """
@@ -32,11 +36,12 @@ class Rule:
 class CsvSource:
     """A CSV file (plain, .gz or .zip), its contract, and how its rows are cleaned.
 
-    `columns` maps each column of the file to its DuckDB type; a value that cannot be read as that type sends its
-    row to quarantine. `key` identifies a row: a repetition of an equal row is a duplicate, of an unequal one is
-    quarantined. `clean` is a SELECT over the table that bears the source's name (typed rows); it must hand on
-    the column `row_number` and exactly one row for each row it gets; without it, typed rows are clean rows.
-    `supplement` adds rows that the file is known to lack; they are counted apart from it.
+    `columns` maps each column of the file to its DuckDB type; a value that cannot be read as that
+    type sends its row to quarantine. `key` identifies a row: a repetition of an equal row is a
+    duplicate, of an unequal one is quarantined. `clean` is a SELECT over the table that bears the
+    source's name (typed rows); it must hand on the column `row_number` and exactly one row for each
+    row it gets; without it, typed rows are clean rows. `supplement` adds rows that the file is
+    known to lack; they are counted apart from it.
 
     `vanished` says what becomes of an event that the file gave before and no longer gives, because
     its row was removed, no longer passes the rules, or is filtered out by the events' SQL:

@@ -43,7 +43,9 @@ def _refuse_naive(moment: datetime) -> None:
 
 
 def taken_for_utc(moment: datetime) -> datetime:
-    """The moment with its zone; a naive one is in UTC, as tables hold moments and Feast hands them on."""
+    """The moment with its zone; a naive one is in UTC, as tables hold moments and Feast hands them
+    on.
+    """
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -80,7 +82,9 @@ def duration(text: str | timedelta) -> timedelta:
 
 
 def duration_text(value: timedelta) -> str:
-    """The shortest of the forms that `duration` reads: 24 hours are '24h', two days and more count in days."""
+    """The shortest of the forms that `duration` reads: 24 hours are '24h', two days and more count
+    in days.
+    """
     seconds = int(value.total_seconds())
     for unit in ("d", "h", "m"):
         size = _UNITS[unit]

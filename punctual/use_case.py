@@ -49,9 +49,9 @@ _RECIPE_PARAMETERS = {
 class Label:
     """What is to be predicted: a column of events that share the requests' id.
 
-    `horizon` is how long after the prediction moment a label is waited for. It must cover the share `coverage`
-    of label delays, or the quickly known outcomes would be over-represented. `reason` names the column that
-    says why an outcome has no label.
+    `horizon` is how long after the prediction moment a label is waited for. It must cover the share
+    `coverage` of label delays, or the quickly known outcomes would be over-represented. `reason`
+    names the column that says why an outcome has no label.
     """
 
     column: str
@@ -63,10 +63,11 @@ class Label:
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """Train, validation and test in order of time, with an embargo of the label's horizon between them.
+    """Train, validation and test in order of time, with an embargo of the label's horizon between
+    them.
 
-    Durations count back from `as_of` minus the horizon. Whoever reports on fixed periods gives `until` instead:
-    the ends of the three parts (aware UTC, exclusive).
+    Durations count back from `as_of` minus the horizon. Whoever reports on fixed periods gives
+    `until` instead: the ends of the three parts (aware UTC, exclusive).
     """
 
     train: str | timedelta
@@ -81,8 +82,8 @@ class TimeSplit:
     ) -> dict[str, tuple[datetime, datetime]]:
         """`[start, end)` of the prediction moments of each part.
 
-        The training part is shorter at its end by the embargo, and so is the validation part, since their last
-        labels become known only then.
+        The training part is shorter at its end by the embargo, and so is the validation part, since
+        their last labels become known only then.
         """
         train, validation, test = (
             duration(part) for part in (self.train, self.validation, self.test)
@@ -135,8 +136,9 @@ class Recipe:
 class UseCase:
     """The one declaration the stages read.
 
-    `requests` are the moments at which a prediction is asked for: an event each, with the join keys and the
-    request columns; its `event_timestamp` is the prediction moment. The label's events bear the same ids.
+    `requests` are the moments at which a prediction is asked for: an event each, with the join keys
+    and the request columns; its `event_timestamp` is the prediction moment. The label's events bear
+    the same ids.
     """
 
     name: str
@@ -160,7 +162,9 @@ class UseCase:
 
 
 def check_horizon(use_case: UseCase, delays_microseconds: Sequence[int]) -> None:
-    """Raise `InvalidDeclaration` if the label's horizon covers too few of the delays seen (microseconds)."""
+    """Raise `InvalidDeclaration` if the label's horizon covers too few of the delays seen
+    (microseconds).
+    """
     if not delays_microseconds:
         return
     label = use_case.label
@@ -173,7 +177,8 @@ def check_horizon(use_case: UseCase, delays_microseconds: Sequence[int]) -> None
         raise InvalidDeclaration(
             f"use case '{use_case.name}'",
             [
-                f"label horizon {duration_text(label.horizon)} covers {_percent(covered)} of label delays, "
+                f"label horizon {duration_text(label.horizon)} covers {_percent(covered)} of label"
+                " delays, "
                 f"coverage asks for {_percent(label.coverage)}: use {needed} or more."
             ],
         )
@@ -184,5 +189,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _percent(share: float) -> str:
-    """A share that is too small never reads like the one asked for: cut, not rounded, and without needless zeros."""
+    """A share that is too small never reads like the one asked for: cut, not rounded, and without
+    needless zeros.
+    """
     return f"{math.floor(share * 10_000 + 1e-9) / 100:g}%"

@@ -1,4 +1,6 @@
-"""Checks the values that a domain declares: types, durations, numbers, and names of metrics and tasks."""
+"""Checks the values that a domain declares: types, durations, numbers, and names of metrics and
+tasks.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +174,8 @@ def _input_problems(loaded: LoadedDomain) -> list[str]:
         for projection in view.source_feature_view_projections.values():
             inputs += [feature.name for feature in projection.features]
         problems += [
-            f"on-demand view '{view.name}' is given {n} inputs called '{name}', of which its function"
+            f"on-demand view '{view.name}' is given {n} inputs called '{name}', of which its"
+            " function"
             " would see one; give the feature another name in its view, or leave one out."
             for name, n in Counter(inputs).items()
             if n > 1
@@ -265,7 +268,8 @@ def _request_problems(loaded: LoadedDomain, use_case: UseCase) -> list[str]:
     keys = loaded.join_keys(service)
     for name in sorted(set(use_case.optional_keys) - set(keys)):
         problems.append(
-            f"{unknown_name('join key', name, keys, f'service {service!r}')} ({where}, optional_keys)"
+            f"{unknown_name('join key', name, keys, f'service {service!r}')} ({where},"
+            " optional_keys)"
         )
     for name, asked in loaded.request_columns(service).items():
         type_, wanted = _known_type(use_case.requests, name), type_of_feast(asked)

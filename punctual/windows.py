@@ -1,6 +1,8 @@
-"""Feature views that a domain declares instead of programming: sliding windows over events, and the latest event.
+"""Feature views that a domain declares instead of programming: sliding windows over events, and the
+latest event.
 
-Each declaration gives a plain Feast `FeatureView`; the feature pipeline asks `declaration_of` how to compute its rows.
+Each declaration gives a plain Feast `FeatureView`; the feature pipeline asks `declaration_of` how
+to compute its rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Runs Feast's on-demand (request-time) features; one function for the offline join and for online reads."""
+"""Runs Feast's on-demand (request-time) features; one function for the offline join and for online
+reads.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from punctual.errors import InvalidDeclaration, InvalidRequest
 
 
 def inputs_of(view: OnDemandFeatureView) -> dict[str, str]:
-    """What the function of the view is given: each input's name, and the column it is in under full names.
+    """What the function of the view is given: each input's name, and the column it is in under full
+    names.
 
     Request columns have one name; a feature of a view is `view__feature` in full.
     """
@@ -34,10 +37,11 @@ def inputs_of(view: OnDemandFeatureView) -> dict[str, str]:
 def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> dict[str, pa.Array]:
     """The view's features, by short name, each as an Arrow array of its declared type.
 
-    `columns` holds the inputs by short name, `rows` values each. Raises `InvalidDeclaration` where the function
-    does not give what the view declares.
+    `columns` holds the inputs by short name, `rows` values each. Raises `InvalidDeclaration` where
+    the function does not give what the view declares.
     """
-    # Request-time features are written in `python` mode; Feast's older `pandas` mode gets and gives a frame.
+    # Request-time features are written in `python` mode; Feast's older `pandas` mode gets and gives
+    # a frame.
     udf = view.feature_transformation.udf  # type: ignore[union-attr]
     if view.singleton:
         each = [
@@ -55,7 +59,8 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
         type_ = arrow_type(feature.dtype)
         if values is None or len(values) != rows:
             problems.append(
-                f"gave {'nothing' if values is None else f'{len(values)} values'} for '{feature.name}', expected {rows}."
+                f"gave {'nothing' if values is None else f'{len(values)} values'} for"
+                f" '{feature.name}', expected {rows}."
             )
             continue
         try:
@@ -94,7 +99,8 @@ def append(
             column = full_name if full_name in table.column_names else name
             if column not in table.column_names:
                 raise InvalidRequest(
-                    f"on-demand view '{view.name}' needs column '{name}'; the entity frame has {', '.join(table.column_names)}."
+                    f"on-demand view '{view.name}' needs column '{name}'; the entity frame has"
+                    f" {', '.join(table.column_names)}."
                 )
             columns[name] = table[column].to_pylist()
         arrays = run(view, columns, table.num_rows)
@@ -102,7 +108,8 @@ def append(
         for feature in asked.get(view.projection.name_to_use(), []):
             if prefix + feature in table.column_names:
                 raise InvalidRequest(
-                    f"feature '{prefix + feature}' of on-demand view '{view.name}' would stand beside a column of that name;"
+                    f"feature '{prefix + feature}' of on-demand view '{view.name}' would stand"
+                    " beside a column of that name;"
                     " ask with full_feature_names=True or rename the column."
                 )
             table = table.append_column(prefix + feature, arrays[feature])

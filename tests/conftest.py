@@ -17,8 +17,8 @@ import pytest
 from benchmarks.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parent / "repository"
-# Threads of XGBoost and scikit-learn that have nothing to do sleep; they would keep the cores from the other workers' tests.
-# OpenMP reads it when it is loaded, here and in children.
+# Threads of XGBoost and scikit-learn that have nothing to do sleep; they would keep the cores from
+# the other workers' tests. OpenMP reads it when it is loaded, here and in children.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 LONGEST = [
     *(
@@ -41,7 +41,9 @@ LONGEST = [
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first: a worker that is done with one helps with the rest, and none is left alone with a long one."""
+    """The longest files first: a worker that is done with one helps with the rest, and none is left
+    alone with a long one.
+    """
     items.sort(
         key=lambda item: (
             LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
@@ -67,7 +69,9 @@ def sales(tmp_path_factory):
 
 @pytest.fixture
 def shop(home, tmp_path, monkeypatch, sales):
-    """The throw-away domain in a repository of its own, with two years of sales of twelve shops; returns the home."""
+    """The throw-away domain in a repository of its own, with two years of sales of twelve shops;
+    returns the home.
+    """
     repository = tmp_path / "repository"
     shutil.copytree(REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
@@ -77,7 +81,9 @@ def shop(home, tmp_path, monkeypatch, sales):
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """Makes a folder that costs seconds once for the workers of a run: `once(name, make)` gives it, `make(folder)` fills it."""
+    """Makes a folder that costs seconds once for the workers of a run: `once(name, make)` gives it,
+    `make(folder)` fills it.
+    """
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -135,9 +141,11 @@ def copy_home():
 
 
 def _copy_home(original: Path, copy: Path) -> None:
-    """A data folder of the test's own; a table's files are never changed, so that a second name will do for them.
+    """A data folder of the test's own; a table's files are never changed, so that a second name
+    will do for them.
 
-    What Feast has registered names the original's tables, so that another worker may be reading its databases meanwhile.
+    What Feast has registered names the original's tables, so that another worker may be reading its
+    databases meanwhile.
     """
 
     def copied(source, target):
@@ -164,7 +172,9 @@ def redis_server_of_session(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def emptied():
-    """Gives a shared Redis server as a test wants to find it: running, whatever the last one did to it, and empty."""
+    """Gives a shared Redis server as a test wants to find it: running, whatever the last one did to
+    it, and empty.
+    """
 
     def emptied(server):
         with closing(server.start().client()) as client:
@@ -182,7 +192,9 @@ def redis_server(redis_server_of_session, emptied):
 
 @pytest.fixture
 def start_redis(tmp_path):
-    """Starts Redis servers of the test's own: `start_redis(appendonly=…, password=…, tls=…, cluster=…)`."""
+    """Starts Redis servers of the test's own: `start_redis(appendonly=…, password=…, tls=…,
+    cluster=…)`.
+    """
     with ExitStack() as servers:
 
         def start(**options):
@@ -194,13 +206,17 @@ def start_redis(tmp_path):
 
 
 def needs_redis(*, tls=False):
-    """Skips the test where the machine has no Redis server, with the reason; CI must have one, and fails."""
+    """Skips the test where the machine has no Redis server, with the reason; CI must have one, and
+    fails.
+    """
     if reason := RedisServer.missing(tls=tls):
         (pytest.fail if os.environ.get("PUNCTUAL_CI") else pytest.skip)(reason)
 
 
 def write_sales(path: Path) -> None:
-    """Sales that depend on the shop, the day of the week and promotions, with noise; always the same."""
+    """Sales that depend on the shop, the day of the week and promotions, with noise; always the
+    same.
+    """
     noise = random.Random(7)
     path.parent.mkdir(parents=True)
     with path.open("w", newline="") as file:

@@ -1,4 +1,6 @@
-"""The platform knows no domain: another one runs through all stages, and without `flights` it still stands."""
+"""The platform knows no domain: another one runs through all stages, and without `flights` it still
+stands.
+"""
 
 import json
 import os
@@ -74,7 +76,8 @@ def test_a_domain_of_one_small_csv_runs_through_all_stages_and_each_answers_in_j
 
 
 def test_a_run_that_is_late_by_the_clock_says_what_it_missed(built_shop, capsys):
-    # Each view is promised an hour after midnight; the second run stands for midnight too, and starts at nine.
+    # Each view is promised an hour after midnight; the second run stands for midnight too, and
+    # starts at nine.
     answer(capsys, "features", "materialize", "shop")
     missed = []
     for day, clock in (("2020-12-02", []), ("2020-12-03", ["--clock", "2020-12-03T09:00Z"])):

@@ -1,4 +1,6 @@
-"""One view read twice, for either side of a game: each under a name and by a key of its own, from one table and one set of records."""
+"""One view read twice, for either side of a game: each under a name and by a key of its own, from
+one table and one set of records.
+"""
 
 import csv
 import random
@@ -86,7 +88,9 @@ margin = UseCase(
 
 @pytest.fixture
 def league(home, tmp_path, monkeypatch):
-    """The games of five months, in which a team's strength decides; returns the file of definitions."""
+    """The games of five months, in which a team's strength decides; returns the file of
+    definitions.
+    """
     repository = tmp_path / "repository"
     (repository / "games").mkdir(parents=True)
     shutil.copy(Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml", repository)

@@ -1,4 +1,6 @@
-"""The feature pipeline as a whole: run again, in steps, killed on the way; what is late, corrected or changed."""
+"""The feature pipeline as a whole: run again, in steps, killed on the way; what is late, corrected
+or changed.
+"""
 
 import os
 import shutil

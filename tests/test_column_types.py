@@ -1,4 +1,6 @@
-"""Every type that a source may declare, from its file to a training row, the online store and a request."""
+"""Every type that a source may declare, from its file to a training row, the online store and a
+request.
+"""
 
 import datetime as dt
 import shutil

@@ -1,4 +1,5 @@
-"""Offline and online agree: what is read online at t is what the point-in-time join gives at t, bit for bit.
+"""Offline and online agree: what is read online at t is what the point-in-time join gives at t, bit
+for bit.
 
 The flights' own definitions, over three weeks of their files, with flights that are reported late,
 delays that are corrected and flights that disappear while the clock goes on. Every moment goes the
@@ -154,7 +155,8 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
         )
         asked.append(rows)
 
-    # The join is asked at the very end, when the tables hold everything that came after those moments.
+    # The join is asked at the very end, when the tables hold everything that came after those
+    # moments.
     entity_rows = pa.concat_tables(asked)
     joined = historical_features(
         store, entity_rows, store.get_feature_service(use_case.feature_service)
@@ -190,12 +192,15 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
 
 
 def requests_near(use_case, at):
-    """Flights around a moment, as if each were asked about at that moment; some without the optional tail number."""
+    """Flights around a moment, as if each were asked about at that moment; some without the
+    optional tail number.
+    """
     table = Table.current(Home.at().path("tables"), "flights.scheduled_flights")
     with connect() as connection:
         rows = connection.execute(
             f"SELECT * EXCLUDE (event_timestamp, created_timestamp) FROM ({table.scan()})"
-            f" ORDER BY abs(epoch_us(event_timestamp) - {int(at.timestamp() * 1e6)}), flight_id LIMIT {ROWS_PER_MOMENT}"
+            f" ORDER BY abs(epoch_us(event_timestamp) - {int(at.timestamp() * 1e6)}), flight_id"
+            f" LIMIT {ROWS_PER_MOMENT}"
         ).to_arrow_table()
     tails = [
         None if number % 40 == 0 else tail

@@ -52,15 +52,18 @@ USE_CASE = "use_case.py"
         ('metric="rmse"', 'metric="roc_auc"', USE_CASE, "use one of rmse, mae, r2"),
         ('task="regression"', 'task="forecast"', USE_CASE, "no task 'forecast' in Punctual"),
         ('train="180d"', 'train="half a year"', USE_CASE, "split: train: 'half a year'"),
-        ('validation="30d"', 'validation="24h"', USE_CASE, "split: validation is 24h; expected more"),
+        ('validation="30d"', 'validation="24h"', USE_CASE, "split: validation is 24h; expected"
+                                                           " more"),
         ("horizon=timedelta(hours=24)", "horizon=timedelta(0)", USE_CASE, "label horizon is"),
         ("timedelta(hours=24))", "timedelta(hours=24), coverage=1.5)", USE_CASE, "coverage is 1.5"),
         ("minimum_rows=100", "minimum_rows=0", USE_CASE, "minimum_rows is 0"),
-        ("minimum_rows=100", "beats_champion_by=float('nan')", USE_CASE, "beats_champion_by is nan"),
+        ("minimum_rows=100", "beats_champion_by=float('nan')", USE_CASE, "beats_champion_by is"
+                                                                         " nan"),
         ('metric="rmse"', 'metric="rmse", threshold=2', USE_CASE, "threshold is 2"),
         ('metric="rmse"', 'metric="rmse", optional_keys=("shop",)', USE_CASE, "no join key 'shop'"),
         ('Label("cents"', 'Label("day"', USE_CASE, "label 'day' is DATE; task 'regression' needs"),
-        ('name="shop_sales"', 'name="Last_Day"', "shop.py", "'Last_Day' and 'last_day' differ only"),
+        ('name="shop_sales"', 'name="Last_Day"', "shop.py", "'Last_Day' and 'last_day' differ"
+                                                            " only"),
         ("every=DAILY", "every=timedelta(0)", "shop.py", "every is 0:00:00; expected more than 0"),
         (
             "available_after=timedelta(hours=1)",
@@ -75,7 +78,8 @@ USE_CASE = "use_case.py"
         ('sum_of("cents"', 'mean("cents"', "shop.py", "cents_mean_7d"),
         ('key=("shop_id", "day")', "key=()", "shop.py", "source 'sales': key is empty"),
         ('key=("shop_id", "day")', 'key=("shop", "day")', "shop.py", "key column 'shop' is not"),
-        ('key=("shop_id", "day")', 'key=("shop_id")', "shop.py", "expected a tuple of column names"),
+        ('key=("shop_id",'
+         ' "day")', 'key=("shop_id")', "shop.py", "expected a tuple of column names"),
         ('id=("shop_id", "day")', "id=()", "shop.py", "id is empty"),
         (
             'Rule("sales_not_negative", "cents >= 0")',
@@ -84,11 +88,14 @@ USE_CASE = "use_case.py"
             "rule 'a' is there 2 times",
         ),
         ('"opens": "TIMESTAMPTZ"', '"opens": "TIMESTAMP"', "shop.py", "declare it as TIMESTAMPTZ"),
-        ('"opens": "TIMESTAMPTZ"', '"label": "BIGINT"', "shop.py", "column of its requests 'label' is the platform's own"),
+        ('"opens": "TIMESTAMPTZ"', '"label": "BIGINT"', "shop.py", "column of its requests 'label'"
+                                                                   " is the platform's own"),
         ('name="shop_request"', 'name="last_day_table"', "shop.py", "the table of view 'last_day'"),
         ('name="mornings"', 'name="closed_days"', "shop.py", "'closed_days' is declared 2 times"),
-        ('name="shop",\n    description="Daily', 'name="x",\n    description="Daily', "shop.py", "Domain 'x'"),
-        ('"is_promotion": "Whether', '"shop_id": "Whether', "shop.py", "is a join key and a feature"),
+        ('name="shop",\n   '
+         ' description="Daily', 'name="x",\n    description="Daily', "shop.py", "Domain 'x'"),
+        ('"is_promotion":'
+         ' "Whether', '"shop_id": "Whether', "shop.py", "is a join key and a feature"),
         ("sum_of,\n", "sum_of,\n    summe,\n", "shop.py", "shop.py, line 9: ImportError"),
     ],
 )  # fmt: skip

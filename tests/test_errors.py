@@ -43,7 +43,10 @@ def test_a_misspelt_domain_is_guessed(shop, capsys):
 
 
 def test_a_misspelt_use_case_is_guessed(shop, capsys):
-    expected = "UnknownUseCase: no use case 'nextsales' in repository/. Did you mean 'next_sales'? Known: next_sales.\n"
+    expected = (
+        "UnknownUseCase: no use case 'nextsales' in repository/. Did you mean 'next_sales'?"
+        " Known: next_sales.\n"
+    )
     for command in ("train", "batch", "monitor", "rollback", "card"):
         assert complaint(capsys, command, "nextsales") == expected
 
@@ -64,8 +67,8 @@ def test_a_missing_column_is_named_with_what_was_expected_and_the_tables_stay(bu
     said = complaint(capsys, "features", "build", "shop", "--as-of", "2020-12-02")
     assert said.startswith("BrokenSource: source 'sales':")
     assert (
-        "lacks column cents, is_promotion; it has shop_id, day, euros. Expected: shop_id BIGINT, day DATE"
-        in said
+        "lacks column cents, is_promotion; it has shop_id, day, euros. Expected: shop_id BIGINT,"
+        " day DATE" in said
     )
     assert tables(built_shop) == before
 
@@ -167,8 +170,8 @@ def test_a_store_older_than_the_definitions_is_refused_until_it_is_built_again(
     for command in (["features", "materialize", "shop"], ["train", "next_sales"]):
         said = complaint(capsys, *command)
         assert (
-            "StoreOutdated: table 'shop_sales' was built from another definition; run: punctual features build"
-            in said
+            "StoreOutdated: table 'shop_sales' was built from another definition; run: punctual"
+            " features build" in said
         )
     assert main(["features", "build", "shop"]) == 0
     assert main(["features", "materialize", "shop"]) == 0

@@ -15,7 +15,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory):
-    """The real files, cleaned once; yields (reports by source, a connection that sees the clean rows)."""
+    """The real files, cleaned once; yields (reports by source, a connection that sees the clean
+    rows).
+    """
     patch = pytest.MonkeyPatch()
     patch.setenv("PUNCTUAL_HOME", str(tmp_path_factory.mktemp("flights")))
     domain = load_domain(Home.at(), "flights")
@@ -90,7 +92,8 @@ def test_wall_clocks_become_utc_through_both_changes_of_the_clocks(flights):
 
 def test_arrivals_are_at_the_destinations_clock_and_after_midnight_on_the_next_day(flights):
     _, _, connection = flights
-    # The actual arrival's wall clock, from schedule plus delay, against the one in the file; one flight disagrees.
+    # The actual arrival's wall clock, from schedule plus delay, against the one in the file; one
+    # flight disagrees.
     assert one(
         connection,
         f"""SELECT count(*) FROM flights AS f JOIN read_csv({str(_raw(flights))!r}, nullstr = 'NA') AS r

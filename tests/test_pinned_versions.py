@@ -1,4 +1,6 @@
-"""A champion reads what it was trained with, whatever the domain declares since; what changes is refused or a new version."""
+"""A champion reads what it was trained with, whatever the domain declares since; what changes is
+refused or a new version.
+"""
 
 import re
 import shutil
@@ -143,7 +145,8 @@ def test_a_server_answers_on_while_a_view_is_changed_and_takes_up_the_model_of_i
         time.sleep(0.5)
         answer = ask()
         assert answer["model"]["version"] == "1"
-        # The earlier version's rows are built and brought online as long as the champion reads them.
+        # The earlier version's rows are built and brought online as long as the champion reads
+        # them.
         assert not answer["predictions"][0]["views"]["shop_sales"]["is_stale"]
 
         from training.publish import promote
@@ -173,7 +176,8 @@ def test_a_changed_function_of_the_request_is_no_part_of_a_champion_that_learned
     second, changed = shop.changed(("opens.weekday()", "100 + opens.weekday()"))
     with pytest.raises(
         ChangeRefused,
-        match="request-time view 'shop_day' is read by champion 1 of 'next_sales'; declare version=2",
+        match="request-time view 'shop_day' is read by champion 1 of 'next_sales'; declare"
+        " version=2",
     ):
         shop.run(second, AS_OF)
     with server_of(second, changed, lambda: AS_OF) as ask:

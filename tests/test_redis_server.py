@@ -1,4 +1,6 @@
-"""The Redis server that tests and benchmarks start: real, on a port of its own, and gone when they end."""
+"""The Redis server that tests and benchmarks start: real, on a port of its own, and gone when they
+end.
+"""
 
 import os
 import ssl

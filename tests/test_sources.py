@@ -1,4 +1,6 @@
-"""Cleaning and validation: every fault of a row has a place and a reason, and no row is dropped silently."""
+"""Cleaning and validation: every fault of a row has a place and a reason, and no row is dropped
+silently.
+"""
 
 import gzip
 import zipfile
@@ -62,7 +64,8 @@ def test_rows_in_are_rows_clean_plus_quarantined_plus_duplicates(dirty):
     assert report.missing_values == {"id": 1, "day": 1}
     with connect() as connection:
         rows = connection.execute(
-            f"SELECT id, minutes FROM read_parquet('{clean_path(Home.at(), 'travel', 'trips')}') ORDER BY id"
+            f"SELECT id, minutes FROM read_parquet('{clean_path(Home.at(), 'travel', 'trips')}')"
+            " ORDER BY id"
         ).fetchall()
     assert rows == [(1, 5), (8, 2)]
 

@@ -39,7 +39,8 @@ def assert_shows(output, expected):
         ):
             at += 1
         assert at < len(lines), (
-            f"the README shows {wanted!r}, which is not in the output (any more, or not in this place):\n{output}"
+            f"the README shows {wanted!r}, which is not in the output (any more, or not in this"
+            f" place):\n{output}"
         )
         at += 1
 
@@ -85,7 +86,10 @@ def test_the_readme_from_raw_flights_to_a_live_prediction(environment):
     assert all(view["fresh"] for view in status["views"].values())
 
     code = block("notebook").replace('home="data"', f"home={environment['PUNCTUAL_HOME']!r}")
-    code += "\nassert len(rows) > 290_000 and rows.event_timestamp.max() < __import__('pandas').Timestamp('2013-12-01', tz='UTC')"
+    code += (
+        "\nassert len(rows) > 290_000 and rows.event_timestamp.max() <"
+        " __import__('pandas').Timestamp('2013-12-01', tz='UTC')"
+    )
     code += "\nassert features.shape[0] == 1 and 0 < predicted.probability[0] < 1"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -102,7 +106,8 @@ def test_the_readme_from_raw_flights_to_a_live_prediction(environment):
     # December is colder than the year before it: that needs attention, and the exit code says so.
     monitored = json.loads(punctual(environment, "monitor", "arrival_delay", "--json", codes=(1,)))
     assert "features have drifted" in monitored["reasons"][0]
-    # Again: nothing is left to build, the champion is the one of this moment, and the server answers as before.
+    # Again: nothing is left to build, the champion is the one of this moment, and the server
+    # answers as before.
     again = json.loads(punctual(environment, "demo", "--once", "--json", "--port", free_port()))
     assert [set(row) >= {"probability", "is_late"} for row in again["predictions"]] == [True] * len(
         again["predictions"]

@@ -35,7 +35,8 @@ def cli() -> None:
 
 
 @cli.command(
-    epilog="Example: python -m training fit arrival_delay --as-of 2014-01-04 --until 2013-09-01,2013-10-01,2014-01-01"
+    epilog="Example: python -m training fit arrival_delay --as-of 2014-01-04 --until"
+    " 2013-09-01,2013-10-01,2014-01-01"
 )
 @click.argument("use_case")
 @as_of_option
@@ -161,7 +162,8 @@ def rollback(home: Home, use_case: str, to: str | None, as_json: bool) -> None:
 
 @cli.command(
     "training-set",
-    epilog="Example: python -m training training-set arrival_delay --as-of 2013-12-01 --out rows.parquet",
+    epilog="Example: python -m training training-set arrival_delay --as-of 2013-12-01 --out"
+    " rows.parquet",
 )
 @click.argument("use_case")
 @as_of_option

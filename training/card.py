@@ -23,7 +23,8 @@ from training.publish import libraries
 from training.split import Part
 from training.training_set import LABEL, LABEL_TIMESTAMP
 
-# Enough for some hundred rows a day of a year: what is usual of a day is asked of the reference too.
+# Enough for some hundred rows a day of a year: what is usual of a day is asked of the reference
+# too.
 REFERENCE_ROWS = 60_000
 PARITY_ROWS = 20
 
@@ -67,7 +68,9 @@ def model_card(
 
 
 def parity_rows(test: Part, predicted: np.ndarray) -> list[ParityRow]:
-    """Some rows of the test part with their predictions, by which a server knows that it has loaded the same model."""
+    """Some rows of the test part with their predictions, by which a server knows that it has loaded
+    the same model.
+    """
     chosen = np.linspace(0, len(predicted) - 1, min(PARITY_ROWS, len(predicted))).astype(int)
     inputs = test.inputs.iloc[chosen].to_dict("records")
     return [

@@ -17,7 +17,8 @@ from training.split import Part
 
 
 def evaluate(use_case: UseCase, labels: np.ndarray, predictions: np.ndarray) -> Metrics:
-    """Every metric of a set of predictions; those that need a decision stand under the threshold they were made with.
+    """Every metric of a set of predictions; those that need a decision stand under the threshold
+    they were made with.
 
     Definitions are scikit-learn's; Brier (1950) is the mean squared error of the probability.
     """
@@ -46,7 +47,8 @@ def evaluate(use_case: UseCase, labels: np.ndarray, predictions: np.ndarray) -> 
 class Evaluation:
     """Predictions of a model and of the baselines, and their metrics, by part of the training set.
 
-    The model's predictions are of all parts; the metrics, and the baselines', of validation and test.
+    The model's predictions are of all parts; the metrics, and the baselines', of validation and
+    test.
     """
 
     predictions: dict[str, np.ndarray]

@@ -1,4 +1,6 @@
-"""Preprocessing and models as scikit-learn pipelines; everything that is fitted is fitted on the training part only."""
+"""Preprocessing and models as scikit-learn pipelines; everything that is fitted is fitted on the
+training part only.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,8 @@ def fit(
 
     `parameters` are those of `parameters_of`.
 
-    Missing numbers stay missing: the trees learn a direction for them. A category never seen in training, or rare
-    there, is one of its own.
+    Missing numbers stay missing: the trees learn a direction for them. A category never seen in
+    training, or rare there, is one of its own.
     """
     preprocess = _preprocessing(features)
     train, validation = parts["train"], parts["validation"]
@@ -111,7 +113,9 @@ def fit_baselines(
 
 
 def predict(use_case: UseCase, pipeline: Pipeline, part: Part) -> np.ndarray:
-    """Probabilities of a binary label, or predicted values; float64, in the order of the part's rows."""
+    """Probabilities of a binary label, or predicted values; float64, in the order of the part's
+    rows.
+    """
     if use_case.task == "binary":
         return pipeline.predict_proba(part.inputs)[:, 1].astype(np.float64)
     return pipeline.predict(part.inputs).astype(np.float64)

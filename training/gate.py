@@ -21,7 +21,9 @@ from training.split import Part
 
 
 def verdict_on_later_rows(job: Job, prepared: Prepared, found: Evaluation) -> Verdict:
-    """Judge the rows of the test part that are later than the challenger's and the champion's training."""
+    """Judge the rows of the test part that are later than the challenger's and the champion's
+    training.
+    """
     use_case, test = job.use_case, prepared.parts["test"]
     version = champion_version(job.domain.home, use_case.name)
     champion = read_card(job.domain.home, use_case.name, version) if version else None
@@ -73,12 +75,15 @@ def judge(
     champion: float | None = None,
     champion_version: str | None = None,
 ) -> Verdict:
-    """Judge scores of the use case's metric, all on the same rows; every reason for a refusal is named."""
+    """Judge scores of the use case's metric, all on the same rows; every reason for a refusal is
+    named.
+    """
     gate = use_case.gate
     problems: list[str] = []
     if rows < gate.minimum_rows:
         problems.append(
-            f"only {rows} rows are later than both models' training, the gate asks for {gate.minimum_rows}"
+            f"only {rows} rows are later than both models' training, the gate asks for"
+            f" {gate.minimum_rows}"
         )
     for name, score in baselines.items():
         # Written so that a score that is no number is beaten by nothing and beats nothing.
@@ -91,7 +96,8 @@ def judge(
         and not use_case.better_by(challenger, champion) >= gate.beats_champion_by
     ):
         problems.append(
-            f"champion {champion_version} scored {champion:.4f}, to be beaten by {gate.beats_champion_by:g}"
+            f"champion {champion_version} scored {champion:.4f}, to be beaten by"
+            f" {gate.beats_champion_by:g}"
         )
     said = f"scored {challenger:.4f} {use_case.metric} on {rows:,} rows"
     message = f"{said}; {'; '.join(problems)}" if problems else said

@@ -18,7 +18,9 @@ def draw(
     predictions: dict[str, np.ndarray],
     important: list[tuple[str, float]],
 ) -> list[Path]:
-    """Draw the plots of the test part into a folder; `predictions` maps a model's name to its own, the model first."""
+    """Draw the plots of the test part into a folder; `predictions` maps a model's name to its own,
+    the model first.
+    """
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)

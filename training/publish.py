@@ -45,7 +45,8 @@ def publish(
     files: Sequence[Path],
     metrics: Mapping[str, float],
 ) -> None:
-    """Register the next version of the card's use case, with model, card and files; make it challenger.
+    """Register the next version of the card's use case, with model, card and files; make it
+    challenger.
 
     MLflow's run has the card's parameters, and the metrics as of the card's moment. The card's
     `version` and `run_id` are filled in here. Raises `BrokenRegistry`.
@@ -139,12 +140,14 @@ def rollback(home: Home, use_case: str, to: str | None = None) -> tuple[str, str
 
     Both are the same when the given version is the champion already: nothing is changed then.
 
-    Raises `NoChampion` where there is none to go back to, `UnknownName` for a version that does not exist.
+    Raises `NoChampion` where there is none to go back to, `UnknownName` for a version that does not
+    exist.
     """
     now = champion_version(home, use_case)
     if now is None:
         raise NoChampion(
-            f"use case '{use_case}' has no champion to roll back from; run: punctual train {use_case}."
+            f"use case '{use_case}' has no champion to roll back from; run: punctual train"
+            f" {use_case}."
         )
     if to == now:
         return now, now
@@ -155,7 +158,8 @@ def rollback(home: Home, use_case: str, to: str | None = None) -> tuple[str, str
             earlier = [past for past in reigns if past != now]
             if not earlier:
                 raise NoChampion(
-                    f"champion {now} of '{use_case}' is the first; there is no earlier one to roll back to."
+                    f"champion {now} of '{use_case}' is the first; there is no earlier one to roll"
+                    " back to."
                 )
             to = earlier[-1]
         if to not in known:

@@ -55,10 +55,11 @@ def train(
     parameters: Mapping[str, ParameterValue] | None = None,
     random_split: bool = False,
 ) -> TrainingRun:
-    """Train, evaluate, register, and promote if the gate lets it; a refused version stays as challenger.
+    """Train, evaluate, register, and promote if the gate lets it; a refused version stays as
+    challenger.
 
-    `until` gives the ends of the three parts for a report on fixed periods, `parameters` changes the
-    recipe for this run. `random_split` also scores the same model on rows dealt at random, as a
+    `until` gives the ends of the three parts for a report on fixed periods, `parameters` changes
+    the recipe for this run. `random_split` also scores the same model on rows dealt at random, as a
     warning of how a leak flatters.
     """
     refuse_changes(domain.home, [domain])

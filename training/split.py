@@ -22,7 +22,9 @@ LEAST_ROWS = 50
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a training set: `[start, end)` of prediction moments, its rows, the model's input and the labels."""
+    """One part of a training set: `[start, end)` of prediction moments, its rows, the model's input
+    and the labels.
+    """
 
     name: str
     start: datetime
@@ -65,7 +67,8 @@ def split(
             )
     if problems:
         raise NotEnoughData(
-            f"the split of '{use_case.name}' leaves too little: {'; '.join(problems)}. Choose other durations or a later --as-of."
+            f"the split of '{use_case.name}' leaves too little: {'; '.join(problems)}. Choose"
+            " other durations or a later --as-of."
         )
     return found
 

@@ -1,4 +1,6 @@
-"""Labelled rows with the features that were known at each prediction moment, and the manifest that rebuilds them."""
+"""Labelled rows with the features that were known at each prediction moment, and the manifest that
+rebuilds them.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,11 @@ LABEL_TIMESTAMP = "label_timestamp"
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Rows in order of prediction moment: the requests' columns, the features by full name, label and label_timestamp.
+    """Rows in order of prediction moment: the requests' columns, the features by full name, label
+    and label_timestamp.
 
-    `unlabelled` counts requests that were old enough to have a label and have none, by reason. `commits` pins each
-    table's version and commit; with `as_of` they rebuild the same rows.
+    `unlabelled` counts requests that were old enough to have a label and have none, by reason.
+    `commits` pins each table's version and commit; with `as_of` they rebuild the same rows.
     """
 
     rows: pa.Table
@@ -69,9 +72,10 @@ def training_set(
 ) -> TrainingSet:
     """One row per labelled request, features as they were known at its prediction moment.
 
-    Takes the requests with `event_timestamp + horizon <= as_of` (all of them, or quick outcomes would be
-    over-represented) from `start` on, and of those the ones whose label is known at `as_of`. `commits` rebuilds an
-    old set from the tables as they were. Raises `NotBuilt`, `StoreOutdated` or `NotEnoughData`.
+    Takes the requests with `event_timestamp + horizon <= as_of` (all of them, or quick outcomes
+    would be over-represented) from `start` on, and of those the ones whose label is known at
+    `as_of`. `commits` rebuilds an old set from the tables as they were. Raises `NotBuilt`,
+    `StoreOutdated` or `NotEnoughData`.
     """
     as_of = aware(as_of)
     pinned = commits or _current_commits(domain, use_case, as_of)
@@ -81,17 +85,20 @@ def training_set(
         _label(connection, use_case, requests, labels, as_of, start)
         unlabelled = dict(
             connection.execute(
-                f"SELECT reason, count(*) FROM __labelled WHERE {LABEL} IS NULL GROUP BY 1 ORDER BY 1"
+                f"SELECT reason, count(*) FROM __labelled WHERE {LABEL} IS NULL GROUP BY 1 ORDER"
+                " BY 1"
             ).fetchall()
         )
         # Which rows are labels is decided; in which order they stand must not depend on threads.
         ids = ", ".join(map(quoted, use_case.requests.id))
         entity_rows = connection.sql(
-            f"SELECT * EXCLUDE (reason) FROM __labelled WHERE {LABEL} IS NOT NULL ORDER BY {EVENT}, {ids}"
+            f"SELECT * EXCLUDE (reason) FROM __labelled WHERE {LABEL} IS NOT NULL ORDER BY"
+            f" {EVENT}, {ids}"
         ).to_arrow_table()
     if entity_rows.num_rows == 0:
         raise NotEnoughData(
-            f"use case '{use_case.name}' has no labelled request by {iso(as_of)}: a label is waited for "
+            f"use case '{use_case.name}' has no labelled request by {iso(as_of)}: a label is"
+            " waited for "
             f"{use_case.label.horizon}. Build up to a later moment, or ask for a later --as-of."
         )
     service = domain.services[use_case.feature_service]
@@ -109,7 +116,9 @@ def training_set(
 def _current_commits(
     domain: LoadedDomain, use_case: UseCase, as_of: datetime
 ) -> dict[str, tuple[int, int]]:
-    """The newest commit of every table the set is made of; each must be built up to `as_of` from today's definition."""
+    """The newest commit of every table the set is made of; each must be built up to `as_of` from
+    today's definition.
+    """
     root = domain.home.tables
     manifest = Manifest(root)
     wanted = {
@@ -132,12 +141,14 @@ def _current_commits(
             )
         if version is None:
             raise StoreOutdated(
-                f"table '{name}' was built from another definition; run: punctual features build {domain.name}."
+                f"table '{name}' was built from another definition; run: punctual features build"
+                f" {domain.name}."
             )
         built = manifest.built_until(version)
         if built is None or built < as_of:
             raise NotBuilt(
-                f"table '{name}' is built up to {iso(built) or 'no moment'}, the training set asks for {iso(as_of)};"
+                f"table '{name}' is built up to {iso(built) or 'no moment'}, the training set asks"
+                f" for {iso(as_of)};"
                 f" run: punctual features build {domain.name} --as-of {iso(as_of)}."
             )
         commits[name] = (version.version, manifest.head(version))
@@ -168,15 +179,21 @@ def _label(
     as_of: datetime,
     start: datetime | None,
 ) -> None:
-    """`__labelled`: requests old enough, with label, label_timestamp, and the reason where there is none."""
+    """`__labelled`: requests old enough, with label, label_timestamp, and the reason where there is
+    none.
+    """
     label = use_case.label
     ids = use_case.requests.id
     reason = f"l.{quoted(label.reason)}" if label.reason else "NULL"
     since = f" AND r.{EVENT} >= make_timestamp({micros(start)})" if start else ""
     connection.execute(
-        f"CREATE TABLE __labelled AS SELECT r.* EXCLUDE ({EVENT}, {CREATED}), timezone('UTC', r.{EVENT}) AS {EVENT},"
-        f" timezone('UTC', r.{EVENT}) AS {AT}, l.{quoted(label.column)} AS {LABEL}, timezone('UTC', l.{CREATED}) AS {LABEL_TIMESTAMP},"
-        f" coalesce({reason}, CASE WHEN l.{CREATED} IS NULL THEN 'not known yet' ELSE 'no reason given' END) AS reason"
+        f"CREATE TABLE __labelled AS SELECT r.* EXCLUDE ({EVENT}, {CREATED}), timezone('UTC',"
+        f" r.{EVENT}) AS {EVENT},"
+        f" timezone('UTC', r.{EVENT}) AS {AT}, l.{quoted(label.column)} AS {LABEL},"
+        f" timezone('UTC', l.{CREATED}) AS {LABEL_TIMESTAMP},"
+        f" coalesce({reason}, CASE WHEN l.{CREATED} IS NULL THEN 'not known yet' ELSE 'no reason"
+        " given' END) AS reason"
         f" FROM ({requests}) AS r LEFT JOIN ({labels}) AS l USING ({', '.join(map(quoted, ids))})"
-        f" WHERE r.{EVENT} + to_microseconds({micros(label.horizon)}) <= make_timestamp({micros(as_of)}){since}"
+        f" WHERE r.{EVENT} + to_microseconds({micros(label.horizon)}) <="
+        f" make_timestamp({micros(as_of)}){since}"
     )

@@ -24,8 +24,8 @@ arrival_delay = UseCase(
     split=TimeSplit(train="240d", validation="30d", test="30d"),
     metric="average_precision",
     gate=Gate(beats_champion_by=0.002, beats_baseline_by=0.01, minimum_rows=1_000),
-    # Chosen on the validation part (September 2013, trained to the end of August): many small steps,
-    # each on few rows and features, since the label is noisy.
+    # Chosen on the validation part (September 2013, trained to the end of August): many small
+    # steps, each on few rows and features, since the label is noisy.
     recipe=Recipe(
         parameters={
             "n_estimators": 1200,

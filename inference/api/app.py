@@ -1,9 +1,10 @@
 """The prediction API: one typed request, checked whole, answered after it is logged.
 
-`POST /predict` takes `{"use_case": …, "at": …, "rows": [{…}, …]}`. `use_case` may be left out where one is served.
-`at` is the prediction moment, by default the moment of receipt. The online store shows the present: a moment ahead
-of the server's clock is refused, a past one is answered only where the store still holds what was shown then. Each
-row holds the join keys, the request columns and, for whoever wants to find the prediction again, the request's ids.
+`POST /predict` takes `{"use_case": …, "at": …, "rows": [{…}, …]}`. `use_case` may be left out where
+one is served. `at` is the prediction moment, by default the moment of receipt. The online store
+shows the present: a moment ahead of the server's clock is refused, a past one is answered only
+where the store still holds what was shown then. Each row holds the join keys, the request columns
+and, for whoever wants to find the prediction again, the request's ids.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def create_app(
 ) -> FastAPI:
     """The application for some use cases on a clock (aware UTC).
 
-    It loads in the background once started, looks for another champion every `check_every` seconds, and calls `then`
-    after each look.
+    It loads in the background once started, looks for another champion every `check_every` seconds,
+    and calls `then` after each look.
     """
     serving = Serving(use_cases)
 
@@ -117,7 +118,8 @@ def _add_predict(app: FastAPI, serving: Serving, clock: Callable[[], datetime]) 
         )
         return Response(done, media_type="application/json")
 
-    # The model of a body is made from the domain's declarations, so it cannot stand in the signature.
+    # The model of a body is made from the domain's declarations, so it cannot stand in the
+    # signature.
     predict.__annotations__["body"] = (
         models[0]
         if len(models) == 1
@@ -134,7 +136,8 @@ def _add_predict(app: FastAPI, serving: Serving, clock: Callable[[], datetime]) 
             },
             413: described("More rows or bytes than one request may have"),
             422: described(
-                "A field is missing, of the wrong type or unknown, or the moment cannot be answered for"
+                "A field is missing, of the wrong type or unknown, or the moment cannot be"
+                " answered for"
             ),
             503: described(
                 "No champion, features that are not online, or a log that cannot be written"
@@ -167,7 +170,8 @@ def _request_model(
             Moment | None,
             Field(
                 None,
-                description="The prediction moment, ISO 8601 with a zone; by default the moment of receipt",
+                description="The prediction moment, ISO 8601 with a zone; by default the moment of"
+                " receipt",
             ),
         ),
         "rows": (
@@ -254,7 +258,8 @@ def _add_information(app: FastAPI, serving: Serving, clock: Callable[[], datetim
     async def model(use_case: str | None = None) -> Response:
         if use_case is None and len(serving.use_cases) > 1:
             raise InvalidRequest(
-                f"several use cases are served; name one: /model?use_case={next(iter(serving.use_cases))}."
+                "several use cases are served; name one:"
+                f" /model?use_case={next(iter(serving.use_cases))}."
             )
         name = use_case or next(iter(serving.use_cases))
         if name not in serving.use_cases:
@@ -266,8 +271,12 @@ def _add_information(app: FastAPI, serving: Serving, clock: Callable[[], datetim
 
 def _add_docs(app: FastAPI) -> None:
     page = (Path(__file__).parent / "docs.html").read_bytes()
-    # The usual page loads its scripts from elsewhere; this one may not, so that it works where only this server is reachable.
-    policy = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    # The usual page loads its scripts from elsewhere; this one may not, so that it works where only
+    # this server is reachable.
+    policy = (
+        "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src"
+        " 'unsafe-inline'; img-src data:"
+    )
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:

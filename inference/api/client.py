@@ -27,7 +27,9 @@ class ServerUnable(PunctualError):
 def ask(
     url: str, use_case: str, rows: Sequence[Mapping[str, Any]], at: datetime | None = None
 ) -> dict[str, Any]:
-    """The server's answer for JSON rows. Raises `InvalidRequest` where it refuses them, `ServerUnable` where it is not ready."""
+    """The server's answer for JSON rows. Raises `InvalidRequest` where it refuses them,
+    `ServerUnable` where it is not ready.
+    """
     import requests
 
     body = {

@@ -62,7 +62,9 @@ def _refusal(status: int, error: str, message: str, found: Sequence[Any] = ()) -
 
 
 def add_refusals(app: FastAPI, columns: Sequence[str]) -> None:
-    """Answer errors with a `Problem`: 422 and 413 are the caller's, 503 passes or is to be mended here, 500 is a fault."""
+    """Answer errors with a `Problem`: 422 and 413 are the caller's, 503 passes or is to be mended
+    here, 500 is a fault.
+    """
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, error: RequestValidationError) -> Response:
@@ -105,7 +107,9 @@ def add_refusals(app: FastAPI, columns: Sequence[str]) -> None:
 
 
 def _without_tags(place: Sequence[str | int]) -> tuple[str | int, ...]:
-    """A field's place in what the caller sent: without 'body' and the use case by which the body's model was chosen."""
+    """A field's place in what the caller sent: without 'body' and the use case by which the body's
+    model was chosen.
+    """
     parts = [part for part in place if part != "body"]
     while (
         parts
@@ -120,7 +124,8 @@ def _without_tags(place: Sequence[str | int]) -> tuple[str | int, ...]:
 class LimitedBody:
     """Keeps no body that is too long, whether it says its length or not.
 
-    What is too much is read and thrown away, up to a bound: a caller that is still sending would not see the answer.
+    What is too much is read and thrown away, up to a bound: a caller that is still sending would
+    not see the answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:

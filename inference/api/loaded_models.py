@@ -1,4 +1,6 @@
-"""Which predictor answers for which use case: loaded and kept at the champion beside the requests, never within one."""
+"""Which predictor answers for which use case: loaded and kept at the champion beside the requests,
+never within one.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ class Serving:
         self._thread: threading.Thread | None = None
 
     def served(self, use_case: str) -> Served:
-        """The use case's predictor. Raises what is missing: `NotReady`, `NoChampion`, `NotBuilt`, `BrokenModel`, …"""
+        """The use case's predictor. Raises what is missing: `NotReady`, `NoChampion`, `NotBuilt`,
+        `BrokenModel`, …
+        """
         served = self._served.get(use_case)
         if served is None:
             raise self._problems[use_case]
@@ -68,7 +72,9 @@ class Serving:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every use case can be answered for; what is loaded answers again once its online store does."""
+        """Whether every use case can be answered for; what is loaded answers again once its online
+        store does.
+        """
         return all(
             name in self._served
             and not isinstance(self._problems.get(name), OnlineStoreUnavailable)
@@ -77,7 +83,9 @@ class Serving:
 
     @property
     def damaged_records(self) -> dict[str, int]:
-        """How many records the online store showed damaged, by view, since the predictors were loaded."""
+        """How many records the online store showed damaged, by view, since the predictors were
+        loaded.
+        """
         counted: Counter[str] = Counter()
         for served in list(self._served.values()):
             counted.update(served.predictor.features.database.corrupt)
@@ -86,8 +94,8 @@ class Serving:
     def refresh(self) -> None:
         """Take up moved aliases, new tables and watermarks.
 
-        A champion that cannot be loaded leaves the one before it in place, which its answers name; no champion,
-        or a view that is not online, leaves nothing to answer with.
+        A champion that cannot be loaded leaves the one before it in place, which its answers name;
+        no champion, or a view that is not online, leaves nothing to answer with.
         """
         for name in self.use_cases:
             try:
@@ -149,7 +157,9 @@ class Serving:
 
 
 def _keep_out_of_collection() -> None:
-    """Have Python's collector leave alone all that is loaded: going through it would now and then hold up a request for long."""
+    """Have Python's collector leave alone all that is loaded: going through it would now and then
+    hold up a request for long.
+    """
     gc.unfreeze()
     gc.collect()
     gc.freeze()

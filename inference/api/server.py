@@ -1,4 +1,6 @@
-"""Runs the application in the foreground: takes its port before anything is loaded, and ends when asked to."""
+"""Runs the application in the foreground: takes its port before anything is loaded, and ends when
+asked to.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def serve_forever(app: Any, taken: socket.socket) -> None:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Within it SIGTERM ends this process as its own exit would: with exit code 0, and `finally` clauses run."""
+    """Within it SIGTERM ends this process as its own exit would: with exit code 0, and `finally`
+    clauses run.
+    """
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         sys.exit(0)

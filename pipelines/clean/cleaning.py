@@ -1,4 +1,6 @@
-"""Raw files become clean rows: read, typed, deduplicated, cleaned and validated in DuckDB; nothing is dropped silently."""
+"""Raw files become clean rows: read, typed, deduplicated, cleaned and validated in DuckDB; nothing
+is dropped silently.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,11 @@ def quarantine_path(home: Home, domain: str, source: str) -> Path:
 def clean_source(
     home: Home, domain: str, source: CsvSource, earlier: dict[str, SourceReport]
 ) -> SourceReport:
-    """Bring a source's clean rows up to date; where its file and contract are unchanged they are left alone.
+    """Bring a source's clean rows up to date; where its file and contract are unchanged they are
+    left alone.
 
-    `earlier` holds the reports of the sources it reads. Raises `BrokenSource` before anything is replaced.
+    `earlier` holds the reports of the sources it reads. Raises `BrokenSource` before anything is
+    replaced.
     """
     stamp = _stamp(home, source, earlier)
     report = read_report(home, domain, source.name)
@@ -66,7 +70,8 @@ def read_report(home: Home, domain: str, source: str) -> SourceReport | None:
 
 
 def quarantined_rows(home: Home, domain: str, source: str, limit: int) -> list[dict[str, object]]:
-    """Rows in quarantine with their number (a line that is no row has none), the rule, the reason and what they were.
+    """Rows in quarantine with their number (a line that is no row has none), the rule, the reason
+    and what they were.
 
     Raises `NotBuilt` where the source was never read.
     """
@@ -93,7 +98,8 @@ def register_clean(
 def _stamp(home: Home, source: CsvSource, reports: dict[str, SourceReport]) -> str:
     if not source.path(home).is_file():
         raise BrokenSource(
-            f"source '{source.name}': there is no file {source.path(home)}. Put it there or change the source's location."
+            f"source '{source.name}': there is no file {source.path(home)}. Put it there or change"
+            " the source's location."
         )
     with source.path(home).open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -150,30 +156,37 @@ def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
     }
     for name, condition in wrong.items():
         bad, filled, first = connection.execute(
-            f"SELECT count(*) FILTER ({condition}), count({quoted(name)}), min({quoted(name)}) FILTER ({condition}) FROM __raw"
+            f"SELECT count(*) FILTER ({condition}), count({quoted(name)}), min({quoted(name)})"
+            f" FILTER ({condition}) FROM __raw"
         ).fetchone() or (0, 0, None)
         if filled and bad > _WRONG_SHARE * filled:
             raise BrokenSource(
-                f"source '{source.name}': column '{name}' is not {source.columns[name]}: {bad} of {filled} values cannot be read"
-                f" as that, such as '{first}'. Expected {source.columns[name]}; correct the file or the source's contract."
+                f"source '{source.name}': column '{name}' is not {source.columns[name]}: {bad} of"
+                f" {filled} values cannot be read"
+                f" as that, such as '{first}'. Expected {source.columns[name]}; correct the file"
+                " or the source's contract."
             )
     said = [
-        f"CASE WHEN {condition} THEN {literal(f'{name} is not {source.columns[name]}: ')} || {quoted(name)} END"
+        f"CASE WHEN {condition} THEN {literal(f'{name} is not {source.columns[name]}: ')} ||"
+        f" {quoted(name)} END"
         for name, condition in wrong.items()
     ]
     reasons = f"nullif(concat_ws('; ', {', '.join(said)}), '')" if said else "NULL"
     connection.execute(f"CREATE TABLE __checked AS SELECT *, {reasons} AS __reason FROM __raw")
     raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := {quoted(name)}' for name in source.columns)}))"
     connection.execute(
-        f"CREATE TABLE __quarantine AS SELECT {ROW_NUMBER}, 'type' AS rule, __reason AS reason, {raw} AS raw FROM __checked"
+        f"CREATE TABLE __quarantine AS SELECT {ROW_NUMBER}, 'type' AS rule, __reason AS reason,"
+        f" {raw} AS raw FROM __checked"
         " WHERE __reason IS NOT NULL"
     )
     connection.execute(
-        "INSERT INTO __quarantine SELECT NULL, 'not a row', 'line ' || line || ': ' || reason, to_json(raw) FROM __rejected"
+        "INSERT INTO __quarantine SELECT NULL, 'not a row', 'line ' || line || ': ' || reason,"
+        " to_json(raw) FROM __rejected"
     )
     columns = ", ".join(f"{cast} AS {quoted(name)}" for name, cast in casts.items())
     connection.execute(
-        f"CREATE TABLE __typed AS SELECT {ROW_NUMBER}, {columns} FROM __checked WHERE __reason IS NULL"
+        f"CREATE TABLE __typed AS SELECT {ROW_NUMBER}, {columns} FROM __checked WHERE __reason IS"
+        " NULL"
     )
 
 
@@ -183,11 +196,16 @@ def _cast(name: str, kind: str) -> str:
     if digits is None:
         return f"TRY_CAST({quoted(name)} AS {kind})"
     form = rf"[+-]?[0-9]*(\.[0-9]{{0,{digits}}}0*)?" if digits else "[+-]?[0-9]+"
-    return f"CASE WHEN regexp_full_match(trim({quoted(name)}), '{form}') THEN TRY_CAST({quoted(name)} AS {kind}) END"
+    return (
+        f"CASE WHEN regexp_full_match(trim({quoted(name)}), '{form}') THEN"
+        f" TRY_CAST({quoted(name)} AS {kind}) END"
+    )
 
 
 def _deduplicate(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
-    """`source.name`: the first row of each key; equal repetitions are counted, unequal ones quarantined."""
+    """`source.name`: the first row of each key; equal repetitions are counted, unequal ones
+    quarantined.
+    """
     keys = ", ".join(map(quoted, source.key))
     same = f"row({', '.join(map(quoted, source.columns))})"
     connection.execute(
@@ -205,7 +223,8 @@ def _deduplicate(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> No
         no_key,
     )
     _quarantine(
-        connection, source, "__keyed", "key repeated", "'has the key of row ' || __first || ' and other values'",
+        connection, source, "__keyed", "key repeated", "'has the key of row ' || __first || ' and"
+                                                       " other values'",
         f"NOT ({no_key}) AND {ROW_NUMBER} <> __first AND NOT __same",
     )  # fmt: skip
     connection.execute(
@@ -251,13 +270,16 @@ def _apply_cleaning(connection: duckdb.DuckDBPyConnection, source: CsvSource) ->
         raise InvalidDeclaration(
             f"source '{source.name}'",
             [
-                f"its cleaning made {after} rows of {before}; expected one for each, with its {ROW_NUMBER}."
+                f"its cleaning made {after} rows of {before}; expected one for each, with its"
+                f" {ROW_NUMBER}."
             ],
         )
 
 
 def _apply_rules(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
-    """`__clean`: rows that break no rule; a row that breaks several is quarantined once, with all of them."""
+    """`__clean`: rows that break no rule; a row that breaks several is quarantined once, with all
+    of them.
+    """
     rules = {rule.name: f"({rule.holds}) IS NOT DISTINCT FROM false" for rule in source.rules}
     if not rules:
         connection.execute("CREATE TABLE __clean AS FROM __cleaned")
@@ -267,7 +289,8 @@ def _apply_rules(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> No
     )
     try:
         connection.execute(
-            f"CREATE TABLE __judged AS SELECT *, concat_ws(', ', {broken}) AS __broken FROM __cleaned"
+            f"CREATE TABLE __judged AS SELECT *, concat_ws(', ', {broken}) AS __broken FROM"
+            " __cleaned"
         )
     except duckdb.Error as error:
         raise InvalidDeclaration(
@@ -276,7 +299,8 @@ def _apply_rules(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> No
     raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := r.{quoted(name)}' for name in source.columns)}))"
     connection.execute(
         f"INSERT INTO __quarantine SELECT {ROW_NUMBER}, __broken, 'breaks ' || __broken, {raw}"
-        f" FROM (SELECT * FROM __judged WHERE __broken <> '') AS t JOIN __raw AS r USING ({ROW_NUMBER})"
+        " FROM (SELECT * FROM __judged WHERE __broken <> '') AS t JOIN __raw AS r USING"
+        f" ({ROW_NUMBER})"
     )
     connection.execute(
         "CREATE TABLE __clean AS SELECT * EXCLUDE (__broken) FROM __judged WHERE __broken = ''"

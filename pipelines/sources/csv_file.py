@@ -24,7 +24,8 @@ from stores.tables import file_literal, literal, quoted
 ROW_NUMBER = "row_number"
 
 
-# More unreadable values or lines than this, and it is the column or the file that is wrong, not its rows.
+# More unreadable values or lines than this, and it is the column or the file that is wrong, not its
+# rows.
 _WRONG_SHARE = 0.5
 
 
@@ -79,42 +80,54 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
 def read_raw(
     connection: duckdb.DuckDBPyConnection, home: Home, source: CsvSource, path: Path
 ) -> list[str]:
-    """`__raw`: every value as text, numbered; `__rejected`: lines that are no rows. Returns columns nobody declared."""
+    """`__raw`: every value as text, numbered; `__rejected`: lines that are no rows. Returns columns
+    nobody declared.
+    """
     expected = ", ".join(f"{name} {kind}" for name, kind in source.columns.items())
     header = _header(home, source, path, expected)
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     nulls = ", ".join(literal(value) for value in source.null_values)
     try:
         connection.execute(
-            f"CREATE TABLE __raw AS SELECT row_number() OVER () AS {ROW_NUMBER}, * FROM read_csv({file_literal(path)},"
+            f"CREATE TABLE __raw AS SELECT row_number() OVER () AS {ROW_NUMBER}, * FROM"
+            f" read_csv({file_literal(path)},"
             " hive_partitioning = false,"
-            f" columns = {{{columns}}}, header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"',"
-            f" nullstr = [{nulls}], store_rejects = true, rejects_table = '__rejects', rejects_scan = '__rejects_scan')"
+            f" columns = {{{columns}}}, header = true, auto_detect = false, delim = ',', quote ="
+            " '\"', escape = '\"',"
+            f" nullstr = [{nulls}], store_rejects = true, rejects_table = '__rejects',"
+            " rejects_scan = '__rejects_scan')"
         )
     except duckdb.Error as error:
         raise BrokenSource(
-            f"source '{source.name}': {source.path(home)} cannot be read as CSV: {str(error).splitlines()[0]} Expected: {expected}."
+            f"source '{source.name}': {source.path(home)} cannot be read as CSV:"
+            f" {str(error).splitlines()[0]} Expected: {expected}."
         ) from error
     connection.execute(
-        # A quote that nothing closes makes one value of all the lines that follow; each is a line of its own in quarantine.
-        "CREATE TABLE __rejected AS SELECT line + generate_subscripts(lines, 1) - 1 AS line, unnest(lines) AS raw, reason"
+        # A quote that nothing closes makes one value of all the lines that follow; each is a line
+        # of its own in quarantine.
+        "CREATE TABLE __rejected AS SELECT line + generate_subscripts(lines, 1) - 1 AS line,"
+        " unnest(lines) AS raw, reason"
         " FROM (SELECT line, CASE WHEN bool_or(error_type = 'UNQUOTED VALUE')"
         " THEN string_split(rtrim(any_value(csv_line), chr(13) || chr(10)), chr(10))"
-        " ELSE [any_value(csv_line)] END AS lines, string_agg(DISTINCT error_message, '; ' ORDER BY error_message) AS reason"
+        " ELSE [any_value(csv_line)] END AS lines, string_agg(DISTINCT error_message, '; ' ORDER"
+        " BY error_message) AS reason"
         " FROM __rejects GROUP BY line)"
     )
     rows, rejected = row_count(connection, "__raw"), row_count(connection, "__rejected")
     if rows + rejected == 0:
         raise BrokenSource(
-            f"source '{source.name}': {source.path(home)} has a header and no rows. Expected rows of: {expected}."
+            f"source '{source.name}': {source.path(home)} has a header and no rows. Expected rows"
+            f" of: {expected}."
         )
     if rejected > _WRONG_SHARE * (rows + rejected):
         first = connection.execute(
             "SELECT line, reason FROM __rejected ORDER BY line LIMIT 1"
         ).fetchone()
         raise BrokenSource(
-            f"source '{source.name}': {rejected} of {rows + rejected} lines of {source.path(home)} are no rows,"
-            f" such as line {first[0] if first else ''}: {first[1] if first else ''} Expected rows of: {expected}."
+            f"source '{source.name}': {rejected} of {rows + rejected} lines of {source.path(home)}"
+            " are no rows,"
+            f" such as line {first[0] if first else ''}: {first[1] if first else ''} Expected rows"
+            f" of: {expected}."
         )
     for row in source.supplement:
         values = ", ".join("NULL" if value is None else literal(str(value)) for value in row)
@@ -140,7 +153,8 @@ def _header(home: Home, source: CsvSource, path: Path, expected: str) -> list[st
             else "no readable text"
         )
         raise BrokenSource(
-            f"source '{source.name}': {source.path(home)} lacks column {', '.join(missing)}; it has {found}. Expected: {expected}."
+            f"source '{source.name}': {source.path(home)} lacks column {', '.join(missing)}; it"
+            f" has {found}. Expected: {expected}."
         )
     twice = sorted(
         {name for name in header if [other.lower() for other in header].count(name.lower()) > 1}

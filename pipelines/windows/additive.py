@@ -19,7 +19,8 @@ def windowed_rows(declared: Declaration, versions: str, low: int, high: int) -> 
     terms = _terms(declared)
     entry = f"greatest({first_grid_time('__e', every)}, {first_grid_time('__k', every)})"
     exits = {
-        w: f"least({first_grid_time(f'(__e + {micros(w)})', every)}, coalesce({first_grid_time('__next', every)}, {2**62}))"
+        w: f"least({first_grid_time(f'(__e + {micros(w)})', every)},"
+        f" coalesce({first_grid_time('__next', every)}, {2**62}))"
         for w in windows
     }
     inside = ", ".join(f"{moment} AS {_exit(w)}" for w, moment in exits.items())
@@ -39,7 +40,8 @@ def windowed_rows(declared: Declaration, versions: str, low: int, high: int) -> 
             for name, (w, value) in terms.items()
         )
         parts.append(
-            f"SELECT {keys}, {_exit(window)} AS __g, {leaving} FROM __events WHERE __in < {_exit(window)} AND {_exit(window)} <= {high}"
+            f"SELECT {keys}, {_exit(window)} AS __g, {leaving} FROM __events WHERE __in <"
+            f" {_exit(window)} AND {_exit(window)} <= {high}"
         )
     sums = ", ".join(f"sum({quoted(name)}) AS {quoted(name)}" for name in terms)
     totals = ", ".join(f"sum({quoted(name)}) OVER of_key AS {quoted(name)}" for name in terms)
@@ -50,11 +52,14 @@ def windowed_rows(declared: Declaration, versions: str, low: int, high: int) -> 
     )
     return (
         f"WITH __events AS MATERIALIZED ({events}),"
-        f" __changes AS (SELECT {keys}, __g, {sums} FROM ({' UNION ALL '.join(parts)}) GROUP BY {keys}, __g),"
+        f" __changes AS (SELECT {keys}, __g, {sums} FROM ({' UNION ALL '.join(parts)}) GROUP BY"
+        f" {keys}, __g),"
         f" __totals AS (SELECT {keys}, __g, {totals} FROM __changes"
-        f" WINDOW of_key AS (PARTITION BY {keys} ORDER BY __g ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW))"
+        f" WINDOW of_key AS (PARTITION BY {keys} ORDER BY __g ROWS BETWEEN UNBOUNDED PRECEDING AND"
+        " CURRENT ROW))"
         f" SELECT {keys}, {features}, make_timestamp(__g) AS {EVENT},"
-        f" make_timestamp(__g + {micros(declared.available_after)}) AS {CREATED} FROM __totals WHERE __g > {low}"
+        f" make_timestamp(__g + {micros(declared.available_after)}) AS {CREATED} FROM __totals"
+        f" WHERE __g > {low}"
     )
 
 
@@ -118,7 +123,9 @@ def _digits(each: Aggregation, declared: Declaration) -> int:
 
 
 def _value(each: Aggregation, window: timedelta, declared: Declaration) -> str:
-    """A feature from the running totals of its terms, which are whole numbers; only the last steps round."""
+    """A feature from the running totals of its terms, which are whole numbers; only the last steps
+    round.
+    """
     known, total, squares = (
         quoted(_term(term, each.measure, window)) for term in ("known", "sum", "squares")
     )

@@ -1,7 +1,7 @@
 """MLflow's extension point for artifacts: locations that are relative to the data folder.
 
-MLflow finds the class by the entry point in `pyproject.toml`, so that its own commands show the files
-of a run. The platform itself reads and writes them without MLflow.
+MLflow finds the class by the entry point in `pyproject.toml`, so that its own commands show the
+files of a run. The platform itself reads and writes them without MLflow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class DataFolderArtifacts(LocalArtifactRepository):
     """The files of a run, in the folder of the tracking database."""
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, **options: Any) -> None:
-        """Resolve `punctual:///models/...`; raises `MlflowException` for a database of another kind."""
+        """Resolve `punctual:///models/...`; raises `MlflowException` for a database of another
+        kind.
+        """
         folder = _data_folder(tracking_uri or os.environ.get(_SERVER_DATABASE) or _in_use())
         path = folder / unquote(urlsplit(artifact_uri).path).lstrip("/")
         super().__init__(path.as_uri(), tracking_uri, **options)

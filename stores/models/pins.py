@@ -1,4 +1,6 @@
-"""What the models in use read: definitions that live, and stay as they are, as long as a model needs them."""
+"""What the models in use read: definitions that live, and stay as they are, as long as a model
+needs them.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,8 @@ def read_card(home: Home, use_case: str, version: str | None = None) -> ModelCar
 def broken_registry(home: Home, reason: object) -> BrokenRegistry:
     """The error that names the database, and says what to do about it."""
     return BrokenRegistry(
-        f"the model registry {tracking_uri(home)} cannot be read: {str(reason).strip().rstrip('.')}."
+        f"the model registry {tracking_uri(home)} cannot be read:"
+        f" {str(reason).strip().rstrip('.')}."
         " Restore it, or move it away: models are registered anew then."
     )
 

@@ -1,14 +1,18 @@
-"""Which row of a view's history each entity row sees: one DuckDB `ASOF` join over the few rows that can be the answer.
+"""Which row of a view's history each entity row sees: one DuckDB `ASOF` join over the few rows that
+can be the answer.
 
-At (keys, t) the answer is, among the rows with the same keys, `event <= t` and `created <= t`, the one with the greatest event,
-ties to the greatest created. An `ASOF` join finds it if each row is entered at its moment of effect, the later of its two times,
-and rows older in event time than one already in effect are left out: they are never the answer.
+At (keys, t) the answer is, among the rows with the same keys, `event <= t` and `created <= t`, the
+one with the greatest event, ties to the greatest created. An `ASOF` join finds it if each row is
+entered at its moment of effect, the later of its two times, and rows older in event time than one
+already in effect are left out: they are never the answer.
 
-`ASOF` sorts all rows that it is given, and of a long history nearly all are given for nothing. Cut time into buckets of a few rows
-per key, and look only at rows whose event is in the bucket of an entity row's t or in the one before. If the join over those finds an
-answer in those two buckets, it is the answer: every row left out has an older event. If it does not, the entity row goes on to
-wider buckets, and at the end to the whole history of its keys. Finding the rows is one pass over keys and times with a hash lookup,
-and so the join is linear in the history, its memory that of the entity rows.
+`ASOF` sorts all rows that it is given, and of a long history nearly all are given for nothing. Cut
+time into buckets of a few rows per key, and look only at rows whose event is in the bucket of an
+entity row's t or in the one before. If the join over those finds an answer in those two buckets, it
+is the answer: every row left out has an older event. If it does not, the entity row goes on to
+wider buckets, and at the end to the whole history of its keys. Finding the rows is one pass over
+keys and times with a hash lookup, and so the join is linear in the history, its memory that of the
+entity rows.
 """
 
 from __future__ import annotations
@@ -34,7 +38,9 @@ _SAMPLED_ENTITIES = 1_000
 
 @dataclass(frozen=True)
 class Found:
-    """Entity rows (their places, from 0) that see a row of the history, in any order, and that row's address; both int64."""
+    """Entity rows (their places, from 0) that see a row of the history, in any order, and that
+    row's address; both int64.
+    """
 
     rows: np.ndarray
     addresses: np.ndarray
@@ -45,8 +51,9 @@ def find_rows(
 ) -> Found:
     """For the entity rows that see a row of the history, which one.
 
-    Reads `__entities` (see `EntityRows.prepare`), of `rows` rows. `ttl` in microseconds, 0 for none; its bound is inclusive.
-    A row that was withdrawn hides what is older and is not itself shown.
+    Reads `__entities` (see `EntityRows.prepare`), of `rows` rows. `ttl` in microseconds, 0 for
+    none; its bound is inclusive. A row that was withdrawn hides what is older and is not itself
+    shown.
     """
     if not history.paths:
         return Found(np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -60,14 +67,17 @@ def find_rows(
 
 
 def worth_looking(history_rows: int, entity_rows: int, near: float) -> bool:
-    """Whether a pass over the history to find the rows near the moments, about so many, is less than to join it whole."""
+    """Whether a pass over the history to find the rows near the moments, about so many, is less
+    than to join it whole.
+    """
     return history_rows > FEW_ROWS and entity_rows > 0 and near < history_rows / 2
 
 
 def _stretch_of(connection: duckdb.DuckDBPyConnection, history: History) -> Stretch:
     """What a manifest would say, read from the rows; ties are taken to be possible."""
     (rows, min_event, max_event, min_created, max_created) = connection.execute(
-        f"SELECT count(*), min(__event), max(__event), min(__created), max(__created) FROM ({history.scan()})"
+        "SELECT count(*), min(__event), max(__event), min(__created), max(__created) FROM"
+        f" ({history.scan()})"
     ).fetchall()[0]
     if not rows:
         return Stretch(0, 0, 0, 0, 0, 0, 0, in_order=False)
@@ -95,7 +105,8 @@ class _Join:
         # An entity row without a key sees nothing.
         has_keys = " AND ".join(f"{key} IS NOT NULL" for key in self._keys)
         self.askable = f"(SELECT * FROM {ENTITIES} WHERE {has_keys})" if has_keys else ENTITIES
-        # Where no row overtook another, effect has the order of events, and buckets by effect need not wait for what is known late.
+        # Where no row overtook another, effect has the order of events, and buckets by effect need
+        # not wait for what is known late.
         ordered = two_time and (stretch.in_order or stretch.is_regular)
         self._measure = "greatest(__event, __created)" if ordered else "__event"
         self._first = stretch.min_event
@@ -109,7 +120,10 @@ class _Join:
         # Where there are many entity rows, most rows of the history are of their keys.
         if self._keys and self._stretch.rows > 4 * rows:
             keys = ", ".join(self._keys)
-            candidates = f"SELECT * FROM ({candidates}) SEMI JOIN (SELECT DISTINCT {keys} FROM {entities}) USING ({keys})"
+            candidates = (
+                f"SELECT * FROM ({candidates}) SEMI JOIN (SELECT DISTINCT {keys} FROM"
+                f" {entities}) USING ({keys})"
+            )
         # A join straight into a result is done by one thread, into a table by all.
         self._connection.execute(
             f"CREATE OR REPLACE TABLE __found AS {self._joined(entities, candidates)}"
@@ -123,7 +137,9 @@ class _Join:
         self.found.append((found[ROW].to_numpy(), found[ADDRESS].to_numpy()))
 
     def narrowing(self, rows: int) -> None:
-        """Join the rows near each entity row's moment; what is not settled by them goes on to wider buckets."""
+        """Join the rows near each entity row's moment; what is not settled by them goes on to wider
+        buckets.
+        """
         rows_per_key, lag = self._sampled()
         width = max(1, round(ROWS_A_BUCKET * self._span / rows_per_key), lag)
         # An entity row before the history sees nothing.
@@ -143,24 +159,33 @@ class _Join:
                 return
 
     def _sampled(self) -> tuple[float, int]:
-        """From a few files and a few entity rows: the mean rows of a key, and how late nearly all rows are (µs)."""
+        """From a few files and a few entity rows: the mean rows of a key, and how late nearly all
+        rows are (µs).
+        """
         sample = range(
             0, len(self._history.paths), max(1, len(self._history.paths) // _SAMPLED_FILES)
         )
         share = len(sample) / len(self._history.paths)
-        entities = f"SELECT * FROM {ENTITIES} WHERE {ROW} % greatest(1, (SELECT count(*) FROM {ENTITIES}) // {_SAMPLED_ENTITIES}) = 0"
+        entities = (
+            f"SELECT * FROM {ENTITIES} WHERE {ROW} % greatest(1, (SELECT count(*) FROM"
+            f" {ENTITIES}) // {_SAMPLED_ENTITIES}) = 0"
+        )
         matches, matched = self._connection.execute(
-            f"SELECT count(*), count(DISTINCT {ROW}) FROM ({self._history.scan(sample)}) JOIN ({entities}) USING ({', '.join(self._keys)})"
+            f"SELECT count(*), count(DISTINCT {ROW}) FROM ({self._history.scan(sample)}) JOIN"
+            f" ({entities}) USING ({', '.join(self._keys)})"
         ).fetchall()[0]
         lag = 0
         if self._waits:
             (lag,) = self._connection.execute(
-                f"SELECT quantile_disc(greatest(__created - __event, 0), 0.9) FROM ({self._history.scan(sample)})"
+                "SELECT quantile_disc(greatest(__created - __event, 0), 0.9) FROM"
+                f" ({self._history.scan(sample)})"
             ).fetchall()[0]
         return max(1.0, matches / max(1, matched) / share), int(lag or 0)
 
     def _settle(self, waiting: str, width: int, left: str) -> int:
-        """Join the rows of two buckets; make the table `left` of the entity rows that they do not settle, and return how many."""
+        """Join the rows of two buckets; make the table `left` of the entity rows that they do not
+        settle, and return how many.
+        """
         keys = "".join(key + ", " for key in self._keys)
         last_bucket = (self._last - self._first) // width
         bucket = f"least(({MOMENT} - {self._first}) // {width}, {last_bucket})"
@@ -170,15 +195,20 @@ class _Join:
         )
         rows = self._history.scan(first=self._first_near(waiting, bucket, width))
         near = (
-            f"SELECT * FROM (SELECT *, ({self._measure} - {self._first}) // {width} AS __bucket FROM ({rows}))"
+            f"SELECT * FROM (SELECT *, ({self._measure} - {self._first}) // {width} AS __bucket"
+            f" FROM ({rows}))"
             f" SEMI JOIN ({pairs}) USING ({keys}__bucket)"
         )
-        settled = f"coalesce(h.__bucket >= {bucket} - 1, false) OR {bucket} <= 1{self._expired(bucket, width)}"
+        settled = (
+            f"coalesce(h.__bucket >= {bucket} - 1, false) OR {bucket} <="
+            f" 1{self._expired(bucket, width)}"
+        )
         joined = self._joined(waiting, near, f", {settled} AS __settled")
         self._connection.execute(f"CREATE OR REPLACE TABLE __found AS {joined}")
         self._take("__settled AND ")
         self._connection.execute(
-            f"CREATE OR REPLACE TABLE {left} AS SELECT * FROM {waiting} SEMI JOIN (FROM __found WHERE NOT __settled) USING ({ROW})"
+            f"CREATE OR REPLACE TABLE {left} AS SELECT * FROM {waiting} SEMI JOIN (FROM __found"
+            f" WHERE NOT __settled) USING ({ROW})"
         )
         (unsettled,) = self._connection.execute(f"SELECT count(*) FROM {left}").fetchall()[0]
         return int(unsettled)
@@ -189,7 +219,9 @@ class _Join:
         return int(count)
 
     def _first_near(self, waiting: str, bucket: str, width: int) -> int:
-        """The place of the first file that can hold a row of the buckets; those before it all end too early."""
+        """The place of the first file that can hold a row of the buckets; those before it all end
+        too early.
+        """
         (earliest,) = self._connection.execute(
             f"SELECT min({bucket}) - 1 FROM {waiting}"
         ).fetchall()[0]
@@ -200,7 +232,9 @@ class _Join:
         return min(len(list(too_early)), len(self._history.paths) - 1)
 
     def _expired(self, bucket: str, width: int) -> str:
-        """Whether the two buckets reach back as far as the view's ttl: what is older is not shown anyway."""
+        """Whether the two buckets reach back as far as the view's ttl: what is older is not shown
+        anyway.
+        """
         if not self._ttl:
             return ""
         return f" OR {self._first} + ({bucket} - 1) * {width} <= {MOMENT} - {self._ttl}"
@@ -210,12 +244,16 @@ class _Join:
         visible = "true" if not self._ttl else f"h.__event + {self._ttl} >= e.{MOMENT}"
         same_keys = "".join(f"e.{key} = h.{key} AND " for key in self._keys)
         return (
-            f"SELECT e.{ROW}, CASE WHEN NOT h.__withdrawn AND {visible} THEN h.{ADDRESS} ELSE -1 END AS {ADDRESS}{more}"
-            f" FROM {entities} AS e ASOF LEFT JOIN ({self._effective(candidates)}) AS h ON {same_keys}e.{MOMENT} >= h.__effective"
+            f"SELECT e.{ROW}, CASE WHEN NOT h.__withdrawn AND {visible} THEN h.{ADDRESS} ELSE -1"
+            f" END AS {ADDRESS}{more}"
+            f" FROM {entities} AS e ASOF LEFT JOIN ({self._effective(candidates)}) AS h ON"
+            f" {same_keys}e.{MOMENT} >= h.__effective"
         )
 
     def _effective(self, candidates: str) -> str:
-        """The candidates that are the answer from `__effective` until the next one's, one per keys and moment."""
+        """The candidates that are the answer from `__effective` until the next one's, one per keys
+        and moment.
+        """
         by_keys = f"PARTITION BY {', '.join(self._keys)} " if self._keys else ""
         if not self._two_time:
             entered = f"SELECT *, __event AS __effective FROM ({candidates})"
@@ -229,14 +267,20 @@ class _Join:
                 f"SELECT * FROM ({entered}) QUALIFY __event >= coalesce(max(__event) OVER"
                 f" ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), __event)"
             )
-        return f"SELECT * FROM ({entered}) QUALIFY __effective IS DISTINCT FROM lead(__effective) OVER ({order})"
+        return (
+            f"SELECT * FROM ({entered}) QUALIFY __effective IS DISTINCT FROM lead(__effective)"
+            f" OVER ({order})"
+        )
 
 
 def known_too_late(
     connection: duckdb.DuckDBPyConnection, history: History, last_moment: int
 ) -> bool:
-    """Whether there are rows with events by the last moment asked for, and all of those became known after it."""
+    """Whether there are rows with events by the last moment asked for, and all of those became
+    known after it.
+    """
     (events, known) = connection.execute(
-        f"SELECT count(*), count(*) FILTER (__created <= {last_moment}) FROM ({history.scan()}) WHERE __event <= {last_moment}"
+        f"SELECT count(*), count(*) FILTER (__created <= {last_moment}) FROM ({history.scan()})"
+        f" WHERE __event <= {last_moment}"
     ).fetchall()[0]
     return bool(events and not known)

@@ -1,4 +1,6 @@
-"""The entity rows of a point-in-time join: whatever frame they come in, their moments, and their keys for SQL."""
+"""The entity rows of a point-in-time join: whatever frame they come in, their moments, and their
+keys for SQL.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,10 @@ _FRAME = "__frame"
 class EntityRows:
     """Entity rows in the order in which they were given.
 
-    A pandas, Arrow or polars frame stays where it is; a Parquet path, SQL text or a DuckDB relation goes into DuckDB, which may spill it,
-    unless all is wanted `in_memory`.
-    In SQL, `__entities` has one row each: `__row` (from 0), `__moment` (microseconds since 1970, UTC) and the keys that were asked for.
+    A pandas, Arrow or polars frame stays where it is; a Parquet path, SQL text or a DuckDB relation
+    goes into DuckDB, which may spill it, unless all is wanted `in_memory`. In SQL, `__entities` has
+    one row each: `__row` (from 0), `__moment` (microseconds since 1970, UTC) and the keys that were
+    asked for.
     """
 
     def __init__(
@@ -65,7 +68,8 @@ class EntityRows:
         names = self.schema.names
         if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise InvalidRequest(
-                f"entity rows have more than one column '{repeated[0]}'; give each a name of its own."
+                f"entity rows have more than one column '{repeated[0]}'; give each a name of its"
+                " own."
             )
         self.moments = moments_of(self._columns([time_column(self.schema)]), naive=naive)
 
@@ -112,7 +116,8 @@ class EntityRows:
         ]
 
     def prepare(self, keys: Sequence[str], types: Sequence[pa.DataType], *, of: str = "") -> None:
-        """Make `__entities` with the moments and the named columns, each in SQL under its place in `keys` (see `key_column`).
+        """Make `__entities` with the moments and the named columns, each in SQL under its place in
+        `keys` (see `key_column`).
 
         Whatever else the frame holds stays out of SQL, which does not tell `Driver` from `driver`.
         Raises what `keys` raises.
@@ -143,7 +148,8 @@ class EntityRows:
         if isinstance(frame, str):
             return self._read(frame, "the SQL text")
         raise InvalidRequest(
-            f"entity rows came as {type(frame).__name__}; expected a pandas, polars or Arrow frame, a DuckDB relation,"
+            f"entity rows came as {type(frame).__name__}; expected a pandas, polars or Arrow"
+            " frame, a DuckDB relation,"
             " the path of a Parquet file, or SQL."
         )
 
@@ -153,7 +159,8 @@ class EntityRows:
         numbered = pa.schema(
             [field.with_name(f"c{number}") for number, field in enumerate(reader.schema)]
         )
-        # A second cursor, since the reader may be of this connection and would end with its next statement.
+        # A second cursor, since the reader may be of this connection and would end with its next
+        # statement.
         source = pa.RecordBatchReader.from_batches(
             numbered, (pa.record_batch(batch.columns, schema=numbered) for batch in reader)
         )
@@ -201,32 +208,39 @@ def key_column(number: int) -> str:
 
 
 def time_column(schema: pa.Schema) -> str:
-    """The column of the prediction moments: `event_timestamp`, else the only timestamp there is (as Feast has it)."""
+    """The column of the prediction moments: `event_timestamp`, else the only timestamp there is (as
+    Feast has it).
+    """
     if EVENT in schema.names:
         return EVENT
     times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
     if len(times) != 1:
         raise InvalidRequest(
-            f"entity rows need a column '{EVENT}', or one timestamp under another name; they have {', '.join(schema.names)}."
+            f"entity rows need a column '{EVENT}', or one timestamp under another name; they have"
+            f" {', '.join(schema.names)}."
         )
     return times[0]
 
 
 def moments_of(entities: pa.Table, *, naive: NaiveTimestamps = "refuse") -> pa.ChunkedArray:
-    """The prediction moments as microseconds since 1970 in UTC; finer times are cut, which changes no comparison.
+    """The prediction moments as microseconds since 1970 in UTC; finer times are cut, which changes
+    no comparison.
 
-    Raises `InvalidRequest` where the column or a value is missing, `NaiveTimestamp` for naive times unless they are to be UTC.
+    Raises `InvalidRequest` where the column or a value is missing, `NaiveTimestamp` for naive times
+    unless they are to be UTC.
     """
     name = time_column(entities.schema)
     type_ = entities.schema.field(name).type
     if not pa.types.is_timestamp(type_) or (type_.tz is None and naive == "refuse"):
         raise NaiveTimestamp(
-            f"entity column '{name}' is {type_}; expected timestamps with a time zone, such as pd.to_datetime(…, utc=True)."
+            f"entity column '{name}' is {type_}; expected timestamps with a time zone, such as"
+            " pd.to_datetime(…, utc=True)."
         )
     moments = entities[name]
     if moments.null_count:
         raise InvalidRequest(
-            f"{moments.null_count} of {len(moments)} entity rows have no {name}; every row needs its moment."
+            f"{moments.null_count} of {len(moments)} entity rows have no {name}; every row needs"
+            " its moment."
         )
     in_utc = moments.cast(pa.timestamp(type_.unit))
     if type_.unit == "ns":
@@ -245,7 +259,9 @@ def _in_memory(frame: EntityFrame) -> pa.Table | None:
 
 
 def _as_key(column: pa.ChunkedArray, type_: pa.DataType, name: str, of: str) -> pa.ChunkedArray:
-    """A key column as it can be compared with the view's, which is of the given type; times are in UTC without a zone."""
+    """A key column as it can be compared with the view's, which is of the given type; times are in
+    UTC without a zone.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     found = column.type
@@ -263,7 +279,8 @@ def _as_key(column: pa.ChunkedArray, type_: pa.DataType, name: str, of: str) -> 
             return column.cast(pa.int64())
     if kind_of(found) != kind_of(type_):
         raise InvalidRequest(
-            f"{of} is keyed by '{name}', which is {type_}; the entity rows have it as {found}. Cast the column."
+            f"{of} is keyed by '{name}', which is {type_}; the entity rows have it as {found}."
+            " Cast the column."
         )
     return column
 

@@ -1,4 +1,6 @@
-"""A point-in-time join that runs when its result is asked for: as Arrow, pandas or polars, as a stream, or into a Parquet file."""
+"""A point-in-time join that runs when its result is asked for: as Arrow, pandas or polars, as a
+stream, or into a Parquet file.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,16 @@ _NO_ROOM = ("Out of Memory Error", "No space left", 'Could not write file "')
 
 
 class NothingKnown(UserWarning):
-    """A view gave nothing but nulls, since all its rows became known after the entity rows' moments."""
+    """A view gave nothing but nulls, since all its rows became known after the entity rows'
+    moments.
+    """
 
 
 @dataclass(frozen=True)
 class JoinedView:
-    """A feature view in a join: its history until a moment and since one, what is put before its features' names, its ttl (µs)."""
+    """A feature view in a join: its history until a moment and since one, what is put before its
+    features' names, its ttl (µs).
+    """
 
     history: Callable[[int, int | None], History]
     prefix: str
@@ -145,7 +151,8 @@ class Join:
             )
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
-        """The same in pieces of so many rows; of all entity rows only keys, moments and addresses are held.
+        """The same in pieces of so many rows; of all entity rows only keys, moments and addresses
+        are held.
 
         What is found waits in DuckDB, which puts it into the spill folder where memory is short.
         """
@@ -165,7 +172,10 @@ class Join:
                         pa.table({ROW: found.rows, ADDRESS: found.addresses}).to_reader(),
                     )
                     self._keep_values(connection, history, np.unique(found.addresses), values)
-                joins += f" LEFT JOIN (FROM {shown} JOIN {values} USING ({ADDRESS})) AS v{number} ON v{number}.{ROW} = e.{ROW}"
+                joins += (
+                    f" LEFT JOIN (FROM {shown} JOIN {values} USING ({ADDRESS})) AS v{number}"
+                    f" ON v{number}.{ROW} = e.{ROW}"
+                )
                 selected += [
                     f"v{number}.c{place} AS v{number}c{place}"
                     for place in range(len(history.features))
@@ -239,7 +249,8 @@ class Join:
             for feature in history.features:
                 if view.prefix + feature.name in names:
                     raise InvalidRequest(
-                        f"feature '{view.prefix + feature.name}' of view '{history.view}' would stand beside a column of that name; "
+                        f"feature '{view.prefix + feature.name}' of view '{history.view}' would"
+                        " stand beside a column of that name; "
                         "ask with full_feature_names=True or rename the column."
                     )
                 names.add(view.prefix + feature.name)
@@ -268,8 +279,10 @@ class Join:
             return
         if known_too_late(connection, history, _last(entities)):
             warnings.warn(
-                f"view '{history.view}' gives nothing but nulls: each of its rows became known ({history.created}) after the moments of"
-                " the entity rows. Where that column is when a backfill ran, and not when a value was known, point_in_time: event_time"
+                f"view '{history.view}' gives nothing but nulls: each of its rows became known"
+                f" ({history.created}) after the moments of"
+                " the entity rows. Where that column is when a backfill ran, and not when a value"
+                " was known, point_in_time: event_time"
                 " joins by event time alone.",
                 NothingKnown,
                 stacklevel=2,
@@ -338,5 +351,6 @@ def _room(of: str = "") -> Iterator[None]:
             raise
         raise DataFolderError(
             f"the join{of} ran out of room: {str(error).splitlines()[0]}"
-            " Give offline_store more memory_limit in feature_store.yaml, or its spill_folder more disk."
+            " Give offline_store more memory_limit in feature_store.yaml, or its spill_folder more"
+            " disk."
         ) from error

@@ -61,15 +61,18 @@ class AsofRetrievalJob(RetrievalJob):
     def to_arrow(self, validation_reference: Any = None, timeout: int | None = None) -> pa.Table:
         """All columns, on-demand features included.
 
-        Feast's own way hands every column to every on-demand function as Python lists and guesses the types of
-        what comes back; here a function gets its inputs, and its outputs have their declared types.
+        Feast's own way hands every column to every on-demand function as Python lists and guesses
+        the types of what comes back; here a function gets its inputs, and its outputs have their
+        declared types.
         """
         if validation_reference is not None:
             raise NotImplementedError("dataset validation is not part of this offline store")
         return self._completed(self._join.table())
 
     def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
-        """All columns as pandas; integers among nulls are `Int64` and the like, since as floats they would lose digits."""
+        """All columns as pandas; integers among nulls are `Int64` and the like, since as floats
+        they would lose digits.
+        """
         return as_pandas(self.to_arrow(validation_reference, timeout))
 
     def to_polars(self) -> pl.DataFrame:
@@ -81,7 +84,9 @@ class AsofRetrievalJob(RetrievalJob):
         return frame
 
     def to_reader(self, rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
-        """All columns as a stream of batches of so many rows, in order; never the whole result in memory."""
+        """All columns as a stream of batches of so many rows, in order; never the whole result in
+        memory.
+        """
         pieces = (self._completed(piece) for piece in self._join.batches(rows))
         first = next(pieces, None)
         if first is None:
@@ -89,9 +94,11 @@ class AsofRetrievalJob(RetrievalJob):
         return pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
 
     def to_parquet(self, path: Path | str, *, overwrite: bool = False) -> Path:
-        """Write all columns to one Parquet file, batch by batch; the file is there whole or not at all.
+        """Write all columns to one Parquet file, batch by batch; the file is there whole or not at
+        all.
 
-        Raises `FileExistsError` where it is there and not to be overwritten, `DataFolderError` where it cannot be written.
+        Raises `FileExistsError` where it is there and not to be overwritten, `DataFolderError`
+        where it cannot be written.
         """
         path = Path(path)
         if path.exists() and not overwrite:
@@ -136,7 +143,9 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 def as_pandas(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as pandas, with nullable types for integers among nulls; within lists they stay Python's."""
+    """An Arrow table as pandas, with nullable types for integers among nulls; within lists they
+    stay Python's.
+    """
     frame = table.to_pandas(integer_object_nulls=True)
     for name in table.column_names:
         if pa.types.is_integer(table.schema.field(name).type) and table[name].null_count:

@@ -21,10 +21,11 @@ from stores.offline.view_files import FeatureColumn, History, address_parts
 
 
 def gather(history: History, addresses: np.ndarray, *, threads: int) -> Iterator[pa.Table]:
-    """The features of the rows at the addresses (int64, ascending, each once), in that order, a file or less at a time.
+    """The features of the rows at the addresses (int64, ascending, each once), in that order, a
+    file or less at a time.
 
-    Columns are called as the features are and have their types. Holds the rows of a few files at once.
-    Raises `BrokenTable` where a file cannot be read or holds a column of another type.
+    Columns are called as the features are and have their types. Holds the rows of a few files at
+    once. Raises `BrokenTable` where a file cannot be read or holds a column of another type.
     """
     places, rows = address_parts(addresses)
     wanted, starts = np.unique(places, return_index=True)

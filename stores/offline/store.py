@@ -1,8 +1,9 @@
 """Feast offline store: the point-in-time join in event time and knowledge time.
 
 At entity row (keys, t) a view shows, among its rows with the same keys, `event_timestamp <= t` and
-`created_timestamp <= t`, the one with the greatest `event_timestamp`, ties to the greatest `created_timestamp`;
-nulls if `event_timestamp + ttl < t`. Output rows are the entity rows, all of them, in their order.
+`created_timestamp <= t`, the one with the greatest `event_timestamp`, ties to the greatest
+`created_timestamp`; nulls if `event_timestamp + ttl < t`. Output rows are the entity rows, all of
+them, in their order.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ from stores.tables import EVENT, WITHDRAWN, connect, quoted, timestamp
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
     """What `feature_store.yaml` may say about this store.
 
-    `point_in_time`: `two_time` (the default) or `event_time`, Feast's own join. `naive_timestamps`: `refuse` entity times without a zone
-    (the default) or take them for `utc`. `memory_limit` (such as `4GB`), `threads` and `spill_folder` are each call's.
-    `home` is the data folder: relative paths of sources are below it, and by default what is spilled.
-    `as_of` (microseconds since 1970 in UTC) and `commits` (table name to version and commit) pin what is shown; `point_in_time_join`
+    `point_in_time`: `two_time` (the default) or `event_time`, Feast's own join. `naive_timestamps`:
+    `refuse` entity times without a zone (the default) or take them for `utc`. `memory_limit` (such
+    as `4GB`), `threads` and `spill_folder` are each call's. `home` is the data folder: relative
+    paths of sources are below it, and by default what is spilled. `as_of` (microseconds since 1970
+    in UTC) and `commits` (table name to version and commit) pin what is shown; `point_in_time_join`
     sets them.
     """
 
@@ -65,7 +67,9 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
 
     @property
     def spill(self) -> Path | None:
-        """Where joins put what memory cannot hold; None for the system's folder for temporary files."""
+        """Where joins put what memory cannot hold; None for the system's folder for temporary
+        files.
+        """
         if self.spill_folder:
             return Path(self.spill_folder)
         return Path(self.home, "spill") if self.home else None
@@ -145,7 +149,9 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row per entity with an event time in `[start_date, end_date]`, where that is not a withdrawal."""
+        """The newest row per entity with an event time in `[start_date, end_date]`, where that is
+        not a withdrawal.
+        """
         newest = ", ".join(
             f"{quoted(column)} DESC"
             for column in (timestamp_field, created_timestamp_column)
@@ -180,7 +186,8 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row with an event time in `[start_date, end_date]`; of a saved dataset, with every column.
+        """Every row with an event time in `[start_date, end_date]`; of a saved dataset, with every
+        column.
 
         Feast asks for the keys and features of a saved dataset alone, and its labels would be lost.
         """
@@ -233,7 +240,9 @@ class AsofOfflineStore(OfflineStore):
         pq.write_table(rows, folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.parquet")
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """A table that is not built yet is as valid as an empty one; other files are checked by Feast."""
+        """A table that is not built yet is as valid as an empty one; other files are checked by
+        Feast.
+        """
         if isinstance(data_source, FileSource) and Path(data_source.path).suffix == "":
             return
         super().validate_data_source(config, data_source)
@@ -247,11 +256,13 @@ def point_in_time_join(
     as_of: datetime | None = None,
     commits: dict[str, tuple[int, int]] | None = None,
 ) -> AsofRetrievalJob:
-    """Feast's `get_historical_features` under full feature names, with the cut that its signature has no room for.
+    """Feast's `get_historical_features` under full feature names, with the cut that its signature
+    has no room for.
 
-    `entity_rows`: a pandas, Arrow or polars frame, a Parquet path, SQL text or a DuckDB relation, with the join keys and
-    `event_timestamp` (the prediction moment, with a zone). `as_of` (aware UTC) shows only rows created by then; `commits` pins
-    tables (name to version and commit). The join runs when the job is asked for its result.
+    `entity_rows`: a pandas, Arrow or polars frame, a Parquet path, SQL text or a DuckDB relation,
+    with the join keys and `event_timestamp` (the prediction moment, with a zone). `as_of` (aware
+    UTC) shows only rows created by then; `commits` pins tables (name to version and commit). The
+    join runs when the job is asked for its result.
     """
     pinned = {"as_of": None if as_of is None else micros(aware(as_of)), "commits": commits}
     config = store.config.model_copy()
@@ -288,26 +299,34 @@ def _connection(settings: AsofOfflineStoreConfig) -> duckdb.DuckDBPyConnection:
 def _rows_between(
     home: Path | None, views: list[FeatureView], start: datetime | None, end: datetime | None
 ) -> str:
-    """Entity rows where none are given, as SQL: the keys and event times of the views' rows in `[start, end]` (Feast's defaults)."""
+    """Entity rows where none are given, as SQL: the keys and event times of the views' rows in
+    `[start, end]` (Feast's defaults).
+    """
     begin, until = compute_non_entity_date_range(views, start_date=start, end_date=end)
     histories = [history_of(view, [], home=home) for view in views]
-    bounds = f"NOT __withdrawn AND __event BETWEEN {micros(taken_for_utc(begin))} AND {micros(taken_for_utc(until))}"
+    bounds = (
+        f"NOT __withdrawn AND __event BETWEEN {micros(taken_for_utc(begin))} AND"
+        f" {micros(taken_for_utc(until))}"
+    )
     selects = []
     for view, history in zip(views, histories, strict=True):
         if [*history.keys] != [*histories[0].keys]:
             raise InvalidRequest(
-                f"views '{views[0].name}' and '{view.name}' have different keys, so that their rows make no common entity rows;"
+                f"views '{views[0].name}' and '{view.name}' have different keys, so that their"
+                " rows make no common entity rows;"
                 " give entity rows, or ask for one view at a time."
             )
         if history.paths:
             names = [f"__key{number} AS {quoted(name)}" for number, name in enumerate(history.keys)]
             moment = f"make_timestamp(__event)::TIMESTAMPTZ AS {EVENT}"
             selects.append(
-                f"SELECT DISTINCT {', '.join([*names, moment])} FROM ({history.scan()}) WHERE {bounds}"
+                f"SELECT DISTINCT {', '.join([*names, moment])} FROM ({history.scan()}) WHERE"
+                f" {bounds}"
             )
     if not selects:
         raise NotBuilt(
-            f"views {', '.join(view.name for view in views)} have no rows yet; build them, or give entity rows."
+            f"views {', '.join(view.name for view in views)} have no rows yet; build them, or give"
+            " entity rows."
         )
     return " UNION ".join(selects) + " ORDER BY ALL"
 

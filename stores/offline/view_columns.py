@@ -31,12 +31,15 @@ def declared_schema(view: FeatureView) -> pa.Schema:
 
 
 def refuse_mark(view: FeatureView) -> None:
-    """Raise `InvalidDeclaration` where a feature has the name of the column that withdraws rows, which would be taken for it."""
+    """Raise `InvalidDeclaration` where a feature has the name of the column that withdraws rows,
+    which would be taken for it.
+    """
     if any(field.name == WITHDRAWN for field in view.schema):
         raise InvalidDeclaration(
             f"view '{view.name}'",
             [
-                f"'{WITHDRAWN}' is the column of tables that marks withdrawals (Table.publish); call it otherwise."
+                f"'{WITHDRAWN}' is the column of tables that marks withdrawals (Table.publish);"
+                " call it otherwise."
             ],
         )
 
@@ -44,7 +47,8 @@ def refuse_mark(view: FeatureView) -> None:
 def given_out(
     view: str, path: str, column: str, found: pa.DataType, declared: pa.DataType
 ) -> pa.DataType:
-    """The type in which a column of a file is given out: the declared one where that is only wider, else the file's; times in UTC.
+    """The type in which a column of a file is given out: the declared one where that is only wider,
+    else the file's; times in UTC.
 
     Raises `BrokenTable` where the file's type is not what the view declares.
     """
@@ -64,7 +68,8 @@ def given_out(
         if kind == "list":
             return pa.list_(given_out(view, path, column, plain.value_type, declared.value_type))
     raise BrokenTable(
-        f"view '{view}' declares column '{column}' as {declared}; in {path} it is {found}. Build the table again."
+        f"view '{view}' declares column '{column}' as {declared}; in {path} it is {found}. Build"
+        " the table again."
     )
 
 
@@ -119,17 +124,20 @@ def check_columns(
             f"view '{view.name}' declares {', '.join(missing)}, which {path} does not have. "
             "Build the table again after changing its definition: punctual features build."
         )
-    # Features are read by their exact names; keys and times in SQL, which would take the first of two that differ in case.
+    # Features are read by their exact names; keys and times in SQL, which would take the first of
+    # two that differ in case.
     for name in (*keys, *times):
         alike = [other for other in schema.names if other.lower() == name.lower()]
         if len(alike) > 1:
             raise BrokenTable(
-                f"view '{view.name}', file {path}: columns {', '.join(alike)} differ only in case; rename all but '{name}'."
+                f"view '{view.name}', file {path}: columns {', '.join(alike)} differ only in case;"
+                f" rename all but '{name}'."
             )
     for name in times:
         if not pa.types.is_timestamp(schema.field(name).type):
             raise BrokenTable(
-                f"view '{view.name}', file {path}: column '{name}' is {schema.field(name).type}; expected a timestamp."
+                f"view '{view.name}', file {path}: column '{name}' is {schema.field(name).type};"
+                " expected a timestamp."
             )
     for name in dict.fromkeys((*keys, *times)):
         type_ = schema.field(name).type
@@ -138,7 +146,9 @@ def check_columns(
 
 
 def _refuse_parts_of_microseconds(view: FeatureView, path: str, column: str) -> None:
-    """Raise where a column of nanoseconds is not of whole microseconds: cut, its rows would be shown too early; DuckDB 2 rounds them."""
+    """Raise where a column of nanoseconds is not of whole microseconds: cut, its rows would be
+    shown too early; DuckDB 2 rounds them.
+    """
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=[column]):
@@ -148,7 +158,8 @@ def _refuse_parts_of_microseconds(view: FeatureView, path: str, column: str) -> 
                 if parts.any():
                     finer = batch[0][int(parts.argmax())]
                     raise BrokenTable(
-                        f"view '{view.name}', file {path}: column '{column}' has {finer}, which is no whole microsecond;"
+                        f"view '{view.name}', file {path}: column '{column}' has {finer}, which is"
+                        " no whole microsecond;"
                         " round its times up to microseconds."
                     )
     except (OSError, pa.ArrowException) as error:

@@ -1,4 +1,6 @@
-"""What a point-in-time join reads of a feature view: its files at a commit, the columns in them, and what the manifest knows of both."""
+"""What a point-in-time join reads of a feature view: its files at a commit, the columns in them,
+and what the manifest knows of both.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class FeatureColumn:
 
 @dataclass(frozen=True)
 class History:
-    """The rows of one feature view that a join may look at; a row's address is its file's place in `paths` and its place in the file."""
+    """The rows of one feature view that a join may look at; a row's address is its file's place in
+    `paths` and its place in the file.
+    """
 
     view: str
     paths: list[str]
@@ -75,7 +79,8 @@ class History:
         return Stretch.over(self.parts) if self.parts else None
 
     def scan(self, places: range | None = None, *, first: int = 0) -> str:
-        """A SELECT of `__key0`…, `__event`, `__created` (microseconds), `__address` and `__withdrawn`, without rows that nobody can see.
+        """A SELECT of `__key0`…, `__event`, `__created` (microseconds), `__address` and
+        `__withdrawn`, without rows that nobody can see.
 
         Of all files, of those from a place on, or of some (then their addresses mean nothing).
         """
@@ -99,8 +104,10 @@ class History:
         chosen = places or range(first, len(self.paths))
         source = parquet_rows((self.paths[place] for place in chosen), file_row_number=True)
         return (
-            f"SELECT {''.join(key + ', ' for key in keys)}{event} AS __event, {created} AS __created,"
-            f" {address} AS {ADDRESS}, {withdrawn} AS __withdrawn FROM {source} WHERE {' AND '.join(conditions)}"
+            f"SELECT {''.join(key + ', ' for key in keys)}{event} AS __event, {created} AS"
+            " __created,"
+            f" {address} AS {ADDRESS}, {withdrawn} AS __withdrawn FROM {source} WHERE"
+            f" {' AND '.join(conditions)}"
         )
 
     def _micros(self, column: str) -> str:
@@ -127,12 +134,14 @@ def history_of(
     commits: dict[str, tuple[int, int]] | None = None,
     home: Path | None = None,
 ) -> History:
-    """The history of a view at a commit (by default the newest), created by `as_of` (by default ever).
+    """The history of a view at a commit (by default the newest), created by `as_of` (by default
+    ever).
 
     Files whose events are all outside `[since, until]` are left out. The view's relative path is
     below `home`, the data folder.
 
-    Raises `NotBuilt`, `StoreOutdated`, or `BrokenTable` where a file or column is missing or of another type than the view declares.
+    Raises `NotBuilt`, `StoreOutdated`, or `BrokenTable` where a file or column is missing or of
+    another type than the view declares.
     """
     refuse_mark(view)
     source = view.batch_source
@@ -150,7 +159,8 @@ def history_of(
         paths = _paths_of(table, view, parts)
     else:
         paths = _plain_files(view, source_path(source, home), commits)
-    # What we published has the same columns everywhere; the files of others are looked at one by one.
+    # What we published has the same columns everywhere; the files of others are looked at one by
+    # one.
     schemas = [schema_of(view, path) for path in (paths[:1] if parts else paths)]
     for path, schema in zip(paths, schemas, strict=False):
         check_columns(
@@ -199,7 +209,9 @@ def published(
 
 
 def plain_scan(path: Path) -> str:
-    """A SELECT over Parquet files that are not a table of ours. Raises `NotBuilt` for an empty folder."""
+    """A SELECT over Parquet files that are not a table of ours. Raises `NotBuilt` for an empty
+    folder.
+    """
     paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not paths:
         raise NotBuilt(f"there are no Parquet files in {path}; build them, or name another path.")
@@ -207,7 +219,8 @@ def plain_scan(path: Path) -> str:
 
 
 def diagnosed(history: History, error: duckdb.Error) -> Exception:
-    """What is wrong with the history's files, by view, file and column, after DuckDB failed to read them; else its own error.
+    """What is wrong with the history's files, by view, file and column, after DuckDB failed to read
+    them; else its own error.
 
     Where DuckDB could not write what the join spills, it is a `DataFolderError`.
     """
@@ -250,7 +263,9 @@ def _types_of(
     *,
     as_declared: bool,
 ) -> dict[str, pa.DataType]:
-    """The types of keys and features as they are given out: those declared, or those that the first file has, for files of others."""
+    """The types of keys and features as they are given out: those declared, or those that the first
+    file has, for files of others.
+    """
     types = {
         field.name: arrow_type(field.dtype) if as_declared or not schemas else pa.null()
         for field in view.schema
@@ -263,7 +278,8 @@ def _types_of(
 
     if schemas:
         types |= {name: given(0, name, column) for name, column in (keys | columns).items()}
-    # A feature's type is looked at when its file is read for values; keys are compared in SQL, which would convert them.
+    # A feature's type is looked at when its file is read for values; keys are compared in SQL,
+    # which would convert them.
     for place in range(1, len(schemas)):
         for name, column in keys.items():
             given(place, name, column)
@@ -289,7 +305,8 @@ def _files_of(
         table = Table(table.root, version)
     elif view.tags.get("fingerprint", table.version.fingerprint) != table.version.fingerprint:
         raise StoreOutdated(
-            f"table '{view.name}' was built from another definition than the registry's; run: punctual features build."
+            f"table '{view.name}' was built from another definition than the registry's; run:"
+            " punctual features build."
         )
     return [
         file
@@ -306,37 +323,45 @@ def _plain_files(
 ) -> list[str]:
     if commits is not None:
         raise NotBuilt(
-            f"the files of view '{view.name}' at {path} have no commits, so that none can be pinned."
+            f"the files of view '{view.name}' at {path} have no commits, so that none can be"
+            " pinned."
         )
     if not path.exists():
         raise NotBuilt(
             f"view '{view.name}' has no table at {path}; build it first: punctual features build."
         )
-    # What a publisher left there is not ours to guess: which of the files are committed, only the manifest knows.
+    # What a publisher left there is not ours to guess: which of the files are committed, only the
+    # manifest knows.
     if (path / PUBLISHER_LOCK).exists():
         manifest = path.parent / MANIFEST_FILE
         if any(path.glob("v*/*.parquet")) and not manifest.exists():
             raise BrokenTable(
-                f"view '{view.name}' has files at {path}, and {manifest}, which says what they are, is gone; bring it back."
+                f"view '{view.name}' has files at {path}, and {manifest}, which says what they"
+                " are, is gone; bring it back."
             )
         raise NotBuilt(
-            f"view '{view.name}' has no finished build at {path}; build it: punctual features build."
+            f"view '{view.name}' has no finished build at {path}; build it: punctual features"
+            " build."
         )
     return sorted(str(file) for file in path.glob("**/*.parquet")) if path.is_dir() else [str(path)]
 
 
 def _paths_of(table: Table, view: FeatureView, files: Sequence[DataFile]) -> list[str]:
-    """Where the files are; published ones are immutable: one that is gone, cut or written over is found by its size."""
+    """Where the files are; published ones are immutable: one that is gone, cut or written over is
+    found by its size.
+    """
     paths = [f"{table.root}/{file.path}" for file in files]
     for file, path in zip(files, paths, strict=True):
         try:
             size = os.stat(path).st_size  # noqa: PTH116  twice as fast, for every file
         except OSError as error:
             raise BrokenTable(
-                f"view '{view.name}': {path} is in the manifest and cannot be read: {error.strerror}."
+                f"view '{view.name}': {path} is in the manifest and cannot be read:"
+                f" {error.strerror}."
             ) from error
         if size != file.bytes:
             raise BrokenTable(
-                f"view '{view.name}': {path} has {size:,} bytes, {file.bytes:,} were published; bring the file back or build again."
+                f"view '{view.name}': {path} has {size:,} bytes, {file.bytes:,} were published;"
+                " bring the file back or build again."
             )
     return paths

@@ -12,18 +12,24 @@ from stores.online.view import OnlineView
 
 
 class OnlineStoreUnavailable(PunctualError):
-    """The online store does not answer, or somebody else changes what this run works on; the next run may do."""
+    """The online store does not answer, or somebody else changes what this run works on; the next
+    run may do.
+    """
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class PlaceGone(Exception):
-    """A place is not there any more: another one was swapped in, or the view was removed; who writes looks again."""
+    """A place is not there any more: another one was swapped in, or the view was removed; who
+    writes looks again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a view is online: all that took effect by `until` (microseconds) in a version of its table."""
+    """How far a view is online: all that took effect by `until` (microseconds) in a version of its
+    table.
+    """
 
     version: int
     until: int
@@ -36,17 +42,20 @@ Found = list[tuple[bytes | None, ...]]
 
 
 class Records(Protocol):
-    """A backend: keeps records by place and key. A place is what one filling of one view has to itself.
+    """A backend: keeps records by place and key. A place is what one filling of one view has to
+    itself.
 
-    Methods raise `OnlineStoreUnavailable` or `DataFolderError` where the backend does not answer or cannot be written;
-    `get` and `put` raise `PlaceGone` where they notice it.
+    Methods raise `OnlineStoreUnavailable` or `DataFolderError` where the backend does not answer or
+    cannot be written; `get` and `put` raise `PlaceGone` where they notice it.
     """
 
     #: Where it is, as messages say it.
     where: str
 
     def look(self, groups: Sequence[Group]) -> list[Found]:
-        """For each group of keys the record per key and view, None where there is none. Raises `NotBuilt` for a view without a place."""
+        """For each group of keys the record per key and view, None where there is none. Raises
+        `NotBuilt` for a view without a place.
+        """
 
     def get(self, place: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records in a place."""
@@ -67,16 +76,22 @@ class Records(Protocol):
         """Where the view's records are; None before the first."""
 
     def places(self, view: OnlineView) -> list[str]:
-        """Where rows for the view have to be written: its place, made if there is none, and what is filled beside it."""
+        """Where rows for the view have to be written: its place, made if there is none, and what is
+        filled beside it.
+        """
 
     def beside(self, view: OnlineView) -> str:
-        """A new, empty place for the view that nobody reads; what is written to the view goes there too from now on."""
+        """A new, empty place for the view that nobody reads; what is written to the view goes there
+        too from now on.
+        """
 
     def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
         """Make a place the view's own, with its mark, in one step; what was there before goes."""
 
     def began(self, view: OnlineView, version: int) -> int:
-        """From which version of its table a first run has begun to fill the view's place; the given one if none has yet."""
+        """From which version of its table a first run has begun to fill the view's place; the given
+        one if none has yet.
+        """
 
     def mark(self, view: OnlineView) -> Mark | None:
         """How far the view is online; None before its first whole run."""
@@ -84,12 +99,14 @@ class Records(Protocol):
     def move_mark(self, view: OnlineView, mark: Mark) -> None:
         """Move the mark; within a version of the table it never goes back.
 
-        Raises `OnlineStoreUnavailable` within `alone` where the records that were there when it began are not any more:
-        the mark would speak for rows that are gone.
+        Raises `OnlineStoreUnavailable` within `alone` where the records that were there when it
+        began are not any more: the mark would speak for rows that are gone.
         """
 
     def alone(self, view: OnlineView) -> AbstractContextManager[None]:
-        """Within it nobody else materializes the view, which has a place; waits for its turn. What a dead run left beside goes."""
+        """Within it nobody else materializes the view, which has a place; waits for its turn. What
+        a dead run left beside goes.
+        """
 
     def views(self, project: str) -> dict[str, list[str]]:
         """The schemas in the store by the view's name."""
@@ -101,7 +118,9 @@ class Records(Protocol):
         """How many records the view has."""
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
-        """Remove records, those of earlier definitions too, while nobody materializes; returns how many the view had."""
+        """Remove records, those of earlier definitions too, while nobody materializes; returns how
+        many the view had.
+        """
 
     def scrub(self) -> None:
         """Leave no byte of what was removed in the backend's files."""

@@ -1,4 +1,6 @@
-"""Entity keys as bytes that sort as the keys do, so that records written in key order lie in key order."""
+"""Entity keys as bytes that sort as the keys do, so that records written in key order lie in key
+order.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ class EntityKeys:
         return len(self._parts) == 1 and self._parts[0] in (_integer, _moment)
 
     def encode(self, values: Sequence[Any]) -> bytes | None:
-        """The key of one entity; None where a part is null. Raises `InvalidRequest` where a value is not of its key's type."""
+        """The key of one entity; None where a part is null. Raises `InvalidRequest` where a value
+        is not of its key's type.
+        """
         key = b""
         for place, value in enumerate(values):
             if value is None:
@@ -111,13 +115,16 @@ class EntityKeys:
                 part = self._parts[place](value)
             except _NO_KEY as error:
                 raise InvalidRequest(
-                    f"join key '{self.names[place]}' = {value!r} ({type(value).__name__}) is no {self.types[place]}."
+                    f"join key '{self.names[place]}' = {value!r} ({type(value).__name__}) is no"
+                    f" {self.types[place]}."
                 ) from error
             key += part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" if self._ended[place] else part
         return key
 
     def encode_all(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
-        """The keys of many entities, from their values by join key; as `encode` gives them one by one, and sooner."""
+        """The keys of many entities, from their values by join key; as `encode` gives them one by
+        one, and sooner.
+        """
         try:
             if not any(None in values for values in columns):
                 return self._encode_all(columns)

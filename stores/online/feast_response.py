@@ -1,8 +1,9 @@
-"""What the packed store shows, as the messages that Feast answers with, written straight in protobuf's wire format.
+"""What the packed store shows, as the messages that Feast answers with, written straight in
+protobuf's wire format.
 
-An answer has a message for every value of every row; made one by one in Python they cost more than all the rest. Written
-as bytes, the answer is parsed once, by protobuf itself.
-See https://protobuf.dev/programming-guides/encoding/ for the format.
+An answer has a message for every value of every row; made one by one in Python they cost more than
+all the rest. Written as bytes, the answer is parsed once, by protobuf itself. See
+https://protobuf.dev/programming-guides/encoding/ for the format.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _LENGTH_DELIMITED = 2
 
 
 def _field(message: Any, name: str, wire_type: int = _LENGTH_DELIMITED) -> bytes:
-    """A field's tag as it stands before its value; all of ours have numbers below 16, so it is one byte."""
+    """A field's tag as it stands before its value; all of ours have numbers below 16, so it is one
+    byte.
+    """
     return bytes([message.DESCRIPTOR.fields_by_name[name].number << 3 | wire_type])
 
 
@@ -85,7 +88,9 @@ _WRITE: dict[FeastType, Callable[[Any], bytes]] = {
 
 
 def results(view: OnlineView, features: Sequence[str], shown: Shown) -> bytes:
-    """The answer's `results` for some features of a view: a vector per feature, a value, status and event time per row."""
+    """The answer's `results` for some features of a view: a vector per feature, a value, status and
+    event time per row.
+    """
     statuses = shown.statuses
     tail = (
         _STATUSES

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Freshness:
-    """A view's watermarks; before `complete_until` the online store shows all that has taken effect.
+    """A view's watermarks; before `complete_until` the online store shows all that has taken
+    effect.
 
     None where the view was never built, never materialized, or promises no grid to be judged by.
     """
@@ -45,7 +46,9 @@ class Freshness:
 
 
 def online_mark(home: Home, database: PackedDatabase, view: OnlineView) -> Mark | None:
-    """How far the view is online as it is defined now, and from which version of its table; None before the first run."""
+    """How far the view is online as it is defined now, and from which version of its table; None
+    before the first run.
+    """
     return _mark_of(database, view, _table_of(home, view))
 
 
@@ -89,7 +92,8 @@ def freshness_of(
         return Freshness(view.name, None, built, online, None)
     complete = None
     if online is not None:
-        # What is not online yet belongs to the next grid time at the earliest, and is shown when it is available.
+        # What is not online yet belongs to the next grid time at the earliest, and is shown when it
+        # is available.
         every = micros(grid[0])
         complete = from_micros((micros(online) // every + 1) * every) + grid[1]
     return Freshness(view.name, grid[0], built, online, complete)

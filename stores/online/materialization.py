@@ -1,4 +1,6 @@
-"""Materialization: what becomes effective goes from the tables to the online store, in order of effect."""
+"""Materialization: what becomes effective goes from the tables to the online store, in order of
+effect.
+"""
 
 from __future__ import annotations
 
@@ -75,15 +77,17 @@ def materialize_view(
     progress: Callable[[int], Any] | None = None,
     keep: Collection[str] | None = (),
 ) -> Materialized:
-    """Bring the online store to `min(now, built)`, rows published ahead included; run again, it changes nothing.
+    """Bring the online store to `min(now, built)`, rows published ahead included; run again, it
+    changes nothing.
 
-    `now` is the moment that the run stands for, and `clock` says what time it is while it runs (both aware UTC); without one it takes
-    no time. `missed` counts entities that were shown too old a row, since a newer one was due before this run brought it
-    (a run that fills the view from its beginning counts none).
-    With `rebuild`, or where another version of the table is online, the view is filled anew beside what readers see, and
-    swapped in when it is whole. Of two runs at once the second waits, and then finds little to do.
-    Records of the view's other definitions are removed at the end, except those of the schemas to `keep` (None: of all).
-    Raises `NotBuilt` without a table and `StoreOutdated` where the table is of an older definition.
+    `now` is the moment that the run stands for, and `clock` says what time it is while it runs
+    (both aware UTC); without one it takes no time. `missed` counts entities that were shown too old
+    a row, since a newer one was due before this run brought it (a run that fills the view from its
+    beginning counts none). With `rebuild`, or where another version of the table is online, the
+    view is filled anew beside what readers see, and swapped in when it is whole. Of two runs at
+    once the second waits, and then finds little to do. Records of the view's other definitions are
+    removed at the end, except those of the schemas to `keep` (None: of all). Raises `NotBuilt`
+    without a table and `StoreOutdated` where the table is of an older definition.
     """
     refuse_mark(view)
     table = _table_of(view, _data_folder(config))
@@ -97,10 +101,12 @@ def materialize_view(
         since = (
             mark.until if mark and mark.version == table.version.version and not rebuild else None
         )
-        # Where this goes no further than the last run, rows may still have been published ahead since then.
+        # Where this goes no further than the last run, rows may still have been published ahead
+        # since then.
         until = max(micros(min(now, built)), since if since is not None else _BEGINNING)
         started = time.monotonic()
-        # What somebody wrote before the first run stays; what is of another version of the table does not.
+        # What somebody wrote before the first run stays; what is of another version of the table
+        # does not.
         is_first = (
             mark is None and records.began(online, table.version.version) == table.version.version
         )
@@ -136,12 +142,16 @@ def materialize_view(
 
 
 def give_way() -> None:
-    """Lower this process's priority for good: who serves goes first on busy cores, and whoever materializes has time."""
+    """Lower this process's priority for good: who serves goes first on busy cores, and whoever
+    materializes has time.
+    """
     os.nice(10)
 
 
 def _shown_at(clock: Callable[[], datetime] | None, now: datetime) -> Callable[[], int]:
-    """When rows come online: a run that goes no further than the table is built has still been asked at `now`."""
+    """When rows come online: a run that goes no further than the table is built has still been
+    asked at `now`.
+    """
     return lambda: micros(now if clock is None else max(now, clock()))
 
 
@@ -167,7 +177,9 @@ def _table_of(view: FeatureView, home: Path | None) -> Table:
 def _newest_rows(
     table: Table, view: OnlineView, since: int | None, until: int, spill: Path | None
 ) -> Iterator[pa.RecordBatch]:
-    """Per entity the newest row that became effective in `(since, until]`, and every row that will later; in order of keys."""
+    """Per entity the newest row that became effective in `(since, until]`, and every row that will
+    later; in order of keys.
+    """
     low = _BEGINNING if since is None else since
     files = [file for file in table.files() if max(file.max_event, file.max_created) > low]
     if not files:
@@ -180,10 +192,12 @@ def _newest_rows(
     effect = f"epoch_us(greatest({EVENT}, {CREATED}))"
     last = f"PARTITION BY {keys}, {effect} > {until} ORDER BY {EVENT} DESC, {CREATED} DESC"
     select = (
-        f"SELECT {columns} FROM (SELECT *{_dummy(view)} FROM ({table.scan(files)})) WHERE {effect} > {low}"
+        f"SELECT {columns} FROM (SELECT *{_dummy(view)} FROM ({table.scan(files)})) WHERE {effect}"
+        f" > {low}"
         f" QUALIFY {effect} > {until} OR row_number() OVER ({last}) = 1 ORDER BY {keys}"
     )
-    # A little memory is enough, since what it cannot hold is spilled; where a column's values are large, it takes more.
+    # A little memory is enough, since what it cannot hold is spilled; where a column's values are
+    # large, it takes more.
     limit = _MEMORY_MB * MB + (len(view.features) << 21)
     while True:
         try:
@@ -237,7 +251,8 @@ def _packed(batch: pa.RecordBatch, view: OnlineView) -> Rows:
         )
     except pa.ArrowException as error:
         raise BrokenTable(
-            f"the table of view '{view.name}' does not hold the types that the view declares: {error}."
+            f"the table of view '{view.name}' does not hold the types that the view declares:"
+            f" {error}."
         ) from error
     return Rows(cast(list[bytes], keys), times[0].tolist(), times[1].tolist(), data)
 
@@ -274,7 +289,9 @@ class FinishedJob(MaterializationJob):
 
 
 class AsofEngine(ComputeEngine):
-    """`feast materialize` with our materialization: the start is our watermark, whatever Feast believes it to be."""
+    """`feast materialize` with our materialization: the start is our watermark, whatever Feast
+    believes it to be.
+    """
 
     def update(
         self,
@@ -300,7 +317,8 @@ class AsofEngine(ComputeEngine):
                 self.online_store.database(self.repo_config),
                 task.feature_view,
                 now=end,
-                # Models in the data folder may read any definition; the platform's own run knows which.
+                # Models in the data folder may read any definition; the platform's own run knows
+                # which.
                 keep=() if _data_folder(self.repo_config) is None else None,
             )
         except Exception as error:  # Feast asks the job what happened

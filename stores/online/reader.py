@@ -1,4 +1,6 @@
-"""From entity keys to columns and matrices, without Feast and in one pass: all views are looked up together and unpacked together."""
+"""From entity keys to columns and matrices, without Feast and in one pass: all views are looked up
+together and unpacked together.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Reader:
         self._unpacker = Unpacker([self.views[number] for number in order])
 
     def read(self, keys: Keys, at: int) -> list[Shown]:
-        """What each view shows at a moment (microseconds), in the views' order; a null key is not found.
+        """What each view shows at a moment (microseconds), in the views' order; a null key is not
+        found.
 
         Raises `NotBuilt` for a view that was never filled.
         """
@@ -50,7 +53,9 @@ class Reader:
         return [Shown(unpacked, self._place[number]) for number in range(len(self.views))]
 
     def column(self, view: int, place: int) -> int:
-        """In which column of the unpacked matrix a feature is, by the number of its view and its own in that."""
+        """In which column of the unpacked matrix a feature is, by the number of its view and its
+        own in that.
+        """
         return self._unpacker.first[self._place[view]] + place
 
     def nothing(self, rows: int) -> list[Shown]:
@@ -60,7 +65,9 @@ class Reader:
         )
 
     def _look(self, keys: Keys) -> list[bytes | None]:
-        """The records, row by row, group by group; what several rows have in common is fetched once."""
+        """The records, row by row, group by group; what several rows have in common is fetched
+        once.
+        """
         if not self.views:
             return []
         asked: list[Sequence[bytes | None]] = []

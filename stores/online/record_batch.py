@@ -1,8 +1,9 @@
-"""The records of a request as arrays: what all of its views show at a moment, without a step in Python for each record.
+"""The records of a request as arrays: what all of its views show at a moment, without a step in
+Python for each record.
 
-Records are laid one behind the other. Where a value stands is then arithmetic: where the row that is shown begins, and
-how far behind that the view's layout has the value. All values of one type are picked with one index, from a window on
-the bytes that begins at every offset.
+Records are laid one behind the other. Where a value stands is then arithmetic: where the row that
+is shown begins, and how far behind that the view's layout has the value. All values of one type are
+picked with one index, from a window on the bytes that begins at every offset.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class _Cells:
         return len(self._found) - 1
 
     def settle(self, begins: np.ndarray) -> None:
-        """Once all are there: `begins` are where the views' rows begin in a row of records that are all of one length."""
+        """Once all are there: `begins` are where the views' rows begin in a row of records that are
+        all of one length.
+        """
         self.views, self.offsets = np.array(self._found, np.intp).reshape(-1, 2).T
         self.places = begins[self.views] + self.offsets
 
@@ -115,8 +118,9 @@ class Unpacker:
     def checksum(self, rows: int) -> int:
         """The CRC-32 of so many rows of intact records that are as long as the absent ones.
 
-        It is one and the same: behind an intact record a checksum depends on what it was before and on the record's
-        length alone, since a CRC is linear, and the record's own takes back what the record added.
+        It is one and the same: behind an intact record a checksum depends on what it was before and
+        on the record's length alone, since a CRC is linear, and the record's own takes back what
+        the record added.
         """
         known = self._checksums.get(rows)
         if known is None:
@@ -129,7 +133,9 @@ class Unpacker:
     def unpack(
         self, database: PackedDatabase, records: Sequence[bytes | None], at: int
     ) -> Unpacked:
-        """What records show at a moment (microseconds); one per row and view, row by row. The damaged are counted in the database."""
+        """What records show at a moment (microseconds); one per row and view, row by row. The
+        damaged are counted in the database.
+        """
         unpacked = Unpacked(self, records, at)
         for view, count in unpacked.damaged.items():
             database.corrupt[self.views[view].name] += count
@@ -137,7 +143,9 @@ class Unpacker:
 
 
 class Unpacked:
-    """What views show for the rows of a request at one moment; arrays are rows x views or rows x features."""
+    """What views show for the rows of a request at one moment; arrays are rows x views or rows x
+    features.
+    """
 
     def __init__(self, unpacker: Unpacker, records: Sequence[bytes | None], at: int) -> None:
         self._unpacker = unpacker
@@ -181,7 +189,9 @@ class Unpacked:
         return np.ndarray((len(self._data) - type_.itemsize + 1,), type_, self._data, 0, (1,))
 
     def _choose_one_by_one(self, records: Sequence[bytes], at: int) -> np.ndarray:
-        """Find each record's newest row that is in effect; returns which records have one. Those that are damaged are noted."""
+        """Find each record's newest row that is in effect; returns which records have one. Those
+        that are damaged are noted.
+        """
         layouts = [view.layout for view in self._unpacker.views] * self._count
         begins, in_effect, damaged = [], [], []
         start = 0
@@ -312,7 +322,9 @@ class Unpacked:
 
     @cached_property
     def matrix(self) -> np.ndarray:
-        """All features as float64, rows x features, NaN where there is none, or no number; moments in microseconds."""
+        """All features as float64, rows x features, NaN where there is none, or no number; moments
+        in microseconds.
+        """
         unpacker = self._unpacker
         matrix = np.empty((self._count, len(unpacker.place)))
         for field, cells in unpacker.cells.items():
@@ -342,7 +354,9 @@ class Unpacked:
         return [each if any(each) else None for each in missing]
 
     def values(self, view: int, place: int) -> list[Any]:
-        """A feature's value per row, by the number of its view and its own in that: as it was written, None where there is none."""
+        """A feature's value per row, by the number of its view and its own in that: as it was
+        written, None where there is none.
+        """
         unpacker = self._unpacker
         kind = unpacker.views[view].layout.kinds[place]
         feature = unpacker.first[view] + place
@@ -361,7 +375,9 @@ class Unpacked:
         ]
 
     def _behind_cells(self, view: int, place: int, ends: list[int]) -> list[bytes]:
-        """The bytes of a feature without a fixed width: from the end of the one before it to its own."""
+        """The bytes of a feature without a fixed width: from the end of the one before it to its
+        own.
+        """
         unpacker = self._unpacker
         layout = unpacker.views[view].layout
         number = layout.variable.index(place)
@@ -401,16 +417,22 @@ class Shown:
         return self._unpacked.created(self._view)
 
     def values(self, place: int) -> list[Any]:
-        """A feature's value per row, by its number in the view: as it was written, None where there is none."""
+        """A feature's value per row, by its number in the view: as it was written, None where there
+        is none.
+        """
         return self._unpacked.values(self._view, place)
 
     def numbers(self, place: int) -> np.ndarray:
-        """The same as float64, NaN where there is none; moments in microseconds. Only for numbers, booleans and moments."""
+        """The same as float64, NaN where there is none; moments in microseconds. Only for numbers,
+        booleans and moments.
+        """
         return self._unpacked.numbers(self._view, place)
 
 
 def _index(numbers: list[int]) -> Any:
-    """An index of these numbers; a slice where it can be one, since that is written, and read, at once."""
+    """An index of these numbers; a slice where it can be one, since that is written, and read, at
+    once.
+    """
     steps = {after - before for before, after in pairwise(numbers)}
     if not numbers or len(steps) > 1 or min(steps, default=1) < 1:
         return np.array(numbers, np.intp)

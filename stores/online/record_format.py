@@ -3,9 +3,10 @@
     record = format (1 byte) · schema (4) · row … · CRC-32 (4)
     row    = event (8) · created (8) · null bits · a cell per feature · what has no fixed width
 
-Numbers, booleans and moments are cells of their own width at a fixed distance from the row's begin, so that NumPy picks
-them from many records at once: nothing is parsed. Text, bytes and everything nested stand behind the cells; their cell
-is where they end. All is little-endian. A record holds several rows where some are not yet effective.
+Numbers, booleans and moments are cells of their own width at a fixed distance from the row's begin,
+so that NumPy picks them from many records at once: nothing is parsed. Text, bytes and everything
+nested stand behind the cells; their cell is where they end. All is little-endian. A record holds
+several rows where some are not yet effective.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ _decode = msgspec.msgpack.Decoder().decode
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a type is kept: its cell in `struct`'s and NumPy's words, and the Arrow type that has it, or what makes bytes of a value."""
+    """How a type is kept: its cell in `struct`'s and NumPy's words, and the Arrow type that has it,
+    or what makes bytes of a value.
+    """
 
     cell: str
     field: str
@@ -72,7 +75,9 @@ class _Kind:
 
 
 def _json(value: Any) -> bytes:
-    """Text is kept as it is: tables hold JSON so, and a number in it may be longer than MessagePack's."""
+    """Text is kept as it is: tables hold JSON so, and a number in it may be longer than
+    MessagePack's.
+    """
     return (value if isinstance(value, str) else json.dumps(value)).encode()
 
 
@@ -119,7 +124,9 @@ _KINDS: dict[FeastType, _Kind] = {
 
 
 class Layout:
-    """The layout of one view's records. `schema` is a fingerprint of 32 bits: a record of another one is refused."""
+    """The layout of one view's records. `schema` is a fingerprint of 32 bits: a record of another
+    one is refused.
+    """
 
     def __init__(self, types: Sequence[FeastType], schema: int) -> None:
         self.kinds = [_KINDS.get(type_, _NESTED) for type_ in types]
@@ -142,7 +149,9 @@ class Layout:
 
     @cached_property
     def row_fields(self) -> np.dtype:
-        """A row's fixed part as NumPy sees it: `event`, `created`, `nulls`, and a field per feature by its number."""
+        """A row's fixed part as NumPy sees it: `event`, `created`, `nulls`, and a field per feature
+        by its number.
+        """
         cells = [(str(place), kind.field) for place, kind in enumerate(self.kinds)]
         return np.dtype(
             [("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (self.null_bytes,)), *cells]
@@ -226,7 +235,8 @@ class Layout:
         if not record.startswith(self.head):
             format_, schema = _HEAD.unpack_from(record)
             raise CorruptRecord(
-                f"it is of format {format_} and schema {schema:08x}, expected {FORMAT} and {self.schema:08x}"
+                f"it is of format {format_} and schema {schema:08x}, expected {FORMAT} and"
+                f" {self.schema:08x}"
             )
 
     def split(self, record: bytes) -> list[PackedRow]:
@@ -257,7 +267,8 @@ class Layout:
         return length
 
     def place_at(self, record: bytes, at: int) -> tuple[int, int] | None:
-        """Where the newest row begins and ends that is effective at a moment (microseconds); None before the first.
+        """Where the newest row begins and ends that is effective at a moment (microseconds); None
+        before the first.
 
         Raises `CorruptRecord`.
         """

@@ -1,7 +1,9 @@
-"""Packed online rows: all of a view's features for one entity in one record, over any backend that keeps bytes.
+"""Packed online rows: all of a view's features for one entity in one record, over any backend that
+keeps bytes.
 
-A record holds the row that is effective and those published ahead, so that each is shown from its moment on. What a
-write does to a record is worked out here, and put in its place by compare-and-set; so it is the same on every backend.
+A record holds the row that is effective and those published ahead, so that each is shown from its
+moment on. What a write does to a record is worked out here, and put in its place by
+compare-and-set; so it is the same on every backend.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _ATTEMPTS = 50
 
 @dataclass(frozen=True, slots=True)
 class OnlineRow:
-    """What a view shows for one entity at one moment; times in microseconds, None where there is no row."""
+    """What a view shows for one entity at one moment; times in microseconds, None where there is no
+    row.
+    """
 
     status: Status
     event: int | None
@@ -34,7 +38,9 @@ class OnlineRow:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many records a write changed, and in how many of them the row to show had been due before it was there."""
+    """How many records a write changed, and in how many of them the row to show had been due before
+    it was there.
+    """
 
     records: int
     missed: int
@@ -42,7 +48,9 @@ class Written:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to write, by column: the entities' keys, the rows' times in microseconds, their bytes in the view's layout."""
+    """Rows to write, by column: the entities' keys, the rows' times in microseconds, their bytes in
+    the view's layout.
+    """
 
     keys: Sequence[bytes]
     events: Sequence[int]
@@ -74,7 +82,9 @@ class Rows:
 
 
 def merged(rows: Iterable[PackedRow], now: int) -> list[PackedRow]:
-    """The rows a record needs from `now` on: the one that is shown, and those yet to come that will be."""
+    """The rows a record needs from `now` on: the one that is shown, and those yet to come that will
+    be.
+    """
     kept: list[PackedRow] = []
     for row in sorted(rows, key=lambda row: (row.effective, row.event, row.created)):
         if kept and row[:2] <= kept[-1][:2]:
@@ -109,10 +119,11 @@ class PackedDatabase:
     ) -> Written:
         """Merge rows into their records, each record in one step.
 
-        What is effective at `now` and older than another effective row goes; an older row never replaces a newer.
-        `shown_at` says what time it is when the rows come online, where that is known to be later than `now`.
-        `is_empty` says that hardly any of the keys is there yet, and saves looking for them.
-        Without `place` the rows go to the view, and to what is being filled beside it: a swap meanwhile loses none.
+        What is effective at `now` and older than another effective row goes; an older row never
+        replaces a newer. `shown_at` says what time it is when the rows come online, where that is
+        known to be later than `now`. `is_empty` says that hardly any of the keys is there yet, and
+        saves looking for them. Without `place` the rows go to the view, and to what is being filled
+        beside it: a swap meanwhile loses none.
         """
         then = (lambda: now) if shown_at is None else (lambda: max(now, shown_at()))
         if place is not None:
@@ -129,11 +140,13 @@ class PackedDatabase:
                         each,
                         self._write(view, each, rows, now, then, is_empty and each not in done),
                     )
-            # A place that came while we wrote has perhaps been filled from what was there before our rows.
+            # A place that came while we wrote has perhaps been filled from what was there before
+            # our rows.
             if self.records.places(view) == places and done.keys() >= set(places):
                 return done[places[0]]
         raise OnlineStoreUnavailable(
-            f"view '{view.name}' is swapped in {self.records.where} faster than rows can be written to it."
+            f"view '{view.name}' is swapped in {self.records.where} faster than rows can be"
+            " written to it."
         )
 
     def _write(
@@ -177,11 +190,14 @@ class PackedDatabase:
             # Somebody else wrote between our looking and our writing.
             keys = [changed[number][0] for number in failed]
         raise OnlineStoreUnavailable(
-            f"others change view '{view.name}' in {self.records.where} faster than rows can be merged into it."
+            f"others change view '{view.name}' in {self.records.where} faster than rows can be"
+            " merged into it."
         )
 
     def _fill(self, view: OnlineView, place: str, rows: Rows) -> tuple[Rows, list[int]]:
-        """Write a record per row where there is none; the rows where there is one, and since when the others were due."""
+        """Write a record per row where there is none; the rows where there is one, and since when
+        the others were due.
+        """
         failed = self.records.put(place, rows.keys, None, view.layout.records(rows.data))
         due = list(map(max, rows.events, rows.created))
         for number in reversed(failed):
@@ -196,7 +212,9 @@ class PackedDatabase:
         offered: dict[bytes, list[PackedRow]],
         now: int,
     ) -> Iterator[tuple[bytes, bytes | None, bytes, int | None]]:
-        """Key, record before and after, and since when its first new row has been due; unchanged records are left out."""
+        """Key, record before and after, and since when its first new row has been due; unchanged
+        records are left out.
+        """
         layout = view.layout
         for key, old in zip(keys, before, strict=True):
             new = offered[key]
@@ -223,8 +241,8 @@ class PackedDatabase:
     def read(self, view: OnlineView, keys: Sequence[bytes | None], at: int) -> list[OnlineRow]:
         """What the view shows for each key at a moment (microseconds); a null key is not found.
 
-        A record that cannot be read is `INVALID`, and counted. Raises `NotBuilt` where the view was never filled in its
-        present schema.
+        A record that cannot be read is `INVALID`, and counted. Raises `NotBuilt` where the view was
+        never filled in its present schema.
         """
         (found,) = self.records.look([(keys, [view])])
         return [self.shown(view, record, at) for (record,) in found]
@@ -252,9 +270,11 @@ class PackedDatabase:
         return self.records.count(view) if self.records.place(view) else 0
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
-        """Remove what is known of entities, so that no byte of it is left; returns how many had a record.
+        """Remove what is known of entities, so that no byte of it is left; returns how many had a
+        record.
 
-        Waits for a run that materializes the view. What the tables still hold of them comes back with the next rebuild.
+        Waits for a run that materializes the view. What the tables still hold of them comes back
+        with the next rebuild.
         """
         removed = self.records.erase(view, keys)
         self.records.scrub()
@@ -281,13 +301,15 @@ def new_place(view: OnlineView) -> str:
 def not_online(view: OnlineView) -> NotBuilt:
     """The error for a view that has no place."""
     return NotBuilt(
-        f"view '{view.name}' is not in the online store as it is defined now; run: punctual features materialize."
+        f"view '{view.name}' is not in the online store as it is defined now; run: punctual"
+        " features materialize."
     )
 
 
 def removed_meanwhile(view: OnlineView, where: str) -> OnlineStoreUnavailable:
     """The error of a run whose view somebody removed while it was filled, or swapped for another's."""
     return OnlineStoreUnavailable(
-        f"the records of view '{view.name}' in {where} were removed or replaced while this run filled them; run it again: "
+        f"the records of view '{view.name}' in {where} were removed or replaced while this run"
+        " filled them; run it again: "
         "punctual features materialize."
     )

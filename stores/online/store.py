@@ -29,11 +29,12 @@ from stores.online.view import OnlineView
 
 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
-    """What `feature_store.yaml` may say about this store: a SQLite file (absolute path), or a Redis server.
+    """What `feature_store.yaml` may say about this store: a SQLite file (absolute path), or a Redis
+    server.
 
-    `redis` is an address, `redis://:${PASSWORD}@host:6379/0`, or `rediss://…` for TLS, whose options redis-py reads from
-    the query (`?ssl_ca_certs=/…`). `cluster: true` says that it is one of a Redis cluster. No answer within
-    `timeout_seconds` is an error.
+    `redis` is an address, `redis://:${PASSWORD}@host:6379/0`, or `rediss://…` for TLS, whose
+    options redis-py reads from the query (`?ssl_ca_certs=/…`). `cluster: true` says that it is one
+    of a Redis cluster. No answer within `timeout_seconds` is an error.
     """
 
     type: Literal["stores.online.PackedOnlineStore"] = "stores.online.PackedOnlineStore"
@@ -65,7 +66,9 @@ def packed_database(config: RepoConfig) -> PackedDatabase:
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A view and the columns of a request that its join keys are in; one for as long as Feast's object of the view lives."""
+    """A view and the columns of a request that its join keys are in; one for as long as Feast's
+    object of the view lives.
+    """
 
     view: OnlineView
     columns: tuple[str, ...]
@@ -85,7 +88,9 @@ class _Asked:
 
 
 class PackedOnlineStore(OnlineStore):
-    """See the module; behind Feast's interface. Feast gives no moment with a read, so it judges by the wall clock."""
+    """See the module; behind Feast's interface. Feast gives no moment with a read, so it judges by
+    the wall clock.
+    """
 
     def __init__(self) -> None:
         self._database: PackedDatabase | None = None
@@ -105,7 +110,9 @@ class PackedOnlineStore(OnlineStore):
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Merge rows that Feast hands over; naive times are UTC, a missing created time is the event's."""
+        """Merge rows that Feast hands over; naive times are UTC, a missing created time is the
+        event's.
+        """
         view = OnlineView.of(config.project, table)
         keyed = [
             (view.entity_keys.encode(_key_values(entity, view)), entity, *rest)
@@ -140,10 +147,12 @@ class PackedOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """What is effective now, per entity key; (None, None) where there is nothing, no values where the row is older than the ttl.
+        """What is effective now, per entity key; (None, None) where there is nothing, no values
+        where the row is older than the ttl.
 
-        A view that was never written has nothing: between `feast apply` and the first materialization Feast wants
-        nulls, not an error. The platform's own reader says that it is not built.
+        A view that was never written has nothing: between `feast apply` and the first
+        materialization Feast wants nulls, not an error. The platform's own reader says that it is
+        not built.
         """
         view = OnlineView.of(config.project, table)
         keys = [view.entity_keys.encode(_key_values(entity, view)) for entity in entity_keys]
@@ -242,7 +251,9 @@ class PackedOnlineStore(OnlineStore):
         await asyncio.to_thread(self._read_features_per_fv, *arguments)
 
     def _asked(self, config: RepoConfig, table: FeatureView) -> _Asked:
-        """How a view is read; Feast hands the same objects over for as long as its registry cache lives."""
+        """How a view is read; Feast hands the same objects over for as long as its registry cache
+        lives.
+        """
         kept = self._known.get(id(table))
         if kept is None or kept[0] is not table:
             if len(self._known) > 10_000:

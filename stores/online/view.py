@@ -52,7 +52,9 @@ class OnlineView:
 
     @cached_property
     def schema(self) -> str:
-        """A fingerprint of project, name, keys, features and definition; a view of another one has other records."""
+        """A fingerprint of project, name, keys, features and definition; a view of another one has
+        other records.
+        """
         typed = [
             [(name, str(type_)) for name, type_ in columns]
             for columns in (self.keys, self.typed_features)
@@ -84,13 +86,19 @@ class OnlineView:
         return EntityKeys(self.join_keys, [type_ for _, type_ in self.keys])
 
     def keyed_by(self, columns: Sequence[str]) -> str:
-        """What views share whose join keys, in their order, are read from the same columns in the same types: the keys' bytes."""
+        """What views share whose join keys, in their order, are read from the same columns in the
+        same types: the keys' bytes.
+        """
         return repr([*zip(columns, map(str, self.entity_keys.types), strict=True)])
 
     def key(self, *values: Any) -> bytes | None:
-        """The record's key from the join keys' values, in sorted order of their names; None where one is null."""
+        """The record's key from the join keys' values, in sorted order of their names; None where
+        one is null.
+        """
         return self.entity_keys.encode(values)
 
     def all_keys(self, *columns: Sequence[Any]) -> list[bytes | None]:
-        """The keys of many records, from a sequence of values per join key, in sorted order of their names."""
+        """The keys of many records, from a sequence of values per join key, in sorted order of
+        their names.
+        """
         return self.entity_keys.encode_all(columns)

@@ -1,4 +1,5 @@
-"""The prediction log: every prediction is on disk before it is answered, in files that are only appended to.
+"""The prediction log: every prediction is on disk before it is answered, in files that are only
+appended to.
 
 One file per process and day of receipt, a JSON line per predicted row, each request in one write.
 """
@@ -47,7 +48,8 @@ class ViewShown(msgspec.Struct, frozen=True):
 class LoggedPrediction(msgspec.Struct, frozen=True):
     """One predicted row, with all that it takes to explain it or to make it again; moments are UTC.
 
-    A feature that is not finite stands as `{"float": "nan"}` (or `inf`, `-inf`), since JSON has no such numbers.
+    A feature that is not finite stands as `{"float": "nan"}` (or `inf`, `-inf`), since JSON has no
+    such numbers.
     """
 
     prediction_id: str
@@ -96,7 +98,8 @@ class PredictionLog:
         self._file = -1
 
     def append(self, predictions: Sequence[LoggedPrediction]) -> None:
-        """Write the predictions of one request; when this returns, killing the process loses none of them.
+        """Write the predictions of one request; when this returns, killing the process loses none
+        of them.
 
         Raises `DataFolderError`, and the log is as it was before.
         """
@@ -133,7 +136,8 @@ class PredictionLog:
                     errno.ENOSPC, f"only {written:,} of {len(lines):,} bytes could be written"
                 )
         except OSError:
-            # Half a line must not stand before another: it is cut off, and should that fail too it is the last of its file.
+            # Half a line must not stand before another: it is cut off, and should that fail too it
+            # is the last of its file.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, before)
             self.close()
@@ -156,8 +160,8 @@ def read_log(
 ) -> Iterator[LoggedPrediction]:
     """Logged predictions with a prediction moment in `(since, until]`, file after file.
 
-    The torn last line of a process that was killed in mid-write was never answered and is left out. Raises
-    `BrokenTable` for any other line that cannot be read.
+    The torn last line of a process that was killed in mid-write was never answered and is left out.
+    Raises `BrokenTable` for any other line that cannot be read.
     """
     low = None if since is None else aware(since)
     high = None if until is None else aware(until)
@@ -171,7 +175,8 @@ def read_log(
                 found = _decode(line)
             except msgspec.MsgspecError as error:
                 raise BrokenTable(
-                    f"line {number} of the prediction log {path} cannot be read: {error}. Move the file away to go on without it."
+                    f"line {number} of the prediction log {path} cannot be read: {error}. Move the"
+                    " file away to go on without it."
                 ) from error
             if (low is None or found.at > low) and (high is None or found.at <= high):
                 yield found
@@ -180,7 +185,9 @@ def read_log(
 def logged_predictions(
     home: Home, use_case: str, since: datetime | None = None, until: datetime | None = None
 ) -> pa.Table:
-    """Logged predictions as a table, in order of prediction moment: what was sent, the features by full name, the prediction."""
+    """Logged predictions as a table, in order of prediction moment: what was sent, the features by
+    full name, the prediction.
+    """
     found = sorted(
         read_log(home, use_case, since, until),
         key=lambda each: (each.at, each.received, each.prediction_id),

@@ -1,6 +1,7 @@
 """The manifest: which files make up a table at a commit, and how far each table is built.
 
-One SQLite file for all tables of a data folder, so that a commit, its files and its watermark move together.
+One SQLite file for all tables of a data folder, so that a commit, its files and its watermark move
+together.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ PRAGMA user_version = {_FORMAT}
 
 @dataclass(frozen=True)
 class Stretch:
-    """What is known of some rows without reading them; times are microseconds since 1970 in UTC, both ends inclusive.
+    """What is known of some rows without reading them; times are microseconds since 1970 in UTC,
+    both ends inclusive.
 
-    The lag of a row is `created_timestamp - event_timestamp` in microseconds. `in_order` says that the rows, one after the
-    other and after all earlier ones of their table, were created in the order of their events.
+    The lag of a row is `created_timestamp - event_timestamp` in microseconds. `in_order` says that
+    the rows, one after the other and after all earlier ones of their table, were created in the
+    order of their events.
     """
 
     rows: int
@@ -59,7 +62,9 @@ class Stretch:
 
     @property
     def is_regular(self) -> bool:
-        """Whether all rows became known equally long after their event, so that none overtook another and no two tie."""
+        """Whether all rows became known equally long after their event, so that none overtook
+        another and no two tie.
+        """
         return self.min_lag == self.max_lag
 
     @classmethod
@@ -99,7 +104,9 @@ class TableVersion:
 
 
 class Manifest:
-    """Reads and writes the manifest of a `tables` folder; each call is a transaction, safe among processes."""
+    """Reads and writes the manifest of a `tables` folder; each call is a transaction, safe among
+    processes.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -152,7 +159,8 @@ class Manifest:
     def current(self, name: str) -> TableVersion | None:
         """The newest version of the table, if there is any."""
         rows = self._rows(
-            "SELECT version, fingerprint, keys FROM tables WHERE name = ? ORDER BY version DESC LIMIT 1",
+            "SELECT version, fingerprint, keys FROM tables WHERE name = ? ORDER BY version DESC"
+            " LIMIT 1",
             (name,),
         )
         return TableVersion(name, rows[0][0], rows[0][1], _split(rows[0][2])) if rows else None

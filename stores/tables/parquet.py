@@ -15,8 +15,9 @@ ROW_GROUP_ROWS = 1 << 17
 def write_parquet(rows: pa.Table, path: Path) -> None:
     """Write rows so that reading a few columns of many files is fast.
 
-    Integers and times are stored as differences (a tenth of the bytes where they are sorted), floats as they are unless few
-    values repeat, all else through a dictionary; LZ4 unpacks at several times the speed of others.
+    Integers and times are stored as differences (a tenth of the bytes where they are sorted),
+    floats as they are unless few values repeat, all else through a dictionary; LZ4 unpacks at
+    several times the speed of others.
     """
     whole = {
         field.name

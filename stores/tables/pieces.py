@@ -1,4 +1,6 @@
-"""How many rows go into one file, and which files are merged, so that files follow the volume of a table."""
+"""How many rows go into one file, and which files are merged, so that files follow the volume of a
+table.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import pyarrow as pa
 
 from stores.tables.manifest import DataFile
 
-# A file has at most so many rows, and so many bytes, in memory while it is written and on disk when files are merged.
+# A file has at most so many rows, and so many bytes, in memory while it is written and on disk when
+# files are merged.
 MOST_ROWS = 1 << 18
 MOST_BYTES = 1 << 26
 BATCH_ROWS = 1 << 15
@@ -69,7 +72,9 @@ def merges(files: Sequence[DataFile]) -> list[tuple[DataFile, ...]]:
 
 
 def _worth_merging(runs: list[_Run]) -> slice | None:
-    """The first `FANOUT` or more neighbours of one level; smaller ones before the last of them count with them."""
+    """The first `FANOUT` or more neighbours of one level; smaller ones before the last of them
+    count with them.
+    """
     start = 0
     for is_full, group in groupby(runs, key=lambda run: run.is_full):
         levels = [run.level for run in group]

@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 
 
 def canonical_hash(rows: pa.Table) -> str:
-    """SHA-256 of rows as a set with repetitions: independent of their order, of files, chunks and compression.
+    """SHA-256 of rows as a set with repetitions: independent of their order, of files, chunks and
+    compression.
 
-    Columns are taken in order of name; their names and types count. Rows are sorted by all columns, nulls last.
+    Columns are taken in order of name; their names and types count. Rows are sorted by all columns,
+    nulls last.
     """
     names = sorted(rows.column_names)
     rows = pa.table([_canonical(rows[name]) for name in names], names=names)
@@ -31,7 +33,9 @@ def canonical_hash(rows: pa.Table) -> str:
 
 
 def _canonical(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values in the one form that their type is hashed in: no dictionaries, microseconds, one zero and one NaN."""
+    """The values in the one form that their type is hashed in: no dictionaries, microseconds, one
+    zero and one NaN.
+    """
     type_ = values.type
     if pa.types.is_dictionary(type_):
         return _canonical(values.cast(type_.value_type))

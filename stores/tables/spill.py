@@ -17,11 +17,12 @@ _LOCK = ".lock"
 
 
 def spill_folder(within: Path | None) -> Path:
-    """A folder that no other connection has; DuckDB makes it when it spills, and removes it when the connection is closed.
+    """A folder that no other connection has; DuckDB makes it when it spills, and removes it when
+    the connection is closed.
 
-    DuckDB 1.5 names its files the same in every connection, and two that share a folder read each other's rows.
-    Without a folder to be within, it is the system's for temporary files.
-    Raises `DataFolderError` where the folder cannot be written.
+    DuckDB 1.5 names its files the same in every connection, and two that share a folder read each
+    other's rows. Without a folder to be within, it is the system's for temporary files. Raises
+    `DataFolderError` where the folder cannot be written.
     """
     if within is None:
         return Path(tempfile.gettempdir()) / f"duckdb-{uuid.uuid4().hex[:12]}"
@@ -30,7 +31,9 @@ def spill_folder(within: Path | None) -> Path:
 
 @cache
 def _of_this_process(within: Path, pid: int) -> Path:
-    """The part of a spill folder that is this process's own; removes the parts of processes that died."""
+    """The part of a spill folder that is this process's own; removes the parts of processes that
+    died.
+    """
     folder = within / f"spill-{pid}-{uuid.uuid4().hex[:8]}"
     # Nobody looks for a part before it is locked.
     unlocked = folder.with_name(f".{folder.name}")
@@ -46,7 +49,8 @@ def _of_this_process(within: Path, pid: int) -> Path:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     except OSError as error:
         raise DataFolderError(
-            f"cannot write spill_folder {within}: {error.strerror}. Name another one in feature_store.yaml."
+            f"cannot write spill_folder {within}: {error.strerror}. Name another one in"
+            " feature_store.yaml."
         ) from error
     return folder
 

@@ -1,4 +1,6 @@
-"""DuckDB as the tables use it: connections of one's own, and names, texts, moments and files as SQL."""
+"""DuckDB as the tables use it: connections of one's own, and names, texts, moments and files as
+SQL.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,16 @@ def literal(text: str) -> str:
 
 
 def file_literal(path: Path | str) -> str:
-    """One file to read as a SQL string; DuckDB would take `[`, `*` and `?` in its path for a pattern."""
+    """One file to read as a SQL string; DuckDB would take `[`, `*` and `?` in its path for a
+    pattern.
+    """
     return literal(re.sub(r"[\[*?]", r"[\g<0>]", str(path)))
 
 
 def parquet_rows(paths: Iterable[Path | str], *, file_row_number: bool = False) -> str:
-    """The rows of Parquet files as a SQL relation; names of folders such as `year=2020` add no column."""
+    """The rows of Parquet files as a SQL relation; names of folders such as `year=2020` add no
+    column.
+    """
     files = ", ".join(map(file_literal, paths))
     numbered = "file_row_number = true, " if file_row_number else ""
     return f"read_parquet([{files}], {numbered}hive_partitioning = false)"
@@ -45,7 +51,9 @@ def timestamp(moment: datetime) -> str:
 def connect(
     *, memory_limit: str | None = None, threads: int | None = None, temporary: Path | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection of one's own, whose clock zone is UTC, with limits where given; what it spills goes below `temporary`."""
+    """A DuckDB connection of one's own, whose clock zone is UTC, with limits where given; what it
+    spills goes below `temporary`.
+    """
     import duckdb
 
     config: dict[str, str | bool | int | float | list[str]] = {}

@@ -13,15 +13,19 @@ from urllib.parse import quote
 
 
 def sqlite_uri(path: Path) -> str:
-    """The file as `sqlite3.connect(…, uri=True)` takes it; where nobody can write, it is read without a reader's files beside it."""
+    """The file as `sqlite3.connect(…, uri=True)` takes it; where nobody can write, it is read
+    without a reader's files beside it.
+    """
     alone = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
     return f"file:{quote(os.fsencode(path))}" + ("?immutable=1" if alone else "")
 
 
 def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) -> None:
-    """Make the file with its tables, in write-ahead mode, whole or not at all; a file that is there is left alone.
+    """Make the file with its tables, in write-ahead mode, whole or not at all; a file that is there
+    is left alone.
 
-    SQLite's own way shows a file before its tables, and meets a lock that waits for nobody where two switch its mode.
+    SQLite's own way shows a file before its tables, and meets a lock that waits for nobody where
+    two switch its mode.
     """
     if path.exists():
         return
@@ -43,7 +47,8 @@ def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) 
 
 
 def move_aside(path: Path, reason: Callable[[sqlite3.Connection], str | None]) -> None:
-    """Move the file away if there is a reason, which its name then ends with: `online.db.format-1`; nothing is lost.
+    """Move the file away if there is a reason, which its name then ends with: `online.db.format-1`;
+    nothing is lost.
 
     Who has it open keeps it as it is.
     """
@@ -51,7 +56,8 @@ def move_aside(path: Path, reason: Callable[[sqlite3.Connection], str | None]) -
         return
     with _locked(path):
         with closing(sqlite3.connect(sqlite_uri(path), uri=True)) as connection:
-            # Closing puts the journal into the file, unless others have it open; then it goes with it.
+            # Closing puts the journal into the file, unless others have it open; then it goes with
+            # it.
             found = reason(connection)
         if found is None:
             return

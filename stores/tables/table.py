@@ -1,4 +1,6 @@
-"""Append-only tables of immutable Parquet files, partitioned by `created_timestamp` as the volume asks."""
+"""Append-only tables of immutable Parquet files, partitioned by `created_timestamp` as the volume
+asks.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ _IN_NAMES = {ord("-"): None, ord(":"): None}
 class Table:
     """One version of a table in a `tables` folder.
 
-    Rows are unique in (keys, event_timestamp, created_timestamp). Both times are naive UTC in the files.
+    Rows are unique in (keys, event_timestamp, created_timestamp). Both times are naive UTC in the
+    files.
     """
 
     def __init__(self, root: Path, version: TableVersion) -> None:
@@ -81,7 +84,9 @@ class Table:
 
     @property
     def built_until(self) -> datetime | None:
-        """Every row that becomes effective by this moment is in the table; None before the first build."""
+        """Every row that becomes effective by this moment is in the table; None before the first
+        build.
+        """
         return self.manifest.built_until(self.version)
 
     def files(self, commit: int | None = None) -> list[DataFile]:
@@ -101,7 +106,9 @@ class Table:
     def scan(
         self, files: list[DataFile] | None = None, columns: tuple[str, ...] | None = None
     ) -> str:
-        """A SQL SELECT over the files (all of the newest commit by default); an empty table gives no rows."""
+        """A SQL SELECT over the files (all of the newest commit by default); an empty table gives
+        no rows.
+        """
         chosen = self.files() if files is None else files
         if not chosen:
             raise BrokenTable(f"table '{self.name}' has no files yet.")
@@ -123,17 +130,20 @@ class Table:
         select: str,
         built_until: datetime | None = None,
     ) -> int:
-        """Append the rows of a SELECT and move the built watermark; returns how many rows were added.
+        """Append the rows of a SELECT and move the built watermark; returns how many rows were
+        added.
 
-        A row whose `is_withdrawn` is true takes back what its keys showed: from its effect on they show nulls, until a newer row.
-        It has the `event_timestamp` of what it withdraws, or a later one, and a later `created_timestamp`; its features are not read.
-        The columns of a version are fixed: where rows may be withdrawn, every commit from the first has the column (false or null
-        elsewhere), beside those that the view declares; a table without it gets it in a new version. No feature may bear that name.
-        Files are written aside and renamed; a process that dies leaves the table as it was. In the same commit, small
-        files that are next to each other in `created_timestamp` are merged; those that they were stay for earlier commits.
-        Raises `BrokenTable` where rows repeat (keys, event_timestamp, created_timestamp), among themselves or
-        with rows that are there, where they have other columns than those, no time, or a moment that is closed;
-        `DataFolderError` where they cannot be written.
+        A row whose `is_withdrawn` is true takes back what its keys showed: from its effect on they
+        show nulls, until a newer row. It has the `event_timestamp` of what it withdraws, or a later
+        one, and a later `created_timestamp`; its features are not read. The columns of a version
+        are fixed: where rows may be withdrawn, every commit from the first has the column (false or
+        null elsewhere), beside those that the view declares; a table without it gets it in a new
+        version. No feature may bear that name. Files are written aside and renamed; a process that
+        dies leaves the table as it was. In the same commit, small files that are next to each other
+        in `created_timestamp` are merged; those that they were stay for earlier commits. Raises
+        `BrokenTable` where rows repeat (keys, event_timestamp, created_timestamp), among themselves
+        or with rows that are there, where they have other columns than those, no time, or a moment
+        that is closed; `DataFolderError` where they cannot be written.
         """
         with self._exclusive():
             aside = self.folder / f".aside-{uuid.uuid4().hex[:8]}"
@@ -153,7 +163,9 @@ class Table:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Take the table's lock, or wait for it: what is checked against the table's rows must stay true until the commit."""
+        """Take the table's lock, or wait for it: what is checked against the table's rows must stay
+        true until the commit.
+        """
         with writing(f"table '{self.name}' in", self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with (self.folder.parent / PUBLISHER_LOCK).open("w") as lock:
@@ -165,7 +177,9 @@ class Table:
     def _write(
         self, connection: duckdb.DuckDBPyConnection, select: str, aside: Path
     ) -> list[DataFile]:
-        """Write the rows of a SELECT to files in the folder `aside`, in order of `created_timestamp`."""
+        """Write the rows of a SELECT to files in the folder `aside`, in order of
+        `created_timestamp`.
+        """
         self._refuse_other_times(
             {
                 name: kind
@@ -191,7 +205,8 @@ class Table:
             first = int(np.maximum(created, event).min())
             if closed is not None and first <= micros(closed):
                 raise BrokenTable(
-                    f"table '{self.name}' was offered a row that is known from {from_micros(first)} on, and is closed up to {closed};"
+                    f"table '{self.name}' was offered a row that is known from"
+                    f" {from_micros(first)} on, and is closed up to {closed};"
                     " what comes late needs a created_timestamp after that."
                 )
             in_order = (
@@ -215,7 +230,8 @@ class Table:
             np.datetime_as_string(np.datetime64(moment, "us"), unit="s").translate(_IN_NAMES)
             for moment in (stretch.min_created, stretch.max_created)
         )
-        # A name is used once: a run that died before its commit may have left a file of the same range.
+        # A name is used once: a run that died before its commit may have left a file of the same
+        # range.
         name = f"{first}_{last}-{number:04d}-{uuid.uuid4().hex[:8]}.parquet"
         write_parquet(rows, aside / name)
         path = (self.folder / name).relative_to(self.root)
@@ -224,7 +240,9 @@ class Table:
     def _merged(
         self, written: list[DataFile], aside: Path
     ) -> tuple[list[DataFile], list[DataFile]]:
-        """The files that a commit of the written ones adds to the table and removes from it, after small files are merged."""
+        """The files that a commit of the written ones adds to the table and removes from it, after
+        small files are merged.
+        """
         here = self.files() if written else []
         added, removed = list(written), []
         for run in merges([*here, *written]):
@@ -249,20 +267,25 @@ class Table:
             ) from error
 
     def _refuse_other_times(self, columns: dict[str, str]) -> None:
-        """Raise where the rows lack a key or a time, or have a time that is not naive UTC in microseconds."""
+        """Raise where the rows lack a key or a time, or have a time that is not naive UTC in
+        microseconds.
+        """
         missing = [name for name in (*self.version.keys, EVENT, CREATED) if name not in columns]
         if missing:
             raise BrokenTable(
-                f"table '{self.name}' was offered rows without {', '.join(missing)}; they have {', '.join(columns)}."
+                f"table '{self.name}' was offered rows without {', '.join(missing)}; they have"
+                f" {', '.join(columns)}."
             )
         for name in (EVENT, CREATED):
             if columns[name] != "TIMESTAMP":
                 raise BrokenTable(
-                    f"table '{self.name}' was offered {name} as {columns[name]}; expected TIMESTAMP, naive UTC in microseconds."
+                    f"table '{self.name}' was offered {name} as {columns[name]}; expected"
+                    " TIMESTAMP, naive UTC in microseconds."
                 )
         if columns.get(WITHDRAWN, "BOOLEAN") != "BOOLEAN":
             raise BrokenTable(
-                f"table '{self.name}' was offered {WITHDRAWN}, which marks withdrawals, as {columns[WITHDRAWN]}; expected BOOLEAN."
+                f"table '{self.name}' was offered {WITHDRAWN}, which marks withdrawals, as"
+                f" {columns[WITHDRAWN]}; expected BOOLEAN."
             )
 
     def _refuse_other_columns(
@@ -287,14 +310,18 @@ class Table:
                 {f"{name} {kind}" for name, kind in columns.items()} for columns in described
             )
             raise BrokenTable(
-                f"table '{self.name}' was offered rows with {', '.join(sorted(have - had)) or 'nothing more'}"
-                f" and without {', '.join(sorted(had - have)) or 'nothing'}; other columns are another definition and another version."
+                f"table '{self.name}' was offered rows with"
+                f" {', '.join(sorted(have - had)) or 'nothing more'}"
+                f" and without {', '.join(sorted(had - have)) or 'nothing'}; other columns are"
+                " another definition and another version."
             )
 
     def _refuse_repetitions(
         self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path
     ) -> None:
-        """Raise where a written row is in the table already; repetitions among the written ones are found as they are written."""
+        """Raise where a written row is in the table already; repetitions among the written ones are
+        found as they are written.
+        """
         if not written:
             return
         low, high = (
@@ -338,7 +365,8 @@ class Table:
             for name, value in zip((*self.version.keys, EVENT, CREATED), values, strict=True)
         )
         return BrokenTable(
-            f"table '{self.name}' was offered two rows for {what}; a correction needs a later created_timestamp."
+            f"table '{self.name}' was offered two rows for {what}; a correction needs a later"
+            " created_timestamp."
         )
 
     def _refuse_missing_times(self, rows: pa.Table) -> None:

@@ -1,4 +1,6 @@
-"""Failed writes, whoever meets them (SQLite, DuckDB, Arrow or the system), as one error with what to do."""
+"""Failed writes, whoever meets them (SQLite, DuckDB, Arrow or the system), as one error with what
+to do.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ def contender_function(name):
 
 
 def tiny(data):
-    """The same shape, with few entities, steps, days and commits; as many entity rows as the shape needs."""
+    """The same shape, with few entities, steps, days and commits; as many entity rows as the shape
+    needs.
+    """
     views = [
         replace(
             view,

@@ -69,7 +69,8 @@ def test_in_an_open_loop_a_request_waits_from_the_moment_it_is_due(server, targe
     server.takes = [0.4]
     done = drive(target, connections=1, seconds=0.5, rate=40)
     assert (done.answers, done.failed) == (20, 0)
-    # The one that took long is one in twenty; those that were due meanwhile waited for the only connection.
+    # The one that took long is one in twenty; those that were due meanwhile waited for the only
+    # connection.
     assert done.p50_ms > 100 and done.p999_ms > 390
 
 

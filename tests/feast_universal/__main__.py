@@ -1,4 +1,5 @@
-"""Runs Feast's universal tests against our stores: python tests/feast_universal FOLDER, where FOLDER is Feast's sdk/python/tests.
+"""Runs Feast's universal tests against our stores: python tests/feast_universal FOLDER, where
+FOLDER is Feast's sdk/python/tests.
 
 Arguments after the folder are pytest's.
 """
@@ -30,7 +31,8 @@ def main(arguments: list[str]) -> int:
         )
         print(
             f"Feast's universal tests are in sdk/python/tests of its git repository; {given}.\n"
-            "Check out the tag of the installed version and name it: make feast-universal FEAST_TESTS=…/feast/sdk/python/tests",
+            "Check out the tag of the installed version and name it: make feast-universal"
+            " FEAST_TESTS=…/feast/sdk/python/tests",
             file=sys.stderr,
         )
         return 2
@@ -48,7 +50,8 @@ def main(arguments: list[str]) -> int:
         *map(str, files),
         *deselected,
     ]
-    # Feast's checkout holds its package beside its tests; the installed one must be imported before the folder is on the path.
+    # Feast's checkout holds its package beside its tests; the installed one must be imported before
+    # the folder is on the path.
     pytest += [
         "-p",
         "feast",

@@ -1,6 +1,7 @@
 """Our stores as Feast's universal tests want to be given them; see docs/feast-universal-tests.md.
 
-Feast imports this module by the name in `FULL_REPO_CONFIGS_MODULE`; `tests` here is Feast's test tree, not ours.
+Feast imports this module by the name in `FULL_REPO_CONFIGS_MODULE`; `tests` here is Feast's test
+tree, not ours.
 """
 
 import os
@@ -17,14 +18,17 @@ from stores.offline.store import AsofOfflineStoreConfig
 
 
 class AsofDataSourceCreator(FileDataSourceCreator):
-    """Parquet files joined by our offline store, asked for what Feast's tests ask: one time, and naive times in UTC."""
+    """Parquet files joined by our offline store, asked for what Feast's tests ask: one time, and
+    naive times in UTC.
+    """
 
     def create_offline_store_config(self):
         return AsofOfflineStoreConfig(point_in_time="event_time", naive_timestamps="utc")
 
     def create_data_source(self, *arguments, **named):
         source = super().create_data_source(*arguments, **named)
-        # What SQL calls the source; without it the tests of SQL entity frames are skipped for files.
+        # What SQL calls the source; without it the tests of SQL entity frames are skipped for
+        # files.
         source.table_ref = f"'{source.path}'"
         return source
 

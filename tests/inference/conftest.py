@@ -1,4 +1,6 @@
-"""A throw-away domain with two use cases, built, online and with registered models; each test gets a copy of its data folder."""
+"""A throw-away domain with two use cases, built, online and with registered models; each test gets
+a copy of its data folder.
+"""
 
 import csv
 import os
@@ -207,7 +209,9 @@ def write_repository(folder):
 
 @pytest.fixture(scope="session")
 def built(once):
-    """Feature repository and data folder, built and online as of the demo moment, with a model per use case."""
+    """Feature repository and data folder, built and online as of the demo moment, with a model per
+    use case.
+    """
     folder = once("parcels_built", build_parcels)
     return folder / "repository", folder / "home"
 
@@ -233,7 +237,9 @@ def build_parcels(folder):
 
 
 def train_and_register(store, domain, name):
-    """What training does, in miniature: fit, write card and reference, register. Returns the version."""
+    """What training does, in miniature: fit, write card and reference, register. Returns the
+    version.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
     from sklearn.compose import ColumnTransformer
@@ -418,7 +424,9 @@ def row():
 
 @pytest.fixture
 def punctual(home):
-    """Starts `python -m inference …` on the test's data folder, and ends what is still running after the test."""
+    """Starts `python -m inference …` on the test's data folder, and ends what is still running
+    after the test.
+    """
     started = []
 
     def start(*arguments):

@@ -41,7 +41,8 @@ def test_batch_and_online_agree_at_one_entity_and_one_moment(domain, use_case):
     from pipelines.build import build
     from punctual.progress import Progress
 
-    # An hour in which parcels are booked; the online store stands at its beginning, as an hourly run leaves it.
+    # An hour in which parcels are booked; the online store stands at its beginning, as an hourly
+    # run leaves it.
     build(domain, NOW + timedelta(hours=2), Progress(quiet=True))
     requests = known_events(
         domain,
@@ -66,7 +67,8 @@ def test_batch_and_online_agree_at_one_entity_and_one_moment(domain, use_case):
     assert online["parcel"].to_pylist() == done["parcel"].to_pylist()
     for name in predictor.features.names:
         assert online[name].to_pylist() == done[name].to_pylist(), name
-    # Features are the same to the bit; a linear model's sum may round otherwise for one row than for many.
+    # Features are the same to the bit; a linear model's sum may round otherwise for one row than
+    # for many.
     assert online["prediction"].to_pylist() == pytest.approx(
         done["prediction"].to_pylist(), abs=1e-12
     )
@@ -102,7 +104,8 @@ def test_a_moment_beyond_what_is_built_is_cut_to_it_and_one_far_beyond_refused(d
 
     with pytest.raises(
         NotBuilt,
-        match=r"are built until 2024-02-20T12:00:00Z, the batch begins after 2024-02-22T12:00:00Z; run: punctual features build",
+        match=r"are built until 2024-02-20T12:00:00Z, the batch begins after 2024-02-22T12:00:00Z;"
+        r" run: punctual features build",
     ):
         batch(domain, use_case, NOW + timedelta(days=3))
 

@@ -70,7 +70,8 @@ def test_a_model_that_predicts_otherwise_than_its_card_says_is_refused(domain, u
 
     with pytest.raises(
         BrokenModel,
-        match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ where it predicted 0\.\d+ .* libraries: numpy 2\.",
+        match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ where it predicted 0\.\d+ .*"
+        r" libraries: numpy 2\.",
     ):
         load_champion(domain, use_case, version)
 

@@ -28,7 +28,8 @@ def test_every_command_helps_with_an_example_and_has_json_where_it_reports(capsy
 def test_help_loads_nothing_heavy():
     program = (
         "import sys; from inference.__main__ import main; main(['predict', '--help']);"
-        "print([name for name in ('feast', 'mlflow', 'fastapi', 'xgboost', 'pandas', 'duckdb') if name in sys.modules], file=sys.stderr)"
+        "print([name for name in ('feast', 'mlflow', 'fastapi', 'xgboost', 'pandas', 'duckdb') if"
+        " name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
@@ -75,7 +76,8 @@ def test_a_prediction_is_shown_with_what_it_rests_on(home, capsys, row):
     [
         (
             ["predict", "parcel_latenes", "--row", "{}"],
-            "UnknownUseCase: no use case 'parcel_latenes' in repository/. Did you mean 'parcel_lateness'?",
+            "UnknownUseCase: no use case 'parcel_latenes' in repository/. Did you mean"
+            " 'parcel_lateness'?",
         ),
         (
             ["predict", "parcel_lateness", "--row", "{}"],
@@ -133,7 +135,8 @@ def test_a_batch_reports_what_it_wrote(home, capsys):
     assert code == 0
     period = "(2024-02-19T00:00:00Z, 2024-02-20T12:00:00Z]"
     assert out.startswith(
-        f"{as_json['rows']} requests of parcel_lateness in {period} by version 1; the mean prediction is 0."
+        f"{as_json['rows']} requests of parcel_lateness in {period} by version 1; the mean"
+        " prediction is 0."
     )
     assert quiet == (0, out, "")
     assert as_json["path"].endswith("20240219T000000Z-20240220T120000Z-v1.parquet")
@@ -158,7 +161,8 @@ def test_without_a_champion_every_command_says_what_to_run(home, capsys, models,
         code, _, err = run(capsys, *arguments)
         assert (code, err) == (
             2,
-            "NoChampion: use case 'parcel_lateness' has no champion yet; run: punctual train parcel_lateness.\n",
+            "NoChampion: use case 'parcel_lateness' has no champion yet; run: punctual train"
+            " parcel_lateness.\n",
         )
 
 
@@ -170,7 +174,8 @@ def test_a_server_of_domains_in_different_times_asks_for_one(home, capsys, built
     text = (repository / "parcels" / "use_case.py").read_text()
     (repository / "letters").mkdir()
     present = text.replace(
-        'Domain("parcels", "Parcels of a small carrier", demo_at=datetime(2024, 2, 20, 12, tzinfo=UTC))',
+        'Domain("parcels", "Parcels of a small carrier", demo_at=datetime(2024, 2, 20, 12,'
+        " tzinfo=UTC))",
         'Domain("letters", "Letters")',
     )
     (repository / "letters" / "use_case.py").write_text(present.replace('"parcel_', '"letter_'))
@@ -179,6 +184,6 @@ def test_a_server_of_domains_in_different_times_asks_for_one(home, capsys, built
 
     assert code == 2
     assert (
-        "the domains live in different times: letters in the present, parcels 2024-02-20T12:00:00Z. Name the use cases to serve"
-        in " ".join(err.split())
+        "the domains live in different times: letters in the present, parcels"
+        " 2024-02-20T12:00:00Z. Name the use cases to serve" in " ".join(err.split())
     )

@@ -110,7 +110,8 @@ def test_a_category_that_training_never_saw_is_drift_and_rare_ones_are_one_bin()
 
 
 def test_what_windows_as_long_showed_in_training_is_usual():
-    # A value that goes up and down with the days: a day's window differs from all of training, and nothing is wrong.
+    # A value that goes up and down with the days: a day's window differs from all of training, and
+    # nothing is wrong.
     wave = [np.sin(place / 24 / 10 * 2 * np.pi) * 10 for place in np.arange(0, 24 * 60, 0.2)]
     reference = table(wave, hours=0.2)
     one_day = table(wave[:120], hours=0.2)

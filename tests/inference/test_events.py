@@ -13,12 +13,17 @@ LATER = NOW + timedelta(hours=1)
 
 @pytest.fixture
 def moved(domain, use_case):
-    """The newest booking, which a correction known an hour later moves two days back; its number and its first moment."""
+    """The newest booking, which a correction known an hour later moves two days back; its number
+    and its first moment.
+    """
     last = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-1]
     columns = "parcel, courier, depot, route, weight_grams, promised"
     table = event_table(domain, use_case.requests)
     with connect() as connection:
-        moved = "event_timestamp - INTERVAL 2 DAY AS event_timestamp, TIMESTAMP '2024-02-20 12:30:00' AS created_timestamp"
+        moved = (
+            "event_timestamp - INTERVAL 2 DAY AS event_timestamp, TIMESTAMP '2024-02-20"
+            " 12:30:00' AS created_timestamp"
+        )
         table.publish(
             connection,
             f"SELECT {columns}, {moved}, false AS is_withdrawn FROM ({table.scan()})"
@@ -105,6 +110,7 @@ def test_events_that_were_never_built_are_named(home, domain, use_case):
 
     with pytest.raises(
         NotBuilt,
-        match="the events 'bookings' are not built as they are defined now; run: punctual features build parcels",
+        match="the events 'bookings' are not built as they are defined now; run: punctual features"
+        " build parcels",
     ):
         built_until(domain, use_case.requests)

@@ -1,4 +1,6 @@
-"""The fast model against the registered pipeline, to the bit: what training makes, and every way to be unlike it."""
+"""The fast model against the registered pipeline, to the bit: what training makes, and every way to
+be unlike it.
+"""
 
 import json
 from types import SimpleNamespace
@@ -346,7 +348,9 @@ def test_a_system_without_the_c_librarys_functions_leaves_probabilities_to_xgboo
 
 @pytest.fixture
 def flights_like(home, use_case):
-    """The champion's rows, a model that training makes of them, registered as the next version. Returns the version."""
+    """The champion's rows, a model that training makes of them, registered as the next version.
+    Returns the version.
+    """
     made = read_card(Home.at(), use_case.name)
     rows = reference(Home.at(), made)
     inputs, labels = model_input(rows, made.features), rows["label"].to_numpy()
@@ -418,8 +422,10 @@ def test_a_fast_model_that_differs_by_a_bit_is_refused(
 
     with pytest.raises(
         BrokenModel,
-        match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ in the fast way and 0\.\d+ by its registered pipeline for .*row \d+ of "
-        r".* \(asked for .*\), the largest of \d+ differences; expected the same bits\. .* Install those, train again or roll back\.",
+        match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ in the fast way and 0\.\d+ by its"
+        r" registered pipeline for .*row \d+ of "
+        r".* \(asked for .*\), the largest of \d+ differences; expected the same bits\. .* Install"
+        r" those, train again or roll back\.",
     ):
         load_champion(domain, use_case, flights_like)
 
@@ -479,7 +485,9 @@ def test_threads_do_not_disturb_each_other(trained):
 
 
 def test_a_trees_json_says_what_it_is_read_for(trained):
-    """XGBoost's schema is kept among its versions; where a release changes it, this fails before a server does."""
+    """XGBoost's schema is kept among its versions; where a release changes it, this fails before a
+    server does.
+    """
     model = json.loads(
         trained["binary"].pipeline.named_steps["model"].get_booster().save_raw("json")
     )["learner"]

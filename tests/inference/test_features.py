@@ -128,7 +128,8 @@ def test_values_past_their_ttl_are_outside_max_age(online):
 def test_a_past_that_the_online_store_no_longer_holds_is_refused_and_not_taken_for_unknown(online):
     with pytest.raises(
         PastNotKept,
-        match=r"materialized to 2024-02-20T12:00:00Z .* punctual batch parcel_lateness --as-of 2024-02-20T08:00:00Z",
+        match=r"materialized to 2024-02-20T12:00:00Z .* punctual batch parcel_lateness --as-of"
+        r" 2024-02-20T08:00:00Z",
     ):
         online.read([one()], NOW - timedelta(hours=4))
 
@@ -190,7 +191,8 @@ def test_a_row_from_which_a_request_time_feature_cannot_be_computed_is_named(onl
 
     with pytest.raises(
         InvalidRequest,
-        match=r"rows\[1\]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError",
+        match=r"rows\[1\]: the features of 'parcel_request_features' cannot be computed from it:"
+        r" ZeroDivisionError",
     ):
         online.read(rows, NOW)
 
@@ -201,7 +203,8 @@ def test_what_was_never_materialized_is_named_with_what_to_do(online):
 
     with pytest.raises(
         NotBuilt,
-        match=r"1 of 4 views are not in the online store .*: depot_deliveries; run: punctual features",
+        match=r"1 of 4 views are not in the online store .*: depot_deliveries; run: punctual"
+        r" features",
     ):
         online.check_store()
     with pytest.raises(NotBuilt, match="depot_deliveries"):
@@ -241,6 +244,7 @@ def test_a_record_that_cannot_be_read_is_an_error_and_not_a_null(online):
 
     with pytest.raises(
         BrokenTable,
-        match=r"a record of view 'courier_deliveries' in .* is damaged; run: .*materialize parcels --rebuild",
+        match=r"a record of view 'courier_deliveries' in .* is damaged; run: .*materialize parcels"
+        r" --rebuild",
     ):
         online.read([one()], NOW)

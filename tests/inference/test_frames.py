@@ -1,4 +1,6 @@
-"""Frames as people have them: each gives the right values, or says what is wrong with which row and column."""
+"""Frames as people have them: each gives the right values, or says what is wrong with which row and
+column.
+"""
 
 import decimal
 from datetime import UTC, datetime

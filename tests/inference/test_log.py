@@ -124,7 +124,8 @@ def test_a_prediction_of_midnight_that_was_received_a_moment_earlier_is_found(ow
 
 
 def test_where_the_disk_is_full_the_log_stays_whole_and_goes_on_when_there_is_room(own_home):
-    # A limit on the size of files does what a full disk does: it cuts a write short. Only a child can have it to itself.
+    # A limit on the size of files does what a full disk does: it cuts a write short. Only a child
+    # can have it to itself.
     program = f"""
         import resource, sys
         sys.path.insert(0, {str(sys.path[0])!r})

@@ -52,7 +52,8 @@ def test_with_nothing_to_judge_the_report_says_so_and_raises_no_alarm(domain, us
 
     assert (report.source, report.rows, report.reasons) == ("nothing", 0, [])
     assert report.notes[0] == (
-        "version 1 has 0 logged predictions in (2024-02-13T12:00:00Z, 2024-02-20T12:00:00Z] and no batch; "
+        "version 1 has 0 logged predictions in (2024-02-13T12:00:00Z, 2024-02-20T12:00:00Z] and no"
+        " batch; "
         "run: punctual batch parcel_lateness, or predict"
     )
     assert [path.name for path in report.files] == ["report.json"]

@@ -137,7 +137,8 @@ MALFORMED_ROWS = [
     (
         {"curier": "A"},
         "rows[1].curier",
-        "is unknown. Did you mean 'courier'? Known: courier, depot, route, promised, weight_grams, parcel",
+        "is unknown. Did you mean 'courier'? Known: courier, depot, route, promised, weight_grams,"
+        " parcel",
     ),
     (
         {"promised": "2024-02-21T08:00:00"},
@@ -287,8 +288,8 @@ def test_a_row_from_which_nothing_can_be_computed_is_named(client, row):
 
     assert response.status_code == 422
     assert (
-        "rows[1]: the features of 'parcel_request_features' cannot be computed from it: ZeroDivisionError"
-        in response.json()["message"]
+        "rows[1]: the features of 'parcel_request_features' cannot be computed from it:"
+        " ZeroDivisionError" in response.json()["message"]
     )
 
 

@@ -1,4 +1,6 @@
-"""Predictions from online features on Redis: the same as from SQLite, refused quickly while it is away, and back when it is."""
+"""Predictions from online features on Redis: the same as from SQLite, refused quickly while it is
+away, and back when it is.
+"""
 
 import shutil
 import time

@@ -90,8 +90,10 @@ def test_a_server_answers_the_command_line_and_ends_in_peace_when_asked_to(
 
 def test_a_port_that_is_taken_is_said_before_anything_heavy_is_loaded_and_without_a_traceback(home):
     program = (
-        "import sys; from inference.__main__ import main; code = main(['serve', '--port', sys.argv[1]]);"
-        "print([name for name in ('feast', 'mlflow', 'fastapi', 'pandas', 'duckdb') if name in sys.modules]); sys.exit(code)"
+        "import sys; from inference.__main__ import main; code = main(['serve', '--port',"
+        " sys.argv[1]]);"
+        "print([name for name in ('feast', 'mlflow', 'fastapi', 'pandas', 'duckdb') if name in"
+        " sys.modules]); sys.exit(code)"
     )
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
@@ -106,7 +108,8 @@ def test_a_port_that_is_taken_is_said_before_anything_heavy_is_loaded_and_withou
     assert done.returncode == 2
     assert (
         done.stderr
-        == f"PortInUse: another program listens at 127.0.0.1:{port}. Stop it or choose another --port.\n"
+        == f"PortInUse: another program listens at 127.0.0.1:{port}. Stop it or choose another"
+        " --port.\n"
     )
     assert done.stdout == "[]\n"
 

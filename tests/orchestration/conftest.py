@@ -14,7 +14,8 @@ from orchestration.step_run import Stopped, run_step
 from orchestration.steps import Step
 from punctual.home import Home
 
-# Notes each call; does what the next line of `<its first argument>.plan` says: an exit code and a text, or `sleep`.
+# Notes each call; does what the next line of `<its first argument>.plan` says: an exit code and a
+# text, or `sleep`.
 TINY_STAGE = """
 import json, os, pathlib, sys, time
 
@@ -129,7 +130,9 @@ def world(home):
 
 @pytest.fixture
 def small_shop(shop):
-    """The throw-away shop with the sales of November 2020 alone; a year's tables take seconds to write."""
+    """The throw-away shop with the sales of November 2020 alone; a year's tables take seconds to
+    write.
+    """
     sales = shop / "raw" / "sales.csv"
     header, *rows = sales.read_text().splitlines()
     sales.write_text(

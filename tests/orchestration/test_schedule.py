@@ -256,7 +256,8 @@ def test_a_refused_model_is_a_finished_run_that_nobody_tries_again(tiny, world):
     [
         ("2 NotEnoughData: 12 rows.", "failed"),
         (
-            "2 StoreOutdated: table 'x' was built from another definition; run: punctual features build.",
+            "2 StoreOutdated: table 'x' was built from another definition; run: punctual features"
+            " build.",
             "failed",
         ),
         ("2 Error: No such option: --as-off", "failed"),
@@ -292,7 +293,8 @@ def test_a_run_that_hangs_is_stopped_when_its_time_is_up_and_the_schedule_goes_o
     ]
     assert not alive(tiny.calls()[0]["pid"])
     assert here.shown[0].message == (
-        "TimeLimit: python -m tiny materialize --as-of 2013-12-05T20:00:00Z was stopped: 'materialize' may take 1s."
+        "TimeLimit: python -m tiny materialize --as-of 2013-12-05T20:00:00Z was stopped:"
+        " 'materialize' may take 1s."
     )
 
 
@@ -368,7 +370,8 @@ def test_a_run_is_told_in_a_line(tiny, world):
     here.at("2013-12-05T20:00:10Z")
     log = here.shown[0].log
     assert [run_line(run) for run in here.shown] == [
-        "materialize materialize-target as of 2013-12-05 20:00: failed at attempt 1 and will be tried again: "
+        "materialize materialize-target as of 2013-12-05 20:00: failed at attempt 1 and will be"
+        " tried again: "
         f"AlreadyRunning: 'build' runs in data already; see {log}",
         "materialize materialize-target as of 2013-12-05 20:00: done in 0 s",
     ]

@@ -64,7 +64,8 @@ def test_it_tells_where_it_serves_once_it_answers(started, port, home):
     look_after(server, lambda: shown)
     server.look_after()
     assert shown == [
-        f"Serving at http://127.0.0.1:{port}, described at http://127.0.0.1:{port}/docs; its log is {home}/logs/server.log."
+        f"Serving at http://127.0.0.1:{port}, described at http://127.0.0.1:{port}/docs; its log"
+        f" is {home}/logs/server.log."
     ]
 
 
@@ -85,7 +86,8 @@ def test_a_server_that_cannot_start_is_tried_again_with_growing_waits_and_says_w
     server, shown = started(FAILS, first_wait=0.05)
     look_after(server, lambda: len(shown) == 3)
     assert shown == [
-        "The server ended with exit code 1; it starts again in 0.05 s.\nNoChampion: there is none yet.",
+        "The server ended with exit code 1; it starts again in 0.05 s.\nNoChampion: there is none"
+        " yet.",
         "The server ended with exit code 1; it starts again in 0.1 s.",
         "The server ended with exit code 1; it starts again in 0.2 s.",
     ]

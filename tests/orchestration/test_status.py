@@ -18,7 +18,9 @@ WALL = datetime(2025, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def built(small_shop):
-    """The shop, built and online as of midnight; its views are of every day and may be used an hour after it."""
+    """The shop, built and online as of midnight; its views are of every day and may be used an hour
+    after it.
+    """
     from pipelines.build import build
     from pipelines.materialize import materialize
     from punctual.progress import Progress

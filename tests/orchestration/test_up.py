@@ -1,4 +1,6 @@
-"""Schedule and server together, as processes: they survive a kill, end when asked to, and never run twice."""
+"""Schedule and server together, as processes: they survive a kill, end when asked to, and never run
+twice.
+"""
 
 import json
 import re

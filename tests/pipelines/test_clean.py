@@ -52,7 +52,8 @@ def clean(path, content=None, **changes):
 def rows(columns="id, minutes, name"):
     with connect() as connection:
         return connection.execute(
-            f"SELECT {columns} FROM read_parquet('{clean_path(Home.at(), 'travel', 'trips')}') ORDER BY id"
+            f"SELECT {columns} FROM read_parquet('{clean_path(Home.at(), 'travel', 'trips')}')"
+            " ORDER BY id"
         ).fetchall()
 
 
@@ -141,7 +142,8 @@ def test_a_number_is_never_rounded_to_fit_its_type(file):
     ]
     assert report.rules == {"type": 5}
     assert {reason for _, reason in quarantine()} == {
-        "small is not TINYINT: 128", "positive is not UINTEGER: -1", "positive is not UINTEGER: 1.5",
+        "small is not TINYINT:"
+        " 128", "positive is not UINTEGER: -1", "positive is not UINTEGER: 1.5",
         "price is not DECIMAL(6, 2): 1.555", "price is not DECIMAL(6, 2): 12345",
     }  # fmt: skip
 
@@ -261,7 +263,8 @@ def test_a_run_that_died_between_its_files_cleans_again(file):
     clean(file, HEADER + b"1,5,a\n")
     first = read_report(Home.at(), "travel", "trips")
     clean(file, HEADER + b"2,6,b\n")
-    # As it is when a run dies after the rows and before the report: the file of before must not find its old report.
+    # As it is when a run dies after the rows and before the report: the file of before must not
+    # find its old report.
     clean_path(Home.at(), "travel", "trips").with_suffix(".json").unlink()
     assert clean(file, HEADER + b"1,5,a\n") == first
     assert rows() == [(1, 5, "a")]

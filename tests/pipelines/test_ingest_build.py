@@ -1,4 +1,6 @@
-"""Ingest, build and materialize of a throw-away domain: in steps, again, killed on the way, late, corrected, redefined."""
+"""Ingest, build and materialize of a throw-away domain: in steps, again, killed on the way, late,
+corrected, redefined.
+"""
 
 import os
 import signal
@@ -246,7 +248,8 @@ def test_a_changed_definition_is_a_new_table_and_the_old_one_is_not_materialized
     changed = taxis.redefined('over=("1h", "3h")', 'over=("1h", "2h")')
     with pytest.raises(
         StoreOutdated,
-        match="table 'driver_fares' was built from another definition; run: punctual features build",
+        match="table 'driver_fares' was built from another definition; run: punctual features"
+        " build",
     ):
         materialize(store, changed.domain, at(5), QUIET)
     changed.build(at(5))

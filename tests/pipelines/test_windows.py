@@ -116,7 +116,8 @@ def rows_of(history):
     return rows
 
 
-# Half minutes and a microsecond beside them, on a grid of minutes: entries, exits and knowledge meet its edges.
+# Half minutes and a microsecond beside them, on a grid of minutes: entries, exits and knowledge
+# meet its edges.
 moments = st.builds(
     lambda half, beside: half * MINUTE // 2 + beside,
     st.integers(1, 14),
@@ -434,7 +435,8 @@ def test_a_correction_that_puts_the_last_trip_earlier_brings_back_the_one_before
         )
         for row in rows.to_pylist()
     ]
-    # The fourth minute was published and stays the newest; from the sixth on it tells of the trip of the second.
+    # The fourth minute was published and stays the newest; from the sixth on it tells of the trip
+    # of the second.
     assert sorted(told, key=lambda row: row[2:]) == [
         (1, 2 * MINUTE, 2),
         (2, 4 * MINUTE, 4),

@@ -1,4 +1,6 @@
-"""What tests of the stores write by hand: moments, entity rows, stores and sources, and the loop that every join must equal."""
+"""What tests of the stores write by hand: moments, entity rows, stores and sources, and the loop
+that every join must equal.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +29,9 @@ def at(*moments, driver=7):
 
 
 def open_store(folder, *, registry="sql", online=None, coerce_tz_aware=True, **offline):
-    """A Feast store of project `test` on our stores: registry and online store are in the folder, where `online` says nothing else."""
+    """A Feast store of project `test` on our stores: registry and online store are in the folder,
+    where `online` says nothing else.
+    """
     places = {
         "sql": {
             "registry_type": "sql",
@@ -65,7 +69,9 @@ def table_source(path, **more):
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a view's history; times are microseconds since any moment, `commit` is in order of publication."""
+    """A row of a view's history; times are microseconds since any moment, `commit` is in order of
+    publication.
+    """
 
     keys: tuple
     event: int
@@ -76,7 +82,9 @@ class Row:
 
 
 def shown(history, keys, at, ttl, *, two_time=True):
-    """The values that the definition in `stores/offline/store.py` gives, found by looking at every row; None for nothing."""
+    """The values that the definition in `stores/offline/store.py` gives, found by looking at every
+    row; None for nothing.
+    """
     newest = None
     for row in history:
         if row.keys != keys or None in keys or row.event > at or (two_time and row.created > at):

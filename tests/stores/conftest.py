@@ -1,6 +1,8 @@
-"""Shared by the tests of the stores: how many examples Hypothesis tries, and tables of literal rows.
+"""Shared by the tests of the stores: how many examples Hypothesis tries, and tables of literal
+rows.
 
-The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests/stores` is the long form.
+The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests/stores` is the long
+form.
 """
 
 import json
@@ -76,9 +78,11 @@ class Views:
         columns=None,
         **source,
     ):
-        """Declare a view and publish its rows, if there are any: keys, values, event, created; returns its table.
+        """Declare a view and publish its rows, if there are any: keys, values, event, created;
+        returns its table.
 
-        Columns have the types that the view declares, or those given in `columns`, and columns besides those.
+        Columns have the types that the view declares, or those given in `columns`, and columns
+        besides those.
         """
         keys, features = {"driver": Int64} if keys is None else keys, features or {"trips": Int64}
         entities = [

@@ -1,4 +1,6 @@
-"""Every type that Feast gives a feature, each with a value of it that both stores give back as it was."""
+"""Every type that Feast gives a feature, each with a value of it that both stores give back as it
+was.
+"""
 
 from datetime import UTC, datetime
 

@@ -1,7 +1,9 @@
-"""A process that materializes when it is told to, each time in a child that it kills after so many seconds, if it is told so.
+"""A process that materializes when it is told to, each time in a child that it kills after so many
+seconds, if it is told so.
 
-`python materializer.py FOLDER ONLINE` reads lines of JSON, a list of runs that begin together, and answers each with one:
-for every run whether it was killed, how long it took, and what it said if it failed. What a run imports is imported once.
+`python materializer.py FOLDER ONLINE` reads lines of JSON, a list of runs that begin together, and
+answers each with one: for every run whether it was killed, how long it took, and what it said if it
+failed. What a run imports is imported once.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""An online view of ten drivers' rows, and how tests fill, rebuild and read it; all values follow from one moment."""
+"""An online view of ten drivers' rows, and how tests fill, rebuild and read it; all values follow
+from one moment.
+"""
 
 from contextlib import contextmanager
 

@@ -1,4 +1,6 @@
-"""The join below Feast, against a loop over the history: a hundredth of a second each, so that a hundred thousand can be tried."""
+"""The join below Feast, against a loop over the history: a hundredth of a second each, so that a
+hundred thousand can be tried.
+"""
 
 import uuid
 from dataclasses import replace

@@ -92,7 +92,8 @@ def spoil(file, column):
 
 @pytest.mark.parametrize("column", ["driver", "trips", *TIMES])
 def test_garbage_in_the_midst_of_a_column_is_no_value(views, published, tmp_path, column):
-    # Of rows that are all known equally long after their event, the manifest says when, and the column is not read.
+    # Of rows that are all known equally long after their event, the manifest says when, and the
+    # column is not read.
     views.publish("driver_trips", [(7, 4, utc(10), utc(12))])
     spoil(published, column)
     refused_in_all_ways(
@@ -183,7 +184,8 @@ def test_a_published_column_of_another_type_than_declared_is_named(
         views,
         tmp_path,
         BrokenTable,
-        f"view 'driver_trips' declares column 'trips' as (string|double); in .*{published.name} it is int64",
+        f"view 'driver_trips' declares column 'trips' as (string|double); in .*{published.name} it"
+        " is int64",
     )
 
 
@@ -209,7 +211,8 @@ def test_a_file_that_was_replaced_by_one_of_another_type_is_named(views, publish
         store_schema=False,
     )
     whole = later.read_bytes()
-    # Of the same size, so that only the type tells; what stands between pages and footer is not read.
+    # Of the same size, so that only the type tells; what stands between pages and footer is not
+    # read.
     footer = int.from_bytes(whole[-8:-4], "little") + 8
     assert len(whole) <= size
     later.write_bytes(whole[:-footer] + b"\0" * (size - len(whole)) + whole[-footer:])
@@ -285,7 +288,10 @@ def test_a_part_of_a_microsecond_is_refused_since_it_would_be_shown_too_early(
         [1_370_088_000_000_000_000, 1_370_088_000_000_000_500], pa.timestamp("ns", zone)
     )
     views.write("driver_trips", rows_of_others(**{column: finer}))
-    match = f"view 'driver_trips', file .*rows.parquet: column '{column}' has 2013-06-01 12:00:00.000000500.*, which is no whole microsecond"
+    match = (
+        f"view 'driver_trips', file .*rows.parquet: column '{column}' has 2013-06-01"
+        " 12:00:00.000000500.*, which is no whole microsecond"
+    )
     refused_in_all_ways(views, tmp_path, BrokenTable, match)
 
 

@@ -1,4 +1,6 @@
-"""How many files a table has: they follow the volume, whatever the days, and commits stay what they were."""
+"""How many files a table has: they follow the volume, whatever the days, and commits stay what they
+were.
+"""
 
 import math
 from datetime import UTC, datetime, timedelta

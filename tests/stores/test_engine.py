@@ -1,4 +1,6 @@
-"""Materialization: online at a moment is what the offline join shows at that moment, whatever happened before."""
+"""Materialization: online at a moment is what the offline join shows at that moment, whatever
+happened before.
+"""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -90,7 +92,9 @@ numbers = st.sampled_from([None, 0, -1, 2**53 + 1])
 
 @dataclass(frozen=True)
 class Step:
-    """What happens between two runs, and the run: rows become known, the table is built, the run may die before its end."""
+    """What happens between two runs, and the run: rows become known, the table is built, the run
+    may die before its end.
+    """
 
     rows: list
     built: int
@@ -100,7 +104,9 @@ class Step:
 
 @st.composite
 def lives(draw):
-    """Steps of a table that keeps its promise: what is published takes effect after the moment built until then."""
+    """Steps of a table that keeps its promise: what is published takes effect after the moment
+    built until then.
+    """
     steps, seen, built, now = [], set(), -1, 0
     for _ in range(draw(st.integers(1, 4))):
         rows = []
@@ -424,7 +430,9 @@ def test_a_view_without_entities_has_one_online_row(tmp_path, publish):
 
 @pytest.fixture
 def pushing(tmp_path, publish):
-    """A store with a push source over the view's table, in which one row is known and built up to 11:00."""
+    """A store with a push source over the view's table, in which one row is known and built up to
+    11:00.
+    """
     store = open_store(tmp_path)
     store.apply(
         [

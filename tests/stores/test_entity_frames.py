@@ -79,7 +79,8 @@ def test_naive_times_are_refused_or_utc_as_the_setting_says(trips, tmp_path, for
     frame = in_form(form, naive, tmp_path)
     with pytest.raises(
         NaiveTimestamp,
-        match=r"entity column 'event_timestamp' is timestamp\[.s\]; expected timestamps with a time zone",
+        match=r"entity column 'event_timestamp' is timestamp\[.s\]; expected timestamps with a"
+        r" time zone",
     ):
         trips.shown(frame)
     for store in (
@@ -127,7 +128,8 @@ def test_what_is_no_frame_is_refused_with_what_may_be_one(trips, frame):
 def test_text_that_cannot_be_read_is_an_error_that_shows_it(trips, text):
     with pytest.raises(
         InvalidRequest,
-        match=r"(the SQL text|the file no_such_file.parquet) cannot be read as entity rows: .*(nowhere|no_such_file)",
+        match=r"(the SQL text|the file no_such_file.parquet) cannot be read as entity rows:"
+        r" .*(nowhere|no_such_file)",
     ):
         trips.job(text, "driver_trips:trips").to_arrow()
 
@@ -179,7 +181,8 @@ def test_that_all_became_known_too_late_is_said(trips, monkeypatch, nearby):
     job = trips.job(at(utc(11), utc(11, 59)), "driver_trips:trips")
     with pytest.warns(
         NothingKnown,
-        match="view 'driver_trips' gives nothing but nulls: each of its rows became known .created_timestamp.",
+        match="view 'driver_trips' gives nothing but nulls: each of its rows became known"
+        " .created_timestamp.",
     ):
         job.to_arrow()
     with pytest.warns(NothingKnown):

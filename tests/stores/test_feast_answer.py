@@ -92,7 +92,9 @@ def protos(values, type_):
 
 
 def bits(value):
-    """A value that compares by its bits: NaN is equal to itself, and zero is not equal to minus zero."""
+    """A value that compares by its bits: NaN is equal to itself, and zero is not equal to minus
+    zero.
+    """
     kind = value.WhichOneof("val")
     if kind in ("double_val", "float_val"):
         return kind, struct.pack("<d", getattr(value, kind))

@@ -1,4 +1,6 @@
-"""Features and keys of every type, under every name, come out as they went in: at once, as a stream, and as pandas."""
+"""Features and keys of every type, under every name, come out as they went in: at once, as a
+stream, and as pandas.
+"""
 
 import inspect
 from datetime import UTC, datetime, timedelta
@@ -18,7 +20,8 @@ from tests.stores.by_hand import at, utc
 from tests.stores.every_type import BIG, EVERY_TYPE
 
 TIMES = ("event_timestamp", "created_timestamp")
-# What the files of a table hold and Feast's messages do not: nulls inside of values, microseconds, maps as Arrow has them.
+# What the files of a table hold and Feast's messages do not: nulls inside of values, microseconds,
+# maps as Arrow has them.
 IN_FILES = {
     "moment": utc(3, microsecond=1).replace(tzinfo=UTC),
     "map": [("a", "b"), ("c", None)],
@@ -172,7 +175,10 @@ def test_no_feature_may_bear_the_name_of_the_mark_of_withdrawals(views, is_built
             )
         ]
     )
-    match = "view 'driver_trips' has 1 problem:\n  - 'is_withdrawn' is the column of tables that marks withdrawals"
+    match = (
+        "view 'driver_trips' has 1 problem:\n  - 'is_withdrawn' is the column of tables that"
+        " marks withdrawals"
+    )
     with pytest.raises(InvalidDeclaration, match=match):
         views.shown(at(utc(10)), "driver_trips:is_withdrawn")
     with pytest.raises(InvalidDeclaration, match=match):
@@ -439,7 +445,8 @@ def test_request_data_that_is_missing_is_named_whatever_the_frame(on_demand, tmp
         ):
             with pytest.raises(
                 InvalidRequest,
-                match="on-demand view 'fares' needs column 'cents'; the entity frame has driver, event_timestamp",
+                match="on-demand view 'fares' needs column 'cents'; the entity frame has driver,"
+                " event_timestamp",
             ):
                 read()
     with pytest.raises(RequestDataNotFoundInEntityDfException, match="'?cents'?"):
@@ -450,6 +457,7 @@ def test_a_feature_on_demand_does_not_stand_beside_a_column_of_its_name(on_deman
     frame = at(utc(10)).append_column("cents", [[100]]).append_column("cents_per_trip", [[1]])
     with pytest.raises(
         InvalidRequest,
-        match="feature 'cents_per_trip' of on-demand view 'fares' would stand beside a column of that name",
+        match="feature 'cents_per_trip' of on-demand view 'fares' would stand beside a column of"
+        " that name",
     ):
         on_demand.store.get_historical_features(frame, ["fares:cents_per_trip"]).to_arrow()

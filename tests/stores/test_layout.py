@@ -1,4 +1,6 @@
-"""The codec of online records: what goes in comes out to the bit, and nothing else is ever taken for a record."""
+"""The codec of online records: what goes in comes out to the bit, and nothing else is ever taken
+for a record.
+"""
 
 import math
 import struct
@@ -95,7 +97,9 @@ TYPES = SCALARS | NESTED
 
 
 def as_kept(value):
-    """What is left of a value whose type has no other form in a record: MessagePack knows neither sets nor UUIDs nor decimals."""
+    """What is left of a value whose type has no other form in a record: MessagePack knows neither
+    sets nor UUIDs nor decimals.
+    """
     if isinstance(value, (list, set)):
         return [as_kept(each) for each in value]
     if isinstance(value, dict):
@@ -118,7 +122,9 @@ def exact(value):
 
 @st.composite
 def tables(draw, rows=(1, 3)):
-    """Types of 0 to 40 features, and rows `(event, created, withdrawn, *values)` with nulls anywhere."""
+    """Types of 0 to 40 features, and rows `(event, created, withdrawn, *values)` with nulls
+    anywhere.
+    """
     types = draw(
         st.lists(st.sampled_from(list(TYPES)), max_size=40)
         | st.lists(st.sampled_from([feast.Int64, feast.Bool]), max_size=3)

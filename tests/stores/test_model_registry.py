@@ -20,7 +20,9 @@ from stores.models import (
 
 @pytest.fixture
 def registry(home):
-    """MLflow's client; model `sales` has versions 1 and 2, `sizes` has 1; each run has the file `note.txt`."""
+    """MLflow's client; model `sales` has versions 1 and 2, `sizes` has 1; each run has the file
+    `note.txt`.
+    """
     with model_registry(Home.at()) as client:
         for name, versions in {"sales": 2, "sizes": 1}.items():
             client.create_registered_model(name)

@@ -93,7 +93,9 @@ offsets = st.sampled_from([0, 1, 2, 3, 4, 5, DAY - 1, DAY, DAY + 1, DAY + 3, DAY
 
 @st.composite
 def histories(draw):
-    """Rows of each view: late ones, corrections, withdrawals, ties, null keys and values; some arrive in order, some do not."""
+    """Rows of each view: late ones, corrections, withdrawals, ties, null keys and values; some
+    arrive in order, some do not.
+    """
     everything = {}
     for name, view in VIEWS.items():
         withdrawn = st.sampled_from([None, False, True]) if view.has_withdrawals else st.just(False)
@@ -142,7 +144,9 @@ def world(tmp_path_factory):
 
 
 def publish_history(folder, history, publish):
-    """Publishes each view's rows in up to three commits after an empty first one, without which a view without rows had no table."""
+    """Publishes each view's rows in up to three commits after an empty first one, without which a
+    view without rows had no table.
+    """
     number = 1 + len(list(folder.glob("tables*")))
     if (folder / "tables").exists():
         (folder / "tables").rename(folder / f"tables{number}")
@@ -266,7 +270,9 @@ def test_a_pinned_join_shows_only_what_was_there(world, publish, history, entiti
 
 @pytest.fixture
 def trips(tmp_path, publish):
-    """A store with one view, `driver_trips`: 3 trips known from noon on, 4 for the same moment from one o'clock on."""
+    """A store with one view, `driver_trips`: 3 trips known from noon on, 4 for the same moment from
+    one o'clock on.
+    """
     store = open_store(tmp_path)
     store.apply([DRIVER, CITY, a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64})])
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
@@ -303,7 +309,8 @@ def test_a_file_that_is_published_later_with_older_knowledge_does_not_hide_what_
 ):
     table = Table.current(tmp_path / "tables", "driver_trips")
     publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(7, 5, utc(12), utc(12, 30))])
-    # The correction that is known from 13:00 on describes 11:00; what describes 12:00 was known before it.
+    # The correction that is known from 13:00 on describes 11:00; what describes 12:00 was known
+    # before it.
     assert trips_at(trips, at(utc(12), utc(12, 30), utc(13))) == [3, 5, 5]
 
 
@@ -377,7 +384,8 @@ def test_entity_rows_without_the_key_are_refused_by_its_name(trips):
 def test_entity_rows_without_a_moment_are_refused(trips):
     with pytest.raises(
         InvalidRequest,
-        match="entity rows need a column 'event_timestamp', or one timestamp under another name; they have driver",
+        match="entity rows need a column 'event_timestamp', or one timestamp under another name;"
+        " they have driver",
     ):
         trips_at(trips, at(utc(12)).drop_columns(["event_timestamp"]))
 

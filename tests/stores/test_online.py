@@ -96,7 +96,8 @@ def test_a_key_that_is_null_or_left_out_is_not_found(store):
     depot = Entity(name="depot", join_keys=["depot"], value_type=ValueType.STRING)
     source = store.get_data_source("trips_table")
     fields = [Field(name="depot", dtype=String), Field(name="size", dtype=Int64)]
-    # Before anything is read: Feast keeps what it once found out about a request for longer than the definitions.
+    # Before anything is read: Feast keeps what it once found out about a request for longer than
+    # the definitions.
     store.apply(
         [
             depot,

@@ -1,4 +1,6 @@
-"""Entities and views that are erased online: no byte of them is left in any file, and no run brings them back."""
+"""Entities and views that are erased online: no byte of them is left in any file, and no run brings
+them back.
+"""
 
 import threading
 from contextlib import closing

@@ -1,4 +1,6 @@
-"""Online files that are not what is expected: of other formats, of others, damaged, closed to their reader, on full disks."""
+"""Online files that are not what is expected: of other formats, of others, damaged, closed to their
+reader, on full disks.
+"""
 
 import os
 import resource
@@ -48,7 +50,8 @@ def test_a_file_of_an_older_format_is_moved_aside_by_the_next_run_and_by_nobody_
     ):
         with pytest.raises(
             StoreOutdated,
-            match=rf"is of format {version or 1}, and this version .* writes {FORMAT}. Run: punctual",
+            match=rf"is of format {version or 1}, and this version .* writes {FORMAT}. Run:"
+            r" punctual",
         ):
             act()
     fill(database)
@@ -195,7 +198,9 @@ MANY = [TRIPS.key(driver) for driver in range(20_000)]
 
 
 def in_a_child_that_may_write(size, act):
-    """What it says of its failure; the limit is on the size of a file, and is as a full disk to SQLite."""
+    """What it says of its failure; the limit is on the size of a file, and is as a full disk to
+    SQLite.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,6 +1,8 @@
-"""Materializers that are killed at random points, and several at once: readers never notice, and a rerun mends everything.
+"""Materializers that are killed at random points, and several at once: readers never notice, and a
+rerun mends everything.
 
-`PUNCTUAL_KILLS=200 pytest --timeout=0 tests/stores/test_online_kills.py` is the long form, a few minutes; see docs/online-store.md.
+`PUNCTUAL_KILLS=200 pytest --timeout=0 tests/stores/test_online_kills.py` is the long form, a few
+minutes; see docs/online-store.md.
 """
 
 import json
@@ -53,7 +55,9 @@ def generation_of(driver, values):
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory, publish):
-    """The table as it was after each generation; a tenth of the drivers have a row published ahead as well."""
+    """The table as it was after each generation; a tenth of the drivers have a row published ahead
+    as well.
+    """
     folder = tmp_path_factory.mktemp("generations")
     made = []
     for generation, hour in enumerate(HOURS):
@@ -102,7 +106,9 @@ class World:
         return self
 
     def run(self, *runs):
-        """Runs that begin together, each `(generation, rebuild, kill after)`; the first one's answer."""
+        """Runs that begin together, each `(generation, rebuild, kill after)`; the first one's
+        answer.
+        """
         told = [
             {
                 "online": self.online,

@@ -1,4 +1,6 @@
-"""A view that changes between two `feast apply`: its old records are never read as new ones, and go when the new are whole."""
+"""A view that changes between two `feast apply`: its old records are never read as new ones, and go
+when the new are whole.
+"""
 
 from datetime import UTC, timedelta
 
@@ -24,7 +26,8 @@ STEPS = [
 
 @pytest.fixture
 def store(tmp_path, online_store):
-    # Not SQL's registry: what Feast has read of that, it knows by `id`, which the next one may have when the first is gone.
+    # Not SQL's registry: what Feast has read of that, it knows by `id`, which the next one may have
+    # when the first is gone.
     return open_store(
         tmp_path,
         registry="file",

@@ -1,4 +1,6 @@
-"""Places of online records that come, go and are swapped between two steps of somebody else, in this process or another."""
+"""Places of online records that come, go and are swapped between two steps of somebody else, in
+this process or another.
+"""
 
 import os
 from contextlib import closing
@@ -160,7 +162,8 @@ def test_a_child_of_a_fork_reads_what_is_written_after_it(tmp_path):
             os._exit(shown(database) != [LATER] + [NEW] * 9)
         finally:
             os._exit(2)
-    # The last connection goes, and its journal with it; a child that had it open would go on with what is not there any more.
+    # The last connection goes, and its journal with it; a child that had it open would go on with
+    # what is not there any more.
     database.write(TRIPS, rows(NEW), 50)
     database.close()
     os.write(tells, b".")

@@ -1,4 +1,6 @@
-"""Values of every Feast type come back online as Feast's own SQLite store gives them, pushed or materialized."""
+"""Values of every Feast type come back online as Feast's own SQLite store gives them, pushed or
+materialized.
+"""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,6 @@
-"""The contract of the packed online store, the same on every backend: what a record holds and what it shows at a moment."""
+"""The contract of the packed online store, the same on every backend: what a record holds and what
+it shows at a moment.
+"""
 
 import os
 import subprocess
@@ -330,7 +332,9 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def readers():
-    """Two processes that read a store, each a hundred times, whenever they are given its settings; starting them takes seconds."""
+    """Two processes that read a store, each a hundred times, whenever they are given its settings;
+    starting them takes seconds.
+    """
     command = [sys.executable, "-c", READ]
     programs = [
         subprocess.Popen(

@@ -1,4 +1,6 @@
-"""The fast reader: few rows and many, unpacked or as an array, show what the store shows row by row."""
+"""The fast reader: few rows and many, unpacked or as an array, show what the store shows row by
+row.
+"""
 
 import math
 from datetime import datetime

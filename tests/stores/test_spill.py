@@ -10,8 +10,14 @@ import pytest
 
 from stores.tables import connect
 
-MANY = "CREATE TABLE many AS SELECT range * {0} AS number, md5(range::VARCHAR) AS text FROM range(400_000)"
-READ = "SELECT count(*), sum(number), count(*) FILTER (text <> md5((number // {0})::VARCHAR)) FROM many"
+MANY = (
+    "CREATE TABLE many AS SELECT range * {0} AS number, md5(range::VARCHAR) AS text FROM"
+    " range(400_000)"
+)
+READ = (
+    "SELECT count(*), sum(number), count(*) FILTER (text <> md5((number // {0})::VARCHAR)) FROM"
+    " many"
+)
 SPILLING = """
 import sys
 from pathlib import Path

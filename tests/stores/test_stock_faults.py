@@ -1,9 +1,10 @@
-"""Why parts of Feast 0.67 are replaced: what its DuckDB offline store, its SQLite online store and its engine do, beside ours.
+"""Why parts of Feast 0.67 are replaced: what its DuckDB offline store, its SQLite online store and
+its engine do, beside ours.
 
-When one of these fails on the stock side, a reason for a replacement is gone. Not shown here, because it takes long or
-depends on chance: the cost of the stock join and of its materialization (`benchmarks/`), nanosecond Parquet files that
-DuckDB 2 cannot materialize, arbitrary winners of ties without created times, and filters on zoned columns that are not
-pushed down.
+When one of these fails on the stock side, a reason for a replacement is gone. Not shown here,
+because it takes long or depends on chance: the cost of the stock join and of its materialization
+(`benchmarks/`), nanosecond Parquet files that DuckDB 2 cannot materialize, arbitrary winners of
+ties without created times, and filters on zoned columns that are not pushed down.
 """
 
 import inspect
@@ -51,7 +52,9 @@ def at(hour):
 
 @pytest.fixture
 def stores(tmp_path, publish):
-    """Makes Feast's stores and ours, which hold the same rows (driver, trips, event hour, created hour), built up to 20:00."""
+    """Makes Feast's stores and ours, which hold the same rows (driver, trips, event hour, created
+    hour), built up to 20:00.
+    """
 
     def make(rows, ttl=timedelta(0)):
         rows = [
@@ -333,7 +336,8 @@ def test_readers_do_not_wait_for_a_writer(tmp_path, stores):
         """A transaction that outgrows the cache and is not yet committed."""
         writer = sqlite3.connect(path, isolation_level=None)
         writer.execute("BEGIN")
-        writer.execute("CREATE TABLE much AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 40000)"
+        writer.execute("CREATE TABLE much AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i +"
+                       " 1 FROM n LIMIT 40000)"
                        " SELECT i, hex(zeroblob(100)) AS x FROM n")  # fmt: skip
         return closing(writer)
 
@@ -376,7 +380,8 @@ def killed_while_writing(store, path):
 
 def test_a_killed_materialization_does_not_stop_those_who_read(tmp_path, stores):
     _, ours = stores([(1, 10, 9, 9)])
-    # In the file registry, which is Feast's default; its SQL registry forgets to write the state that stops readers.
+    # In the file registry, which is Feast's default; its SQL registry forgets to write the state
+    # that stops readers.
     stock = _store(
         tmp_path, "files", timedelta(0), **STOCK, registry={"path": str(tmp_path / "registry.pb")}
     )

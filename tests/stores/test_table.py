@@ -128,7 +128,10 @@ def test_rows_without_a_time_or_with_another_kind_of_time_are_refused(trips, pub
         publish(trips, TRIPS, [(1, 10, day(1), None)])
     with pytest.raises(BrokenTable, match="without a value of event_timestamp"):
         publish(trips, TRIPS, [(1, 10, None, day(1))])
-    rows = "SELECT 1 AS driver, 2 AS trips, {} AS event_timestamp, TIMESTAMP '2013-06-01' AS created_timestamp"
+    rows = (
+        "SELECT 1 AS driver, 2 AS trips, {} AS event_timestamp, TIMESTAMP '2013-06-01' AS"
+        " created_timestamp"
+    )
     for wrong in (
         "TIMESTAMPTZ '2013-06-01'",
         "TIMESTAMP_NS '2013-06-01'",
@@ -319,7 +322,8 @@ def test_a_manifest_that_others_make_at_the_same_time_is_whole(tmp_path):
     version = TableVersion("trips", 1, "first", ("driver",))
     program = (
         "import sys; from pathlib import Path; from stores.tables import Manifest, TableVersion\n"
-        "manifest = Manifest(Path(sys.argv[1])); version = TableVersion('trips', 1, 'first', ('driver',))\n"
+        "manifest = Manifest(Path(sys.argv[1])); version = TableVersion('trips', 1, 'first',"
+        " ('driver',))\n"
         "for _ in range(20): manifest.current('trips'); manifest.commit(version, [], None)"
     )
     running = [start(program, tmp_path / "new") for _ in range(4)]

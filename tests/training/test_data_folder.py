@@ -1,4 +1,6 @@
-"""Models live in the data folder alone: it can be moved, and MLflow's settings stay those of the user."""
+"""Models live in the data folder alone: it can be moved, and MLflow's settings stay those of the
+user.
+"""
 
 import gc
 import json

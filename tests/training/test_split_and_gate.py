@@ -52,7 +52,8 @@ def test_a_horizon_that_covers_too_little_is_refused_with_the_one_that_would_do(
     )
     with pytest.raises(
         InvalidDeclaration,
-        match=r"label horizon 6h covers 75% of label delays, coverage asks for 99.5%: use 20h or more",
+        match=r"label horizon 6h covers 75% of label delays, coverage asks for 99.5%: use 20h or"
+        r" more",
     ):
         check_horizon(short, delays)
 

@@ -1,4 +1,6 @@
-"""A training run on the shops: what is registered, what the gate and a rollback do, how a fitted model behaves."""
+"""A training run on the shops: what is registered, what the gate and a rollback do, how a fitted
+model behaves.
+"""
 
 import json
 import re

@@ -66,7 +66,8 @@ def test_the_manifest_rebuilds_the_set_after_the_tables_went_on(built, shop):
     rebuilt = training_set(store, domain, use_case, as_of=as_of, commits=made.commits)
     assert canonical_hash(rebuilt.rows) == canonical_hash(made.rows)
     assert rebuilt.rows.equals(made.rows)
-    # Without the manifest, the moment alone gives the same: a correction is known from its own moment on.
+    # Without the manifest, the moment alone gives the same: a correction is known from its own
+    # moment on.
     assert training_set(store, domain, use_case, as_of=as_of).rows.equals(made.rows)
 
 
@@ -113,7 +114,8 @@ def test_what_has_no_label_is_counted_with_its_reason(built, shop):
 def test_a_moment_that_is_not_built_yet_is_refused(built):
     with pytest.raises(
         NotBuilt,
-        match=r"is built up to 2019-01-31T06:00:00Z.*punctual features build shop --as-of 2019-06-01",
+        match=r"is built up to 2019-01-31T06:00:00Z.*punctual features build shop --as-of"
+        r" 2019-06-01",
     ):
         training_set(*built, as_of=moment("2019-06-01"))
 

@@ -1,6 +1,7 @@
 """Packed records on Redis: one server, or a cluster of them, for any number of machines.
 
-A record is a string, named as `redis_names.py` says. One hash per project says where each view is, and how far.
+A record is a string, named as `redis_names.py` says. One hash per project says where each view is,
+and how far.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class RedisRecords:
         self.project = project
         self.cluster = cluster
         self._address = address
-        # Once again where a connection turns out to be dead, as after a restart of the server; not until it is back, nor
-        # where it is slow: then the answer to the first would come too late as well.
+        # Once again where a connection turns out to be dead, as after a restart of the server; not
+        # until it is back, nor where it is slow: then the answer to the first would come too late
+        # as well.
         once_again = Retry(NoBackoff(), 1, (redis.ConnectionError,))
         self._options: dict[str, Any] = {
             "socket_timeout": timeout,
@@ -72,7 +74,9 @@ class RedisRecords:
 
     @property
     def _begun(self) -> dict[str, tuple[str, str]]:
-        """The views that this thread is alone with: their places when it began, and what their locks hold."""
+        """The views that this thread is alone with: their places when it began, and what their
+        locks hold.
+        """
         begun: dict[str, tuple[str, str]] = self._local.__dict__.setdefault("begun", {})
         return begun
 
@@ -93,7 +97,9 @@ class RedisRecords:
     # Reading.
 
     def look(self, groups: Sequence[Group]) -> list[Found]:
-        """See `Records`; one way to the server and back, in which it also says whether the views are still where they were."""
+        """See `Records`; one way to the server and back, in which it also says whether the views
+        are still where they were.
+        """
         schemas = list(dict.fromkeys(view.schema for _, views in groups for view in views))
         fields = [f"{schema}:place" for schema in schemas]
         for _ in range(_SWAPS):
@@ -108,7 +114,8 @@ class RedisRecords:
             with self._asking():
                 records, places = self._get(wanted, fields)
                 if self.cluster and None in records:
-                    # Other nodes may have answered before this one, and others have removed what was there in between.
+                    # Other nodes may have answered before this one, and others have removed what
+                    # was there in between.
                     places = self.client.hmget(self._hash, fields)
             if [place and place.decode() for place in places] == [
                 known[schema] for schema in schemas
@@ -137,14 +144,16 @@ class RedisRecords:
     def _get(
         self, names: Sequence[bytes], fields: Sequence[str]
     ) -> tuple[list[bytes | None], list[bytes | None]]:
-        """Records, and after them fields of the project's hash, in one exchange (in a cluster, one per node).
+        """Records, and after them fields of the project's hash, in one exchange (in a cluster, one
+        per node).
 
         After them: a record that is missing is missing in a place that is still the view's.
         """
         pipeline = self.client.pipeline(transaction=False)
         groups = [numbers for numbers in self._together(names) if len(numbers)]
         for numbers in groups:
-            # Here and below not by its method, which a pipeline of a cluster refuses though all its keys are together.
+            # Here and below not by its method, which a pipeline of a cluster refuses though all its
+            # keys are together.
             pipeline.execute_command("MGET", *(names[number] for number in numbers))
         if fields:
             pipeline.hmget(self._hash, fields)
@@ -232,7 +241,9 @@ class RedisRecords:
         return [each.decode() for each in (place, beside) if each]
 
     def beside(self, view: OnlineView) -> str:
-        """See `Records`; what runs that were killed left behind goes with the swap, which goes through all keys once."""
+        """See `Records`; what runs that were killed left behind goes with the swap, which goes
+        through all keys once.
+        """
         place = new_place(view)
         with self._asking():
             self.client.hset(self._hash, f"{view.schema}:beside", place)
@@ -249,7 +260,8 @@ class RedisRecords:
             raise removed_meanwhile(view, self.where)
         if answer == 0:
             raise OnlineStoreUnavailable(
-                f"this run was silent for over {redis_lease.SECONDS:.0f} s, or {self.where} lost its data; view '{view.name}' is as it was. "
+                f"this run was silent for over {redis_lease.SECONDS:.0f} s, or {self.where} lost"
+                f" its data; view '{view.name}' is as it was. "
                 "Run it again: punctual features materialize."
             )
         self._begun[view.schema] = place, mine
@@ -288,7 +300,9 @@ class RedisRecords:
 
     @contextmanager
     def alone(self, view: OnlineView) -> Iterator[None]:
-        """See `Records`; who dies lets go after half a minute, who lives says so from a thread of its own."""
+        """See `Records`; who dies lets go after half a minute, who lives says so from a thread of
+        its own.
+        """
         with self._locked(view) as mine:
             with self._asking():
                 warn_of_eviction(self._nodes(), self.where)
@@ -331,7 +345,9 @@ class RedisRecords:
         return found
 
     def drop(self, schema: str) -> None:
-        """See `Records`; its name goes last, so that a drop that was killed can be found and done again."""
+        """See `Records`; its name goes last, so that a drop that was killed can be found and done
+        again.
+        """
         with self._asking():
             self.client.hdel(
                 self._hash, *(f"{schema}:{field}" for field in ("place", "beside", "began", "mark"))

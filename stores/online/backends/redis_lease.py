@@ -17,7 +17,8 @@ SECONDS = 30.0
 
 
 class Lease:
-    """Takes the lock when it is made, waiting for its turn, and renews it from a thread until it is left.
+    """Takes the lock when it is made, waiting for its turn, and renews it from a thread until it is
+    left.
 
     Redis errors while waiting are the caller's; those of a renewal are met by the work itself.
     """

@@ -1,7 +1,7 @@
 """What packed records are called on Redis: `{bucket}view.schema.place:` and the entity's key.
 
-The bucket in braces, one of 256, is what a cluster distributes keys by, so that compare-and-set runs on the server for
-many keys at once.
+The bucket in braces, one of 256, is what a cluster distributes keys by, so that compare-and-set
+runs on the server for many keys at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What Redis runs in one step for the packed records."""
 
-# KEYS are records; ARGV is, for each, what it was ('' where it was not there) and what it is to be. Answers which were not as expected.
+# KEYS are records; ARGV is, for each, what it was ('' where it was not there) and what it is to be.
+# Answers which were not as expected.
 PUT = """
 local failed = {}
 for i, key in ipairs(KEYS) do
@@ -13,8 +14,9 @@ for i, key in ipairs(KEYS) do
 end
 return failed
 """
-# KEYS are the project's hash and the view's lock; ARGV: schema, version, until, and for a run that is alone its place and whose the lock
-# has to be. Within a version a mark never goes back. Answers whether it is the first, -1 where the run's records are not there any more.
+# KEYS are the project's hash and the view's lock; ARGV: schema, version, until, and for a run that
+# is alone its place and whose the lock has to be. Within a version a mark never goes back. Answers
+# whether it is the first, -1 where the run's records are not there any more.
 MOVE_MARK = """
 local place = redis.call('HGET', KEYS[1], ARGV[1] .. ':place')
 if not place or ARGV[4] and (place ~= ARGV[4] or redis.call('GET', KEYS[2]) ~= ARGV[5]) then return -1 end
@@ -24,14 +26,15 @@ if version ~= ARGV[2] or tonumber(until_) < tonumber(ARGV[3]) then
 end
 return version and 0 or 1
 """
-# KEYS[1] is a lock, ARGV[1] whose it has to be, ARGV[2] how long it is kept from now on (milliseconds); 0 gives it back.
+# KEYS[1] is a lock, ARGV[1] whose it has to be, ARGV[2] how long it is kept from now on
+# (milliseconds); 0 gives it back.
 KEEP = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
-# KEYS are the project's hash and a view's lock; ARGV: schema, whose the lock has to be, name, place, mark. A place that is not beside
-# the view any more was removed with it.
+# KEYS are the project's hash and a view's lock; ARGV: schema, whose the lock has to be, name,
+# place, mark. A place that is not beside the view any more was removed with it.
 SWAP = """
 if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
 if redis.call('HGET', KEYS[1], ARGV[1] .. ':beside') ~= ARGV[4] then return -1 end

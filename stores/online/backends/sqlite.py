@@ -1,4 +1,6 @@
-"""Packed records on SQLite: one file, many readers, one writer at a time, in any number of threads and processes."""
+"""Packed records on SQLite: one file, many readers, one writer at a time, in any number of threads
+and processes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from stores.online.records import not_online, removed_meanwhile
 from stores.online.view import OnlineView
 from stores.tables import move_aside, quoted, set_aside
 
-# SQLite joins 64 tables at most, and takes longer to compile a statement than to run it: few shapes, each compiled once.
+# SQLite joins 64 tables at most, and takes longer to compile a statement than to run it: few
+# shapes, each compiled once.
 _VIEWS_AT_ONCE = 48
 _KEYS_AT_ONCE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -65,7 +68,8 @@ class SqliteRecords(OnlineFile):
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     raise
-            # Somebody swapped a view's place since we looked it up. Looked up in one transaction with what is in it, it is there.
+            # Somebody swapped a view's place since we looked it up. Looked up in one transaction
+            # with what is in it, it is there.
             self._local.places = {}
             return self._look_at_all(connection, groups)
         except sqlite3.DatabaseError as error:
@@ -357,14 +361,17 @@ class SqliteRecords(OnlineFile):
         return removed
 
     def scrub(self) -> None:
-        """See `Records`; writes the whole file anew, and empties its journal as soon as the readers of before are done."""
+        """See `Records`; writes the whole file anew, and empties its journal as soon as the readers
+        of before are done.
+        """
         for aside in set_aside(self.path):
             aside.unlink(missing_ok=True)
         connection = self._connect(make=False)
         if connection is None:
             return
         with self._refusing("scrub"):
-            # Else a page made of memory that held something else would keep what it does not use of it.
+            # Else a page made of memory that held something else would keep what it does not use of
+            # it.
             connection.execute("PRAGMA secure_delete = ON")
             try:
                 connection.execute("VACUUM")
@@ -374,7 +381,8 @@ class SqliteRecords(OnlineFile):
             while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 if time.monotonic() > until:
                     raise OnlineStoreUnavailable(
-                        f"the journal of {self.path} still holds what was erased: a reader has been busy for {PATIENCE_SECONDS:.0f} s. "
+                        f"the journal of {self.path} still holds what was erased: a reader has"
+                        f" been busy for {PATIENCE_SECONDS:.0f} s. "
                         "Stop it and erase again."
                     )
                 time.sleep(0.01)

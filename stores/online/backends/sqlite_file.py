@@ -1,4 +1,6 @@
-"""The SQLite file that online records are in: opened as it is now, checked, and its errors in the platform's words."""
+"""The SQLite file that online records are in: opened as it is now, checked, and its errors in the
+platform's words.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,17 @@ class OnlineFile:
     # Connections.
 
     def _connect(self, *, make: bool = True) -> sqlite3.Connection | None:
-        """The thread's connection to the file that is there now; without `make` None where there is none."""
+        """The thread's connection to the file that is there now; without `make` None where there is
+        none.
+        """
         local = self._local
         existing: sqlite3.Connection | None = getattr(local, "connection", None)
         if existing is not None and local.file == (
             _as_it_is(self.path) if local.frozen else _file(self.path)
         ):
             return existing
-        # None yet, or one to a file that somebody removed or replaced and that nobody else sees any more.
+        # None yet, or one to a file that somebody removed or replaced and that nobody else sees any
+        # more.
         self.close()
         with self._refusing("open"):
             if not make and not self.path.exists():
@@ -65,11 +70,13 @@ class OnlineFile:
                 cached_statements=512,
             )
             try:
-                # A mark that outlived a power failure must not speak for rows that did not; and pages are read where they lie.
+                # A mark that outlived a power failure must not speak for rows that did not; and
+                # pages are read where they lie.
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(f"PRAGMA mmap_size = {1 << 32}")
                 connection.execute(f"PRAGMA journal_size_limit = {1 << 24}")
-                # What is to leave no byte goes with `scrub`; some builds would else write every dropped page once more.
+                # What is to leave no byte goes with `scrub`; some builds would else write every
+                # dropped page once more.
                 connection.execute("PRAGMA secure_delete = OFF")
                 self._check_format(connection)
             except BaseException:
@@ -88,16 +95,19 @@ class OnlineFile:
         found = _format_of(connection)
         if found is None:
             raise DataFolderError(
-                f"{self.path} is a SQLite file, but no online store. Name another path, or move the file away."
+                f"{self.path} is a SQLite file, but no online store. Name another path, or move"
+                " the file away."
             )
         if found > FORMAT:
             raise StoreOutdated(
-                f"the online store {self.path} is of format {found}, which a newer version of Punctual made; this one knows {FORMAT}. "
+                f"the online store {self.path} is of format {found}, which a newer version of"
+                f" Punctual made; this one knows {FORMAT}. "
                 "Use that version, or name another path."
             )
         if found < FORMAT:
             raise StoreOutdated(
-                f"the online store {self.path} is of format {found}, and this version of Punctual reads and writes {FORMAT}. "
+                f"the online store {self.path} is of format {found}, and this version of Punctual"
+                f" reads and writes {FORMAT}. "
                 "Run: punctual features materialize; it moves the file aside and fills a new one."
             )
 
@@ -123,7 +133,8 @@ class OnlineFile:
                 return PlaceGone(said)
             if "locked" in said:
                 return OnlineStoreUnavailable(
-                    f"cannot {act} the online store {self.path}: another process has kept it locked for {PATIENCE_SECONDS:.0f} s."
+                    f"cannot {act} the online store {self.path}: another process has kept it"
+                    f" locked for {PATIENCE_SECONDS:.0f} s."
                 )
             return DataFolderError(
                 f"cannot {act} the online store {self.path}: {said}. Free space or mend its rights."
@@ -157,7 +168,8 @@ def _close_all() -> None:
         records.close()
 
 
-# SQLite's connections, and the locks they hold, do not survive a fork: a child would read a journal that others removed.
+# SQLite's connections, and the locks they hold, do not survive a fork: a child would read a journal
+# that others removed.
 os.register_at_fork(before=_close_all)
 
 
@@ -192,7 +204,9 @@ def _file(path: Path) -> tuple[int, ...] | None:
 
 
 def _as_it_is(path: Path) -> tuple[int, ...] | None:
-    """Which file is at the path and how somebody left it, for a connection that takes it for immutable."""
+    """Which file is at the path and how somebody left it, for a connection that takes it for
+    immutable.
+    """
     try:
         found = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:

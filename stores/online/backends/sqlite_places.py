@@ -12,7 +12,8 @@ from stores.online.records import new_place
 from stores.online.view import OnlineView
 from stores.tables import quoted
 
-# Where the key is one integer, it is the row's number: no index beside the rows, and pages that are filled to the end.
+# Where the key is one integer, it is the row's number: no index beside the rows, and pages that are
+# filled to the end.
 PLACES = {
     True: "CREATE TABLE {} (key INTEGER PRIMARY KEY, record BLOB NOT NULL)",
     False: "CREATE TABLE {} (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
@@ -42,7 +43,9 @@ def statement_of(places: tuple[str, ...], size: int) -> str:
 
 @lru_cache(maxsize=256)
 def statement_for_one(groups: tuple[tuple[str, ...], ...]) -> str:
-    """A SELECT of one row: a record per place of each group, whose one key is the group's parameter."""
+    """A SELECT of one row: a record per place of each group, whose one key is the group's
+    parameter.
+    """
     records = [
         f"(SELECT record FROM {quoted(place)} WHERE key = ?{number})"
         for number, places in enumerate(groups, 1)
