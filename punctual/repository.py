@@ -88,8 +88,8 @@ def _expanded(value: Any, variables: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     if value.startswith(_SQLITE):
-        # An address, in which a folder's name may not be taken for a query or an escape.
-        file = quote(_put_in(value.removeprefix(_SQLITE), variables))
+        # SQLAlchemy decodes the path of an address once, and SQLite that of a URI once more.
+        file = quote(quote(_put_in(value.removeprefix(_SQLITE), variables)))
         return f"{_SQLITE}file:{file}?uri=true"
     return _put_in(value, variables)
 
