@@ -33,7 +33,7 @@ from punctual.loaded_domain import LoadedDomain
 from punctual.times import from_micros, iso, micros
 from punctual.use_case import UseCase
 from stores.online import Freshness, view_freshness
-from stores.predictions import LoggedPrediction, PredictionLog, ViewShown, exact
+from stores.predictions import LoggedPrediction, PredictionLog, ViewShown, json_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,7 @@ class Predictor:
         self._categories = [
             feature.name for feature in champion.card.features if feature.kind == "category"
         ]
-        # Integers, texts and moments are in JSON what they are; see `exact`.
+        # Integers, texts and moments are in JSON what they are; see `json_value`.
         self._floats = {
             name
             for name, type_ in features.types.items()
@@ -230,7 +230,7 @@ class Predictor:
         }
         # Column by column: what is logged of a row are its places in them.
         columns = {
-            name: list(map(exact, column)) if name in self._floats else column
+            name: list(map(json_value, column)) if name in self._floats else column
             for name, column in values.columns.items()
         }
         names, features = (

@@ -25,7 +25,7 @@ import numpy as np
 
 from stores.offline.entity_rows import ENTITIES, MOMENT, ROW, key_column
 from stores.offline.view_files import ADDRESS, History
-from stores.tables import Stretch
+from stores.tables import RowStatistics
 
 # Below this many rows a plain join is as fast as a careful one.
 FEW_ROWS = 500_000
@@ -57,9 +57,9 @@ def find_rows(
     """
     if not history.paths:
         return Found(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    stretch = history.stretch or _stretch_of(connection, history)
-    join = _Join(connection, history, stretch, two_time=two_time, ttl=ttl)
-    if history.keys and worth_looking(stretch.rows, rows, 2 * rows):
+    statistics = history.statistics or _statistics_of(connection, history)
+    join = _Join(connection, history, statistics, two_time=two_time, ttl=ttl)
+    if history.keys and worth_looking(statistics.rows, rows, 2 * rows):
         join.narrowing(rows)
     else:
         join.whole_history(join.askable, rows)
@@ -73,16 +73,18 @@ def worth_looking(history_rows: int, entity_rows: int, near: float) -> bool:
     return history_rows > FEW_ROWS and entity_rows > 0 and near < history_rows / 2
 
 
-def _stretch_of(connection: duckdb.DuckDBPyConnection, history: History) -> Stretch:
+def _statistics_of(connection: duckdb.DuckDBPyConnection, history: History) -> RowStatistics:
     """What a manifest would say, read from the rows; ties are taken to be possible."""
     (rows, min_event, max_event, min_created, max_created) = connection.execute(
         "SELECT count(*), min(__event), max(__event), min(__created), max(__created) FROM"
         f" ({history.scan()})"
     ).fetchall()[0]
     if not rows:
-        return Stretch(0, 0, 0, 0, 0, 0, 0, in_order=False)
+        return RowStatistics(0, 0, 0, 0, 0, 0, 0, in_order=False)
     # That all lags be equal would say nothing of ties, since nobody has refused repetitions.
-    return Stretch(rows, min_event, max_event, min_created, max_created, -1, 1, in_order=False)
+    return RowStatistics(
+        rows, min_event, max_event, min_created, max_created, -1, 1, in_order=False
+    )
 
 
 class _Join:
@@ -90,14 +92,14 @@ class _Join:
         self,
         connection: duckdb.DuckDBPyConnection,
         history: History,
-        stretch: Stretch,
+        statistics: RowStatistics,
         *,
         two_time: bool,
         ttl: int,
     ) -> None:
         self._connection = connection
         self._history = history
-        self._stretch = stretch
+        self._statistics = statistics
         self.found: list[tuple[np.ndarray, np.ndarray]] = []
         self._two_time = two_time
         self._ttl = ttl
@@ -107,10 +109,12 @@ class _Join:
         self.askable = f"(SELECT * FROM {ENTITIES} WHERE {has_keys})" if has_keys else ENTITIES
         # Where no row overtook another, effect has the order of events, and buckets by effect need
         # not wait for what is known late.
-        ordered = two_time and (stretch.in_order or stretch.is_regular)
+        ordered = two_time and (statistics.in_order or statistics.is_regular)
         self._measure = "greatest(__event, __created)" if ordered else "__event"
-        self._first = stretch.min_event
-        self._last = max(stretch.max_event, stretch.max_created) if ordered else stretch.max_event
+        self._first = statistics.min_event
+        self._last = (
+            max(statistics.max_event, statistics.max_created) if ordered else statistics.max_event
+        )
         self._span = max(1, self._last - self._first + 1)
         self._waits = two_time and not ordered
 
@@ -118,7 +122,7 @@ class _Join:
         """Join all rows of the entity rows' keys."""
         candidates = self._history.scan()
         # Where there are many entity rows, most rows of the history are of their keys.
-        if self._keys and self._stretch.rows > 4 * rows:
+        if self._keys and self._statistics.rows > 4 * rows:
             keys = ", ".join(self._keys)
             candidates = (
                 f"SELECT * FROM ({candidates}) SEMI JOIN (SELECT DISTINCT {keys} FROM"
@@ -148,13 +152,13 @@ class _Join:
         while rows:
             # Two buckets for each waiting entity row, if every one were alone in its own.
             near = 2 * width / self._span * rows_per_key * rows
-            if width >= self._span or not worth_looking(self._stretch.rows, rows, near):
+            if width >= self._span or not worth_looking(self._statistics.rows, rows, near):
                 self.whole_history(waiting, rows)
                 return
             rows = self._settle(waiting, width, f"__waiting{number}")
             waiting, width, number = f"__waiting{number}", width * WIDER, number + 1
             # What waits now are often keys that the history does not know, or few keys with gaps.
-            if rows and self._count_keys(waiting) * rows_per_key < self._stretch.rows / WIDER:
+            if rows and self._count_keys(waiting) * rows_per_key < self._statistics.rows / WIDER:
                 self.whole_history(waiting, rows)
                 return
 
@@ -259,7 +263,7 @@ class _Join:
             entered = f"SELECT *, __event AS __effective FROM ({candidates})"
         else:
             entered = f"SELECT *, greatest(__event, __created) AS __effective FROM ({candidates})"
-        if self._stretch.is_regular:
+        if self._statistics.is_regular:
             return entered
         order = f"{by_keys}ORDER BY __effective, __event, __created, {ADDRESS}"
         if self._waits:

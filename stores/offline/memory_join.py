@@ -34,9 +34,9 @@ def worth_loading(history: History, entity_rows: int) -> bool:
 
     False for files that no manifest describes: their size is not known before they are read.
     """
-    if not history.stretch:
+    if not history.statistics:
         return False
-    rows = history.stretch.rows
+    rows = history.statistics.rows
     row_bytes = _BYTES_TO_SORT_A_ROW + sum(
         column.type.bit_width // 8 if pa.types.is_primitive(column.type) else _BYTES_OF_A_TEXT
         for column in _columns(history)
@@ -97,7 +97,7 @@ def _columns(history: History) -> list[FeatureColumn]:
     """The features, then the keys, the times and the mark of withdrawals."""
     types = dict(zip(history.keys.values(), history.key_types, strict=True))
     types[history.event] = pa.timestamp("us")
-    if not (history.stretch and history.stretch.is_regular):
+    if not (history.statistics and history.statistics.is_regular):
         types[history.created] = pa.timestamp("us")
     if history.has_withdrawals:
         types[WITHDRAWN] = pa.bool_()
@@ -124,8 +124,8 @@ def _times(history: History, columns: pa.Table) -> tuple[np.ndarray, np.ndarray]
     """The rows' event and created timestamps in microseconds; 0 for an event that is null."""
     event = columns[history.event].cast(pa.int64())
     event_us = event.fill_null(0).to_numpy()
-    if history.stretch and history.stretch.is_regular:
-        return event_us, event_us + history.stretch.min_lag
+    if history.statistics and history.statistics.is_regular:
+        return event_us, event_us + history.statistics.min_lag
     created = pc.coalesce(columns[history.created].cast(pa.int64()), event)
     return event_us, created.fill_null(0).to_numpy()
 

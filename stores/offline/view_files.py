@@ -32,7 +32,7 @@ from stores.tables import (
     PUBLISHER_LOCK,
     WITHDRAWN,
     DataFile,
-    Stretch,
+    RowStatistics,
     Table,
     parquet_rows,
     quoted,
@@ -68,15 +68,15 @@ class History:
     created: str
     as_of: int | None = None
     has_withdrawals: bool = False
-    parts: Sequence[Stretch] = ()
+    parts: Sequence[RowStatistics] = ()
     """What the manifest knows of each file; empty for files that no manifest describes."""
     in_nanoseconds: frozenset[str] = frozenset()
     """Which of the time columns have that unit in the files."""
 
     @cached_property
-    def stretch(self) -> Stretch | None:
+    def statistics(self) -> RowStatistics | None:
         """What the manifest knows of all rows together."""
-        return Stretch.over(self.parts) if self.parts else None
+        return RowStatistics.combined(self.parts) if self.parts else None
 
     def scan(self, places: range | None = None, *, first: int = 0) -> str:
         """A SELECT of `__key0`…, `__event`, `__created` (microseconds), `__address` and
@@ -91,8 +91,8 @@ class History:
             self._micros(self.event),
             f"coalesce({self._micros(self.created)}, {self._micros(self.event)})",
         )
-        if self.stretch and self.stretch.is_regular:
-            created = f"({event} + {self.stretch.min_lag})"
+        if self.statistics and self.statistics.is_regular:
+            created = f"({event} + {self.statistics.min_lag})"
         withdrawn = f"coalesce({quoted(WITHDRAWN)}, false)" if self.has_withdrawals else "false"
         # DuckDB's ASOF join takes a null key beside another key for equal to a null.
         conditions = [

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stores.predictions.log import LoggedPrediction as LoggedPrediction
     from stores.predictions.log import PredictionLog as PredictionLog
     from stores.predictions.log import ViewShown as ViewShown
-    from stores.predictions.log import exact as exact
+    from stores.predictions.log import json_value as json_value
     from stores.predictions.log import logged_predictions as logged_predictions
 
 __getattr__ = exports_of(__name__)

@@ -75,15 +75,15 @@ def log_folder(home: Home, use_case: str) -> Path:
     return home.path("predictions", "log", use_case)
 
 
-def exact(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The value as the log holds it."""
     return (
         {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
     )
 
 
-def logged_value(value: Any) -> Any:
-    """The inverse of `exact`."""
+def value_of_json(value: Any) -> Any:
+    """The inverse of `json_value`."""
     return float(value["float"]) if isinstance(value, dict) and "float" in value else value
 
 
@@ -201,7 +201,7 @@ def logged_predictions(
     features = dict.fromkeys(name for each in found for name in each.features)
     columns.update(
         {
-            name: pa.array([logged_value(each.features.get(name)) for each in found])
+            name: pa.array([value_of_json(each.features.get(name)) for each in found])
             for name in features
         }
     )

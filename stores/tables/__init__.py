@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stores.tables.manifest import MANIFEST_FILE as MANIFEST_FILE
     from stores.tables.manifest import DataFile as DataFile
     from stores.tables.manifest import Manifest as Manifest
-    from stores.tables.manifest import Stretch as Stretch
+    from stores.tables.manifest import RowStatistics as RowStatistics
     from stores.tables.manifest import TableVersion as TableVersion
     from stores.tables.row_hash import canonical_hash as canonical_hash
     from stores.tables.sql import connect as connect
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from stores.tables.sql import parquet_rows as parquet_rows
     from stores.tables.sql import quoted as quoted
     from stores.tables.sql import timestamp as timestamp
+    from stores.tables.sqlite_file import archive_database as archive_database
+    from stores.tables.sqlite_file import archived_databases as archived_databases
     from stores.tables.sqlite_file import make_database as make_database
-    from stores.tables.sqlite_file import move_aside as move_aside
-    from stores.tables.sqlite_file import set_aside as set_aside
     from stores.tables.sqlite_file import sqlite_uri as sqlite_uri
     from stores.tables.table import CREATED as CREATED
     from stores.tables.table import EVENT as EVENT

@@ -42,7 +42,7 @@ PRAGMA user_version = {_FORMAT}
 
 
 @dataclass(frozen=True)
-class Stretch:
+class RowStatistics:
     """What is known of some rows without reading them; times are microseconds since 1970 in UTC,
     both ends inclusive.
 
@@ -68,9 +68,9 @@ class Stretch:
         return self.min_lag == self.max_lag
 
     @classmethod
-    def over(cls, parts: Sequence[Stretch]) -> Stretch:
+    def combined(cls, parts: Sequence[RowStatistics]) -> RowStatistics:
         """What is known of all the parts together; at least one."""
-        return Stretch(
+        return RowStatistics(
             sum(part.rows for part in parts),
             min(part.min_event for part in parts),
             max(part.max_event for part in parts),
@@ -83,7 +83,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class DataFile(Stretch):
+class DataFile(RowStatistics):
     """One immutable Parquet file of a table: its rows, its path below the tables' folder, its size."""
 
     path: str

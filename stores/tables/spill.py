@@ -26,11 +26,11 @@ def spill_folder(within: Path | None) -> Path:
     """
     if within is None:
         return Path(tempfile.gettempdir()) / f"duckdb-{uuid.uuid4().hex[:12]}"
-    return _of_this_process(within.absolute(), os.getpid()) / uuid.uuid4().hex[:12]
+    return _process_folder(within.absolute(), os.getpid()) / uuid.uuid4().hex[:12]
 
 
 @cache
-def _of_this_process(within: Path, pid: int) -> Path:
+def _process_folder(within: Path, pid: int) -> Path:
     """The part of a spill folder that is this process's own; removes the parts of processes that
     died.
     """
@@ -40,7 +40,7 @@ def _of_this_process(within: Path, pid: int) -> Path:
     try:
         within.mkdir(parents=True, exist_ok=True)
         for other in within.glob(f"spill-*/{_LOCK}"):
-            _remove_if_left_behind(other)
+            _remove_if_abandoned(other)
         unlocked.mkdir()
         # Open, and so locked, as long as the process lives.
         lock = os.open(unlocked / _LOCK, os.O_CREAT | os.O_WRONLY)
@@ -55,7 +55,7 @@ def _of_this_process(within: Path, pid: int) -> Path:
     return folder
 
 
-def _remove_if_left_behind(lock: Path) -> None:
+def _remove_if_abandoned(lock: Path) -> None:
     try:
         with lock.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

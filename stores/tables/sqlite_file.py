@@ -46,7 +46,7 @@ def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) 
         aside.replace(path)
 
 
-def move_aside(path: Path, reason: Callable[[sqlite3.Connection], str | None]) -> None:
+def archive_database(path: Path, reason: Callable[[sqlite3.Connection], str | None]) -> None:
     """Move the file away if there is a reason, which its name then ends with: `online.db.format-1`;
     nothing is lost.
 
@@ -71,8 +71,8 @@ def move_aside(path: Path, reason: Callable[[sqlite3.Connection], str | None]) -
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
 
 
-def set_aside(path: Path) -> list[Path]:
-    """The files that `move_aside` left."""
+def archived_databases(path: Path) -> list[Path]:
+    """The files that `archive_database` left."""
     return sorted(path.parent.glob(f"{glob.escape(path.name)}.format-*"))
 
 

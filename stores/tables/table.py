@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from punctual.errors import BrokenTable
 from punctual.times import from_micros, micros
-from stores.tables.manifest import DataFile, Manifest, Stretch, TableVersion
+from stores.tables.compaction import BATCH_ROWS, file_batches, merges
+from stores.tables.manifest import DataFile, Manifest, RowStatistics, TableVersion
 from stores.tables.parquet import write_parquet
-from stores.tables.pieces import BATCH_ROWS, merges, pieces
 from stores.tables.sql import connect, parquet_rows, quoted
 from stores.tables.write_errors import writing
 
@@ -73,7 +73,7 @@ class Table:
         return cls(root, made or manifest.next_version(name, fingerprint, keys))
 
     @property
-    def _order(self) -> tuple[str, ...]:
+    def _sort_columns(self) -> tuple[str, ...]:
         """The columns by which rows are sorted in files; no two rows have the same values of them."""
         return (CREATED, EVENT, *self.version.keys)
 
@@ -150,8 +150,8 @@ class Table:
             aside.mkdir(parents=True)
             try:
                 written = self._write(connection, select, aside)
-                self._refuse_other_columns(connection, written, aside)
-                self._refuse_repetitions(connection, written, aside)
+                self._check_same_columns(connection, written, aside)
+                self._check_no_duplicates(connection, written, aside)
                 added, removed = self._merged(written, aside)
                 for file in added:
                     (aside / Path(file.path).name).replace(self.root / file.path)
@@ -180,7 +180,7 @@ class Table:
         """Write the rows of a SELECT to files in the folder `aside`, in order of
         `created_timestamp`.
         """
-        self._refuse_other_times(
+        self._check_time_columns(
             {
                 name: kind
                 for name, kind, *_ in connection.execute(
@@ -188,7 +188,7 @@ class Table:
                 ).fetchall()
             }
         )
-        order = ", ".join(map(quoted, self._order))
+        order = ", ".join(map(quoted, self._sort_columns))
         reader = connection.sql(f"SELECT * FROM ({select}) ORDER BY {order}").to_arrow_reader(
             BATCH_ROWS
         )
@@ -197,9 +197,9 @@ class Table:
         latest = max((file.max_created for file in here), default=-(2**63))
         written: list[DataFile] = []
         last: list[pa.Table] = []
-        for rows in pieces(reader):
-            self._refuse_missing_times(rows)
-            self._refuse_neighbours(pa.concat_tables([*last, rows]))
+        for rows in file_batches(reader):
+            self._check_times_not_null(rows)
+            self._check_adjacent_rows(pa.concat_tables([*last, rows]))
             last = [rows.slice(rows.num_rows - 1)]
             created, event = (rows[name].cast(pa.int64()).to_numpy() for name in (CREATED, EVENT))
             first = int(np.maximum(created, event).min())
@@ -217,25 +217,27 @@ class Table:
             newest, latest = max(int(event.max()), newest), max(int(created[-1]), latest)
             ends = (int(event.min()), int(event.max()), int(created[0]), int(created[-1]))
             lags = (int((created - event).min()), int((created - event).max()))
-            stretch = Stretch(rows.num_rows, *ends, *lags, in_order)
-            written.append(self._file(stretch, rows, aside, len(written)))
+            statistics = RowStatistics(rows.num_rows, *ends, *lags, in_order)
+            written.append(self._write_file(statistics, rows, aside, len(written)))
         return written
 
-    def _file(self, stretch: Stretch, rows: pa.Table, aside: Path, number: int) -> DataFile:
+    def _write_file(
+        self, statistics: RowStatistics, rows: pa.Table, aside: Path, number: int
+    ) -> DataFile:
         """Write rows to a file in `aside`, under the name that it will have in the table's folder.
 
         The number puts files of one range in order.
         """
         first, last = (
             np.datetime_as_string(np.datetime64(moment, "us"), unit="s").translate(_IN_NAMES)
-            for moment in (stretch.min_created, stretch.max_created)
+            for moment in (statistics.min_created, statistics.max_created)
         )
         # A name is used once: a run that died before its commit may have left a file of the same
         # range.
         name = f"{first}_{last}-{number:04d}-{uuid.uuid4().hex[:8]}.parquet"
         write_parquet(rows, aside / name)
         path = (self.folder / name).relative_to(self.root)
-        return DataFile(**asdict(stretch), path=str(path), bytes=(aside / name).stat().st_size)
+        return DataFile(**asdict(statistics), path=str(path), bytes=(aside / name).stat().st_size)
 
     def _merged(
         self, written: list[DataFile], aside: Path
@@ -246,17 +248,19 @@ class Table:
         here = self.files() if written else []
         added, removed = list(written), []
         for run in merges([*here, *written]):
-            parts = [self._part(file, aside if file in written else self.folder) for file in run]
+            parts = [
+                self._read_file(file, aside if file in written else self.folder) for file in run
+            ]
             columns = parts[0].column_names
             rows = pa.concat_tables([part.select(columns) for part in parts])
             if any(one.max_created >= other.min_created for one, other in pairwise(run)):
-                rows = rows.sort_by([(column, "ascending") for column in self._order])
+                rows = rows.sort_by([(column, "ascending") for column in self._sort_columns])
             added = [file for file in added if file not in run]
             removed += [file for file in run if file not in written]
-            added.append(self._file(Stretch.over(run), rows, aside, len(added)))
+            added.append(self._write_file(RowStatistics.combined(run), rows, aside, len(added)))
         return added, removed
 
-    def _part(self, file: DataFile, folder: Path) -> pa.Table:
+    def _read_file(self, file: DataFile, folder: Path) -> pa.Table:
         path = folder / Path(file.path).name
         try:
             with pq.ParquetFile(path) as opened:
@@ -266,7 +270,7 @@ class Table:
                 f"table '{self.name}': {path} is in the manifest and cannot be read: {error}."
             ) from error
 
-    def _refuse_other_times(self, columns: dict[str, str]) -> None:
+    def _check_time_columns(self, columns: dict[str, str]) -> None:
         """Raise where the rows lack a key or a time, or have a time that is not naive UTC in
         microseconds.
         """
@@ -288,7 +292,7 @@ class Table:
                 f" {columns[WITHDRAWN]}; expected BOOLEAN."
             )
 
-    def _refuse_other_columns(
+    def _check_same_columns(
         self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path
     ) -> None:
         """Raise where the written rows have other columns or types than the rows that are there."""
@@ -316,7 +320,7 @@ class Table:
                 " another definition and another version."
             )
 
-    def _refuse_repetitions(
+    def _check_no_duplicates(
         self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path
     ) -> None:
         """Raise where a written row is in the table already; repetitions among the written ones are
@@ -343,9 +347,9 @@ class Table:
             f" SEMI JOIN ({self.scan(near, columns)}) AS h ON {same} LIMIT 1"
         ).fetchall()
         if found:
-            raise self._repetition(found[0])
+            raise self._duplicate_error(found[0])
 
-    def _refuse_neighbours(self, rows: pa.Table) -> None:
+    def _check_adjacent_rows(self, rows: pa.Table) -> None:
         """Raise where two sorted rows next to each other are the same in keys and times."""
         columns = (*self.version.keys, EVENT, CREATED)
         same = None
@@ -357,9 +361,9 @@ class Table:
             same = equal if same is None else pc.and_(same, equal)
         if same is not None and pc.any(same).as_py():
             at = pc.index(same, True).as_py()
-            raise self._repetition(tuple(rows[name][at].as_py() for name in columns))
+            raise self._duplicate_error(tuple(rows[name][at].as_py() for name in columns))
 
-    def _repetition(self, values: tuple[object, ...]) -> BrokenTable:
+    def _duplicate_error(self, values: tuple[object, ...]) -> BrokenTable:
         what = ", ".join(
             f"{name}={value}"
             for name, value in zip((*self.version.keys, EVENT, CREATED), values, strict=True)
@@ -369,7 +373,7 @@ class Table:
             " created_timestamp."
         )
 
-    def _refuse_missing_times(self, rows: pa.Table) -> None:
+    def _check_times_not_null(self, rows: pa.Table) -> None:
         for name in (EVENT, CREATED):
             if rows[name].null_count:
                 raise BrokenTable(

@@ -11,7 +11,7 @@ import pytest
 
 from punctual.errors import BrokenTable, DataFolderError
 from punctual.home import Home
-from stores.predictions import LoggedPrediction, PredictionLog, exact, logged_predictions
+from stores.predictions import LoggedPrediction, PredictionLog, json_value, logged_predictions
 from stores.predictions.log import read_log
 
 AT = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
@@ -59,8 +59,8 @@ def test_what_is_appended_is_read_back_exactly(own_home):
 def test_numbers_that_are_not_finite_survive(own_home):
     PredictionLog(Home.at(), "late").append(
         [
-            prediction(1, a=exact(math.nan), b=exact(math.inf), c=1.5),
-            prediction(2, a=1.0, b=exact(-math.inf), c=None),
+            prediction(1, a=json_value(math.nan), b=json_value(math.inf), c=1.5),
+            prediction(2, a=1.0, b=json_value(-math.inf), c=None),
         ]
     )
 

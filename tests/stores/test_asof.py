@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stores.offline.join import Join, JoinedView
 from stores.offline.view_files import FeatureColumn, History
-from stores.tables import Stretch, connect
+from stores.tables import RowStatistics, connect
 from stores.tables.parquet import write_parquet
 from tests.stores.by_hand import Row, shown
 
@@ -60,7 +60,7 @@ def published(folder, history, cuts):
     """The history in files, as a manifest describes them."""
     edges = sorted({0, len(history), *(min(cut, len(history)) for cut in cuts)})
     parts = [history[start:end] for start, end in pairwise(edges)]
-    paths, stretches, newest = [], [], -1
+    paths, statistics, newest = [], [], -1
     for part in parts:
         # Published files are never written twice, and DuckDB keeps what it has read by name.
         path = folder / f"{uuid.uuid4().hex}.parquet"
@@ -87,7 +87,7 @@ def published(folder, history, cuts):
             (created - events).min(),
             (created - events).max(),
         )
-        stretches.append(Stretch(len(part), *map(int, ends), in_order))
+        statistics.append(RowStatistics(len(part), *map(int, ends), in_order))
         paths.append(str(path))
     return History(
         "taxis",
@@ -98,7 +98,7 @@ def published(folder, history, cuts):
         event="event_timestamp",
         created="created_timestamp",
         has_withdrawals=True,
-        parts=stretches,
+        parts=statistics,
     )
 
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from punctual.errors import BrokenTable
 from stores.tables import Manifest, Table, canonical_hash, connect
-from stores.tables.manifest import DataFile, Stretch
-from stores.tables.pieces import FANOUT, MOST_ROWS, merges
+from stores.tables.compaction import FANOUT, MAX_FILE_ROWS, merges
+from stores.tables.manifest import DataFile, RowStatistics
 
 SCORES = {"team": pa.int64(), "score": pa.int64()}
 FIRST_GAME = datetime(1920, 9, 26, 14, tzinfo=UTC)
 DAYS = 24_839
-LEVELS = math.ceil(math.log(MOST_ROWS, FANOUT))
+LEVELS = math.ceil(math.log(MAX_FILE_ROWS, FANOUT))
 
 
 @pytest.fixture
@@ -91,23 +91,23 @@ def test_hourly_runs_of_three_years_keep_few_files_and_rewrite_a_row_a_few_times
             rewritten += merged.rows
             live = [file for file in live if file not in run] + [merged]
         live.sort(key=lambda file: file.min_created)
-        small = [file for file in live if 2 * file.rows < MOST_ROWS]
+        small = [file for file in live if 2 * file.rows < MAX_FILE_ROWS]
         most = max(most, len(small))
     assert sum(file.rows for file in live) == hours * per_run
     assert most <= (FANOUT - 1) * LEVELS
-    assert len(live) - len(small) <= 2 * hours * per_run / MOST_ROWS
+    assert len(live) - len(small) <= 2 * hours * per_run / MAX_FILE_ROWS
     assert rewritten <= LEVELS * hours * per_run
 
 
 def test_a_full_file_is_never_rewritten():
-    full = [one_file(hour, rows=MOST_ROWS // 2) for hour in range(50)]
+    full = [one_file(hour, rows=MAX_FILE_ROWS // 2) for hour in range(50)]
     assert merges(full) == []
     small = [one_file(hour, rows=1) for hour in range(100, 100 + FANOUT)]
     assert merges([*full, *small]) == [tuple(small)]
 
 
 def test_files_that_would_be_too_large_together_are_merged_into_several():
-    third = [one_file(hour, rows=MOST_ROWS // 3) for hour in range(FANOUT)]
+    third = [one_file(hour, rows=MAX_FILE_ROWS // 3) for hour in range(FANOUT)]
     assert [len(run) for run in merges(third)] == [3, 3, 2]
 
 
@@ -118,7 +118,7 @@ def one_file(hour, *, rows):
 
 def joined(run):
     return DataFile(
-        **vars(Stretch.over(run)), path=run[0].path, bytes=sum(file.bytes for file in run)
+        **vars(RowStatistics.combined(run)), path=run[0].path, bytes=sum(file.bytes for file in run)
     )
 
 
@@ -136,8 +136,8 @@ publications = st.lists(
 def test_whatever_is_merged_every_commit_reads_the_same(tmp_path_factory, publish, publications):
     """Files hold 16 rows and merge in pairs; rows come in any order of `created_timestamp`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stores.tables.pieces.FANOUT", 2)
-        patch.setattr("stores.tables.pieces.MOST_ROWS", 16)
+        patch.setattr("stores.tables.compaction.FANOUT", 2)
+        patch.setattr("stores.tables.compaction.MAX_FILE_ROWS", 16)
         table = Table.for_definition(tmp_path_factory.mktemp("t"), "scores", "first", ("team",))
         there, hashes = set(), {}
         for rows in publications:

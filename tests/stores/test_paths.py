@@ -13,7 +13,7 @@ from feast.repo_config import RepoConfig
 from stores.offline.view_files import plain_scan
 from stores.online import packed_database
 from stores.tables import Manifest, Table, connect, file_literal, make_database, sqlite_uri
-from stores.tables.pieces import FANOUT
+from stores.tables.compaction import FANOUT
 
 NAMES = [
     "things [1]",

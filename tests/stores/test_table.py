@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from punctual.errors import BrokenTable, DataFolderError, StoreOutdated
 from stores.tables import MANIFEST_FILE, Manifest, Table, canonical_hash, connect, timestamp
+from stores.tables.compaction import MAX_FILE_ROWS
 from stores.tables.manifest import TableVersion
-from stores.tables.pieces import MOST_ROWS
 
 TRIPS = {"driver": pa.int64(), "trips": pa.int64()}
 FIRST_MANIFEST = """
@@ -102,7 +102,7 @@ def test_a_row_that_is_there_is_refused_a_second_time(trips, publish):
 
 
 def test_two_equal_rows_at_the_edge_of_two_files_are_refused(trips):
-    last = MOST_ROWS - 1
+    last = MAX_FILE_ROWS - 1
     many = (
         f"SELECT range AS driver, 0 AS trips, {timestamp(aware(1))} AS event_timestamp,"
         f" {timestamp(aware(1))} AS created_timestamp FROM range({{}})"
@@ -112,7 +112,7 @@ def test_two_equal_rows_at_the_edge_of_two_files_are_refused(trips):
         trips.publish(connection, f"{many.format(300_000)} UNION ALL {again}")
     with connect() as connection:
         assert trips.publish(connection, many.format(300_000)) == 300_000
-    assert [file.rows for file in trips.files()] == [MOST_ROWS, 300_000 - MOST_ROWS]
+    assert [file.rows for file in trips.files()] == [MAX_FILE_ROWS, 300_000 - MAX_FILE_ROWS]
 
 
 def test_a_missing_key_is_a_key_of_its_own(trips, publish):

@@ -28,7 +28,7 @@ from stores.online.backends.sqlite_places import (
 )
 from stores.online.records import not_online, removed_meanwhile
 from stores.online.view import OnlineView
-from stores.tables import move_aside, quoted, set_aside
+from stores.tables import archive_database, archived_databases, quoted
 
 # SQLite joins 64 tables at most, and takes longer to compile a statement than to run it: few
 # shapes, each compiled once.
@@ -302,7 +302,7 @@ class SqliteRecords(OnlineFile):
         """See `Records`; a file of an older format is moved aside."""
         with self._locked(view.schema):
             with self._refusing("move aside"):
-                move_aside(self.path, is_older)
+                archive_database(self.path, is_older)
             (place, *beside) = self.places(view)
             if beside:
                 with self._writing() as connection:
@@ -364,7 +364,7 @@ class SqliteRecords(OnlineFile):
         """See `Records`; writes the whole file anew, and empties its journal as soon as the readers
         of before are done.
         """
-        for aside in set_aside(self.path):
+        for aside in archived_databases(self.path):
             aside.unlink(missing_ok=True)
         connection = self._connect(make=False)
         if connection is None:

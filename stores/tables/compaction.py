@@ -14,21 +14,23 @@ from stores.tables.manifest import DataFile
 
 # A file has at most so many rows, and so many bytes, in memory while it is written and on disk when
 # files are merged.
-MOST_ROWS = 1 << 18
-MOST_BYTES = 1 << 26
+MAX_FILE_ROWS = 1 << 18
+MAX_FILE_BYTES = 1 << 26
 BATCH_ROWS = 1 << 15
 # So many files of one level are merged into one of a higher level.
 FANOUT = 8
 
 
-def pieces(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+def file_batches(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
     """The rows of a reader in their order, cut into what one file holds; whole batches only."""
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in reader:
         if not batch.num_rows:
             continue
-        if waiting and (rows + batch.num_rows > MOST_ROWS or size + batch.nbytes > MOST_BYTES):
+        if waiting and (
+            rows + batch.num_rows > MAX_FILE_ROWS or size + batch.nbytes > MAX_FILE_BYTES
+        ):
             yield pa.Table.from_batches(waiting)
             waiting, rows, size = [], 0, 0
         waiting.append(batch)
@@ -49,7 +51,7 @@ class _Run:
     @property
     def is_full(self) -> bool:
         """Whether it is at least half of what a file may be; it is then never merged again."""
-        return 2 * self.rows >= MOST_ROWS or 2 * self.bytes >= MOST_BYTES
+        return 2 * self.rows >= MAX_FILE_ROWS or 2 * self.bytes >= MAX_FILE_BYTES
 
     @property
     def level(self) -> int:
@@ -95,7 +97,7 @@ def _packed(runs: list[_Run]) -> list[_Run]:
     for run in runs[1:]:
         last = packed[-1]
         rows, size = last.rows + run.rows, last.bytes + run.bytes
-        if rows > MOST_ROWS or size > MOST_BYTES:
+        if rows > MAX_FILE_ROWS or size > MAX_FILE_BYTES:
             packed.append(run)
         else:
             packed[-1] = _Run(last.files + run.files, rows, size)
