@@ -1,5 +1,5 @@
-"""Where stages meet: tables, offline join, online records, models and predictions, each in a room.
+"""The storage that stages share: tables, offline join, online records, models and predictions.
 
-Comes in: rows with keys and two times, models, predictions. Goes out: the same, pinned and read
-fast. A room is imported through its `__init__` only. Never: knows a domain or a stage.
+Comes in: rows with keys and two times, models, predictions. Goes out: the same data, at a pinned
+version. Each package is imported through its `__init__` only. Never: knows a domain or a stage.
 """

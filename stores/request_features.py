@@ -1,6 +1,4 @@
-"""Runs Feast's on-demand (request-time) features; one function for the offline join and for online
-reads.
-"""
+"""Computes on-demand (request-time) features, for the offline join and for online reads alike."""
 
 from __future__ import annotations
 
@@ -18,10 +16,9 @@ from punctual.errors import InvalidDeclaration, InvalidRequest
 
 
 def inputs_of(view: OnDemandFeatureView) -> dict[str, str]:
-    """What the function of the view is given: each input's name, and the column it is in under full
-    names.
+    """The inputs of the view's function: each input's name and full column name.
 
-    Request columns have one name; a feature of a view is `view__feature` in full.
+    The full name of a feature is `view__feature`; a request column has one name only.
     """
     inputs = {name: name for name in view.get_request_data_schema()}
     for projection in view.source_feature_view_projections.values():
@@ -37,11 +34,10 @@ def inputs_of(view: OnDemandFeatureView) -> dict[str, str]:
 def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> dict[str, pa.Array]:
     """The view's features, by short name, each as an Arrow array of its declared type.
 
-    `columns` holds the inputs by short name, `rows` values each. Raises `InvalidDeclaration` where
-    the function does not give what the view declares.
+    `columns` has the inputs by short name, each with `rows` values. Raises `InvalidDeclaration` if
+    the function does not return the features that the view declares.
     """
-    # Request-time features are written in `python` mode; Feast's older `pandas` mode gets and gives
-    # a frame.
+    # Punctual declares `python` mode, with mappings; a function in `pandas` mode maps data frames.
     udf = view.feature_transformation.udf  # type: ignore[union-attr]
     if view.singleton:
         each = [
@@ -59,7 +55,7 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
         type_ = arrow_type(feature.dtype)
         if values is None or len(values) != rows:
             problems.append(
-                f"gave {'nothing' if values is None else f'{len(values)} values'} for"
+                f"returned {'no values' if values is None else f'{len(values)} values'} for"
                 f" '{feature.name}', expected {rows}."
             )
             continue
@@ -67,7 +63,7 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
             arrays[feature.name] = pa.array(values, type=type_, from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             problems.append(
-                f"gave values for '{feature.name}' that are no {feature.dtype}: {error}."
+                f"returned values for '{feature.name}' that are not {feature.dtype}: {error}."
             )
     if problems:
         raise InvalidDeclaration(f"on-demand view '{view.name}'", problems)
@@ -76,8 +72,8 @@ def run(view: OnDemandFeatureView, columns: dict[str, list[Any]], rows: int) -> 
 
 @cache
 def arrow_type(type_: FeastType) -> pa.DataType:
-    """The Arrow type of a feature's values; moments are in UTC."""
-    # Feast makes the table of all types anew for every question.
+    """The Arrow type of a feature's values; timestamps are in UTC."""
+    # Cached because Feast rebuilds its whole table of types in every call.
     found = feast_value_type_to_pa(type_.to_value_type())
     return pa.timestamp("us", "UTC") if pa.types.is_timestamp(found) else found
 
@@ -85,13 +81,14 @@ def arrow_type(type_: FeastType) -> pa.DataType:
 def append(
     table: pa.Table,
     views: Sequence[OnDemandFeatureView],
-    asked: dict[str, list[str]],
+    requested: dict[str, list[str]],
     *,
     full_names: bool,
 ) -> pa.Table:
-    """The table with the asked features of each view behind its columns.
+    """The table with the requested features of each view appended as columns.
 
-    Raises `InvalidRequest` where a request column is not in the table.
+    Raises `InvalidRequest` if an input is not in the table or a feature has the name of a column,
+    and the errors of `run`.
     """
     for view in views:
         columns: dict[str, list[Any]] = {}
@@ -105,12 +102,12 @@ def append(
             columns[name] = table[column].to_pylist()
         arrays = run(view, columns, table.num_rows)
         prefix = f"{view.projection.name_to_use()}__" if full_names else ""
-        for feature in asked.get(view.projection.name_to_use(), []):
+        for feature in requested.get(view.projection.name_to_use(), []):
             if prefix + feature in table.column_names:
                 raise InvalidRequest(
-                    f"feature '{prefix + feature}' of on-demand view '{view.name}' would stand"
-                    " beside a column of that name;"
-                    " ask with full_feature_names=True or rename the column."
+                    f"feature '{prefix + feature}' of on-demand view '{view.name}' has the name"
+                    " of an existing column;"
+                    " use full_feature_names=True or rename the column."
                 )
             table = table.append_column(prefix + feature, arrays[feature])
     return table

@@ -1,7 +1,7 @@
 """The model registry: MLflow in the data folder, one registered model per use case.
 
 Comes in: names of use cases and versions. Goes out: model cards, artifacts and aliases.
-Never: promotes or loads a model; that is the stages' work.
+Never: promotes or loads a model; the stages do.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,4 @@
-"""What the models in use read: definitions that live, and stay as they are, as long as a model
-needs them.
-"""
+"""The definitions that models in use read; they must not change while a model needs them."""
 
 from __future__ import annotations
 
@@ -29,10 +27,10 @@ def cards_in_use(home: Home, use_cases: Iterable[str]) -> list[ModelCard]:
 
 
 def earlier_views(domain: LoadedDomain) -> list[FeatureView]:
-    """Views as models in use were trained with them, where the domain now makes other rows.
+    """Views as the models in use were trained with them, if the domain now computes other rows.
 
-    Each has the declaration by which its rows are computed; a view whose events have changed is
-    left out. Raises what `cards_in_use` does.
+    Each view carries the declaration that computes its rows. A view whose events have changed is
+    left out. Raises the errors of `cards_in_use`.
     """
     seen = {(declared.name, declared.fingerprint) for declared in domain.declarations}
     found: list[FeatureView] = []
@@ -46,10 +44,9 @@ def earlier_views(domain: LoadedDomain) -> list[FeatureView]:
 
 
 def refuse_changes(home: Home, domains: Sequence[LoadedDomain]) -> None:
-    """Raise `ChangeRefused` where a definition that a champion reads was changed in its place.
+    """Raise `ChangeRefused` if a definition that a champion reads was changed.
 
-    A changed view needs a higher version than the one that the champion was trained with, and a
-    changed service another name.
+    A changed view needs a higher version than the champion's, and a changed service a new name.
     """
     problems: dict[str, list[str]] = {}
     for domain in domains:
@@ -74,7 +71,7 @@ def _champions(home: Home, domain: LoadedDomain) -> Iterator[ModelCard]:
             try:
                 yield read_card(home, use_case, version)
             except BrokenModel:
-                # It cannot be loaded, so that nothing is read by its definitions.
+                # A model that cannot be loaded reads nothing.
                 continue
 
 
@@ -83,21 +80,21 @@ def _problem(domain: LoadedDomain, pinned: PinnedDefinition) -> str | None:
     declared = declared_now(domain, pinned)
     if declared is None:
         return (
-            f"{name} is gone, and is read by {{models}}; put it back until a model that does not "
-            "read it is champion."
+            f"{name} was removed, and is read by {{models}}; restore it until the champion is a "
+            "model that does not read it."
         )
     if identity_of(declared, domain.all_views) == pinned.identity:
         return None
     if pinned.kind == "feature service":
         return (
             f"{name} is read by {{models}}; declare the changed service under another name "
-            f"({_next_name(pinned.name)}) beside it, or take the change back."
+            f"({_next_name(pinned.name)}) beside it, or revert the change."
         )
     if version_of(declared.tags) > pinned.version:
         return None
     return (
         f"{name} is read by {{models}}; declare version={pinned.version + 1} to make this a new "
-        "version beside the old one, or take the change back."
+        "version beside the old one, or revert the change."
     )
 
 

@@ -1,6 +1,6 @@
-"""Reads the model registry from MLflow's SQLite file and the files of its runs.
+"""Reads the model registry from MLflow's SQLite file and from the files of its runs.
 
-Nothing here imports MLflow, which takes 2 CPU seconds; `tracking.py` writes with it.
+This module does not import MLflow, which takes 2 CPU seconds; `tracking.py` writes with MLflow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RegisteredVersion(NamedTuple):
 
 
 def aliases(home: Home, use_case: str) -> dict[str, str]:
-    """Alias to version; empty where nothing is registered. Raises `BrokenRegistry`."""
+    """The version of each alias; empty if nothing is registered. Raises `BrokenRegistry`."""
     statement = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
     return {alias: str(version) for alias, version in _rows(home, statement, use_case)}
 
@@ -43,7 +43,7 @@ def registered_versions(home: Home, use_case: str) -> list[RegisteredVersion]:
 
 
 def registered_version(home: Home, use_case: str, version: str | None = None) -> RegisteredVersion:
-    """The champion, or a given version. Raises `NoChampion`, `UnknownName` or `BrokenRegistry`."""
+    """The champion, or `version` if given. Raises `NoChampion`, `UnknownName` or `BrokenRegistry`."""
     wanted = aliases(home, use_case).get(CHAMPION) if version is None else version
     if wanted is None:
         raise no_champion(use_case)
@@ -55,39 +55,39 @@ def registered_version(home: Home, use_case: str, version: str | None = None) ->
 
 
 def no_champion(use_case: str) -> NoChampion:
-    """The error that says what to do about it."""
+    """The error for a use case without a champion."""
     return NoChampion(f"use case '{use_case}' has no champion yet; run: punctual train {use_case}.")
 
 
 def artifact(home: Home, use_case: str, run_id: str, name: str) -> bytes:
-    """A file of a run. Raises `OSError` where it is missing."""
+    """The content of a file of a run. Raises `OSError` if the file is missing."""
     return artifact_folder(home, use_case, run_id).joinpath(name).read_bytes()
 
 
 def read_card(home: Home, use_case: str, version: str | None = None) -> ModelCard:
-    """The model card of the champion, or of a given version.
+    """The model card of the champion, or of `version` if given.
 
-    Raises what `registered_version` does, and `BrokenModel`.
+    Raises the errors of `registered_version`, and `BrokenModel`.
     """
     found = registered_version(home, use_case, version)
     try:
         card = decode_card(artifact(home, use_case, found.run_id, CARD_FILE))
-    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+    except (OSError, ValueError) as error:  # msgspec raises ValueErrors
         raise BrokenModel(
             f"version {found.version} of '{use_case}' has no readable {CARD_FILE}: {error}."
             " Train again."
         ) from error
-    # The registry numbers versions; a card that was copied along says so here.
+    # Version and run id come from the registry: the file may be a copy of another version's card.
     card.version, card.run_id = found
     return card
 
 
 def broken_registry(home: Home, reason: object) -> BrokenRegistry:
-    """The error that names the database, and says what to do about it."""
+    """The error for a registry that cannot be read because of `reason`."""
     return BrokenRegistry(
         f"the model registry {tracking_uri(home)} cannot be read:"
         f" {str(reason).strip().rstrip('.')}."
-        " Restore it, or move it away: models are registered anew then."
+        " Restore it, or move it away; training then starts a new registry."
     )
 
 
@@ -96,7 +96,7 @@ def _rows(home: Home, statement: str, *values: str) -> list[tuple[Any, ...]]:
     if not path.exists():
         return []
     try:
-        # Not read-only: after a crash the first reader has to roll the last transaction back.
+        # Not read-only: after a crash the first reader rolls back the last transaction.
         uri = f"file:{quote(str(path))}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
             return connection.execute(statement, values).fetchall()

@@ -22,14 +22,14 @@ _LOGGERS = ("mlflow", "alembic")
 
 @contextmanager
 def model_registry(home: Home) -> Iterator[MlflowClient]:
-    """MLflow's client on the data folder's registry, which is made where it is missing.
+    """A client of the data folder's model registry, which is created if it is missing.
 
-    Within the block MLflow sees none of the process's MLFLOW_* variables, reports no errors below
-    `ERROR`, and sends no telemetry; afterwards environment and log levels are what they were.
-    Raises `BrokenRegistry`, also for what the block asks of the client.
+    Within the block MLflow sees no MLFLOW_* variable of the process, logs only errors, and sends
+    no telemetry. The environment and the log levels are restored afterwards. Errors of MLflow and
+    SQLAlchemy within the block are raised as `BrokenRegistry`.
     """
     with _own_environment():
-        # MLflow configures its loggers when it is first imported, as for any other importer.
+        # Imported before `_quiet`: the first import of MLflow sets the levels of its loggers.
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -40,18 +40,18 @@ def model_registry(home: Home) -> Iterator[MlflowClient]:
         with _quiet():
             try:
                 if not tracking_file(home).exists():
-                    # The client would give the default experiment the current directory.
+                    # MlflowClient would store the current directory as the default location.
                     SqlAlchemyStore(uri, artifact_location())
                 yield MlflowClient(tracking_uri=uri, registry_uri=uri)
             except (MlflowException, SQLAlchemyError) as error:
                 reason = getattr(error, "orig", None) or getattr(error, "message", error)
                 raise broken_registry(home, reason) from error
             finally:
-                _remove_folder_of_escapes(uri)
+                _remove_escaped_folder(uri)
 
 
-def _remove_folder_of_escapes(uri: str) -> None:
-    """Remove the empty folder that MLflow makes where it takes the escapes of an address literally."""
+def _remove_escaped_folder(uri: str) -> None:
+    """Remove the empty folder that MLflow creates at the URI's path without unescaping it."""
     folder = Path(uri.removeprefix("sqlite:///")).parent
     if "%" in str(folder) and folder.is_dir() and not any(folder.iterdir()):
         os.removedirs(folder)
@@ -79,13 +79,13 @@ def _mlflow_variables() -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what MLflow logs of each step, and its warning that a pickle can run code."""
+    """Silence MLflow's log messages below ERROR, and a warning about SQLAlchemy."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # SQLAlchemy 2.1 says so of MLflow's own code.
+            # SQLAlchemy 2.1 warns of this in MLflow's own code.
             warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is")
             yield
     finally:

@@ -1,7 +1,7 @@
-"""The prediction log: every prediction is on disk before it is answered.
+"""The prediction log: every prediction is written to disk before it is returned.
 
-Comes in: predictions of one request. Goes out: logged predictions of a period.
-Never: predicts, or answers.
+Comes in: the predictions of one request. Goes out: the logged predictions of a period.
+Never: predicts, or answers a request.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""The prediction log: every prediction is on disk before it is answered, in files that are only
-appended to.
+"""The prediction log: every prediction is appended to a file before it is returned.
 
-One file per process and day of receipt, a JSON line per predicted row, each request in one write.
+There is one file per process and day of receipt, with one JSON line per predicted row. The rows of
+a request are appended in one write.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from punctual.errors import BrokenTable, DataFolderError
 from punctual.home import Home
 from punctual.times import aware
 
-# Columns of `logged_predictions` beside a request's own and the features.
+# The columns of `logged_predictions` other than request columns and features.
 RESERVED = (
     "prediction_id",
     "at",
@@ -37,7 +37,7 @@ RESERVED = (
 
 
 class ViewShown(msgspec.Struct, frozen=True):
-    """What a view showed for a row: which of its rows, and how far the view was online at least."""
+    """The row that a view had for a request row; the view was online up to `materialized_until`."""
 
     status: str
     event: datetime | None
@@ -46,10 +46,10 @@ class ViewShown(msgspec.Struct, frozen=True):
 
 
 class LoggedPrediction(msgspec.Struct, frozen=True):
-    """One predicted row, with all that it takes to explain it or to make it again; moments are UTC.
+    """One predicted row, with all data to explain or repeat the prediction; times are aware UTC.
 
-    A feature that is not finite stands as `{"float": "nan"}` (or `inf`, `-inf`), since JSON has no
-    such numbers.
+    A feature that is not finite is `{"float": "nan"}` (or `inf`, `-inf`), since JSON has no such
+    numbers.
     """
 
     prediction_id: str
@@ -71,12 +71,12 @@ _decode = msgspec.json.Decoder(LoggedPrediction).decode
 
 
 def log_folder(home: Home, use_case: str) -> Path:
-    """Where a use case's predictions are logged."""
+    """The folder of a use case's prediction log."""
     return home.path("predictions", "log", use_case)
 
 
 def json_value(value: Any) -> Any:
-    """The value as the log holds it."""
+    """The value as JSON can represent it: a float that is not finite becomes an object."""
     return (
         {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
     )
@@ -88,7 +88,7 @@ def value_of_json(value: Any) -> Any:
 
 
 class PredictionLog:
-    """Appends to this process's own file of a use case's log; threads may share it."""
+    """Appends to this process's file of a use case's log; thread-safe."""
 
     def __init__(self, home: Home, use_case: str) -> None:
         self.folder = log_folder(home, use_case)
@@ -98,10 +98,9 @@ class PredictionLog:
         self._file = -1
 
     def append(self, predictions: Sequence[LoggedPrediction]) -> None:
-        """Write the predictions of one request; when this returns, killing the process loses none
-        of them.
+        """Write the predictions of one request; killing the process afterwards loses none of them.
 
-        Raises `DataFolderError`, and the log is as it was before.
+        Raises `DataFolderError` if they cannot be written; the log is then unchanged.
         """
         lines = b"".join(_encode(each) + b"\n" for each in predictions)
         day = f"{predictions[0].received:%Y-%m-%d}"
@@ -112,7 +111,8 @@ class PredictionLog:
             except OSError as error:
                 raise DataFolderError(
                     f"cannot write the prediction log in {self.folder}: {error.strerror}. "
-                    "Nothing is answered unlogged; free space or mend its rights."
+                    "No prediction is returned without being logged; free space or fix the"
+                    " folder's permissions."
                 ) from error
 
     def _open(self, day: str) -> None:
@@ -136,8 +136,8 @@ class PredictionLog:
                     errno.ENOSPC, f"only {written:,} of {len(lines):,} bytes could be written"
                 )
         except OSError:
-            # Half a line must not stand before another: it is cut off, and should that fail too it
-            # is the last of its file.
+            # A partial line is truncated. The next write goes to a new file, so that a partial line
+            # that could not be truncated is the last one of its file.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, before)
             self.close()
@@ -158,14 +158,14 @@ def _file_name() -> str:
 def read_log(
     home: Home, use_case: str, since: datetime | None = None, until: datetime | None = None
 ) -> Iterator[LoggedPrediction]:
-    """Logged predictions with a prediction moment in `(since, until]`, file after file.
+    """Logged predictions whose `at` is in `(since, until]`, file by file.
 
-    The torn last line of a process that was killed in mid-write was never answered and is left out.
+    The incomplete last line of a killed process is skipped: that prediction was never returned.
     Raises `BrokenTable` for any other line that cannot be read.
     """
     low = None if since is None else aware(since)
     high = None if until is None else aware(until)
-    # A prediction is received at its moment or later, but for clocks that differ a little.
+    # `received` is at or after `at`, except that clocks differ a little.
     first_day = f"{low - timedelta(days=1):%Y-%m-%d}" if low else ""
     for path in sorted(log_folder(home, use_case).glob("*/*.jsonl")):
         if path.parent.name < first_day:
@@ -176,7 +176,7 @@ def read_log(
             except msgspec.MsgspecError as error:
                 raise BrokenTable(
                     f"line {number} of the prediction log {path} cannot be read: {error}. Move the"
-                    " file away to go on without it."
+                    " file away to continue without it."
                 ) from error
             if (low is None or found.at > low) and (high is None or found.at <= high):
                 yield found
@@ -185,8 +185,10 @@ def read_log(
 def logged_predictions(
     home: Home, use_case: str, since: datetime | None = None, until: datetime | None = None
 ) -> pa.Table:
-    """Logged predictions as a table, in order of prediction moment: what was sent, the features by
-    full name, the prediction.
+    """Logged predictions whose `at` is in `(since, until]`, as a table in order of `at`.
+
+    Columns: `RESERVED`, then the columns of the requests, then the features by full name. Raises
+    `BrokenTable`.
     """
     found = sorted(
         read_log(home, use_case, since, until),

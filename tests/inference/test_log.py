@@ -165,7 +165,7 @@ def test_a_log_that_cannot_be_written_is_an_error_with_what_to_do(own_home):
     (own_home / "predictions").mkdir()
     (own_home / "predictions" / "log").write_text("a file")
 
-    with pytest.raises(DataFolderError, match="free space or mend its rights"):
+    with pytest.raises(DataFolderError, match="free space or fix the folder's permissions"):
         PredictionLog(Home.at(), "late").append([prediction(1)])
 
 

@@ -172,7 +172,8 @@ def test_nothing_is_answered_that_cannot_be_logged(home, ask):
     (home / "predictions").write_text("a file where a folder belongs")
 
     with pytest.raises(
-        DataFolderError, match="cannot write the prediction log in .*Nothing is answered unlogged"
+        DataFolderError,
+        match="cannot write the prediction log in .*No prediction is returned without being logged",
     ):
         ask()
 

@@ -457,7 +457,7 @@ def test_a_feature_on_demand_does_not_stand_beside_a_column_of_its_name(on_deman
     frame = at(utc(10)).append_column("cents", [[100]]).append_column("cents_per_trip", [[1]])
     with pytest.raises(
         InvalidRequest,
-        match="feature 'cents_per_trip' of on-demand view 'fares' would stand beside a column of"
-        " that name",
+        match="feature 'cents_per_trip' of on-demand view 'fares' has the name of an existing"
+        " column",
     ):
         on_demand.store.get_historical_features(frame, ["fares:cents_per_trip"]).to_arrow()
