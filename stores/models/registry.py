@@ -43,7 +43,10 @@ def registered_versions(home: Home, use_case: str) -> list[RegisteredVersion]:
 
 
 def registered_version(home: Home, use_case: str, version: str | None = None) -> RegisteredVersion:
-    """The champion, or `version` if given. Raises `NoChampion`, `UnknownName` or `BrokenRegistry`."""
+    """The champion, or `version` if given.
+
+    Raises `NoChampion`, `UnknownName` or `BrokenRegistry`.
+    """
     wanted = aliases(home, use_case).get(CHAMPION) if version is None else version
     if wanted is None:
         raise no_champion(use_case)

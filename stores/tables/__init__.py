@@ -1,8 +1,7 @@
-"""Append-only tables of immutable Parquet files, and the one reader of what events were known at a
-moment.
+"""Append-only tables of immutable Parquet files, and the only reader of events as of a time.
 
 Comes in: rows with keys, `event_timestamp` and `created_timestamp`. Goes out: rows at a commit, and
-the manifest that pins them. Never: knows a domain, a stage or Feast.
+the manifest that records them. Never: knows a domain, a stage or Feast.
 """
 
 from typing import TYPE_CHECKING

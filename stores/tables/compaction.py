@@ -1,6 +1,4 @@
-"""How many rows go into one file, and which files are merged, so that files follow the volume of a
-table.
-"""
+"""Splits rows into files and selects files to merge, so that their number follows the row count."""
 
 from __future__ import annotations
 
@@ -12,17 +10,17 @@ import pyarrow as pa
 
 from stores.tables.manifest import DataFile
 
-# A file has at most so many rows, and so many bytes, in memory while it is written and on disk when
+# The limits of a file. Bytes are counted in memory when rows are split into files, and on disk when
 # files are merged.
 MAX_FILE_ROWS = 1 << 18
 MAX_FILE_BYTES = 1 << 26
 BATCH_ROWS = 1 << 15
-# So many files of one level are merged into one of a higher level.
+# The number of files of one level that are merged into one file of a higher level.
 FANOUT = 8
 
 
 def file_batches(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
-    """The rows of a reader in their order, cut into what one file holds; whole batches only."""
+    """The rows of a reader in order, one table per file; the reader's batches are not split."""
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in reader:
@@ -42,7 +40,7 @@ def file_batches(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class _Run:
-    """Neighbouring files that are to become one."""
+    """Consecutive files to be merged into one."""
 
     files: tuple[DataFile, ...]
     rows: int
@@ -50,32 +48,33 @@ class _Run:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is at least half of what a file may be; it is then never merged again."""
+        """Whether the run has at least half the limit of a file; it is then never merged again."""
         return 2 * self.rows >= MAX_FILE_ROWS or 2 * self.bytes >= MAX_FILE_BYTES
 
     @property
     def level(self) -> int:
-        """How often `FANOUT` goes into the rows."""
+        """The logarithm of the number of rows to base `FANOUT`, rounded down."""
         return (self.rows.bit_length() - 1) // (FANOUT.bit_length() - 1)
 
 
 def merges(files: Sequence[DataFile]) -> list[tuple[DataFile, ...]]:
-    """The runs of files, next to each other in `created_timestamp`, that are worth merging now.
+    """The runs of files, consecutive in `created_timestamp`, to merge in this commit.
 
     Fewer than `FANOUT` files of a level remain, and a merged file is of a higher level than the
-    files it replaces. Where files arrive in order of `created_timestamp`, n rows are therefore in
-    O(log n) files that are not full, and O(n log n) rows are written in all.
+    files it replaces. If files arrive in order of `created_timestamp`, n rows are therefore in
+    O(log n) files that are not full, and O(n log n) rows are written in total.
     """
     in_order = sorted(files, key=lambda file: (file.min_created, file.min_event, file.path))
     runs = [_Run((file,), file.rows, file.bytes) for file in in_order]
-    while (found := _worth_merging(runs)) is not None:
+    while (found := _next_merge(runs)) is not None:
         runs[found] = _packed(runs[found])
     return [run.files for run in runs if len(run.files) > 1]
 
 
-def _worth_merging(runs: list[_Run]) -> slice | None:
-    """The first `FANOUT` or more neighbours of one level; smaller ones before the last of them
-    count with them.
+def _next_merge(runs: list[_Run]) -> slice | None:
+    """The first `FANOUT` or more consecutive runs up to the last one of the highest level.
+
+    Runs of lower levels among them count as well; full runs separate sequences.
     """
     start = 0
     for is_full, group in groupby(runs, key=lambda run: run.is_full):
@@ -92,7 +91,7 @@ def _worth_merging(runs: list[_Run]) -> slice | None:
 
 
 def _packed(runs: list[_Run]) -> list[_Run]:
-    """The same files in runs that each fit into one file."""
+    """The same files, in runs that do not exceed the limits of a file."""
     packed = [runs[0]]
     for run in runs[1:]:
         last = packed[-1]

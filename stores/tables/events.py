@@ -1,8 +1,8 @@
-"""Events as they were known at a moment; the only reader of streams of events.
+"""Events as they were known at a given time; the only reader of streams of events.
 
-A row of a stream's table is a version of an event. A version is known from its `created_timestamp`
-until the `created_timestamp` of the event's next version. A version whose `is_withdrawn` is true
-says that the event is no longer part of the stream; a later version brings the event back.
+A row of a stream's table is a version of an event. A version is valid from its `created_timestamp`
+until the `created_timestamp` of the event's next version. A version with `is_withdrawn` removes the
+event from the stream until a later version restores it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SUPERSEDED = "superseded_timestamp"
 
 
 def event_table(domain: LoadedDomain, events: Events) -> Table:
-    """The table of a domain's stream as its definition makes it."""
+    """The table of a stream, in the version of the stream's current definition."""
     return Table.for_definition(
         domain.home.tables, f"{domain.name}.{events.name}", events.fingerprint, events.id
     )
 
 
 def built_until(domain: LoadedDomain, events: Events) -> datetime:
-    """The moment up to which the stream is known. Raises `NotBuilt` before its first build."""
+    """The time up to which the stream is built. Raises `NotBuilt` before its first build."""
     built = event_table(domain, events).built_until
     if built is None:
         raise NotBuilt(
@@ -48,10 +48,10 @@ def known_events(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> pa.Table:
-    """Each event with an `event_timestamp` in `(since, until]`, as it was known at `as_of`.
+    """Events with an `event_timestamp` in `(since, until]`, as they were known at `as_of`.
 
-    An event is its newest version known by then, without the events that are withdrawn by then. In
-    order of event time and id, both times aware UTC. Raises `NotBuilt`.
+    Each event has the values of its newest version known at `as_of`; events withdrawn by then are
+    left out. Rows are in order of event time and id; both times are aware UTC. Raises `NotBuilt`.
     """
     built_until(domain, events)
     table = event_table(domain, events)
@@ -73,9 +73,9 @@ def known_events_sql(
     until: datetime | None = None,
     commit: int | None = None,
 ) -> str:
-    """`known_events` as a SELECT, from the table's files at `commit` (the newest by default).
+    """`known_events` as a SELECT over the table's files at `commit` (the newest by default).
 
-    Columns are those that the stream declares and both times, naive UTC.
+    The columns are those that the stream declares, and both times in naive UTC.
     """
     columns = {**events.columns, EVENT: "TIMESTAMP", CREATED: "TIMESTAMP"}
     files = _files_of_period(table, as_of, since, until, commit)
@@ -86,26 +86,33 @@ def known_events_sql(
     if not table.has_withdrawals:
         rows = f"SELECT *, false AS {WITHDRAWN} FROM ({rows})"
     known = f"SELECT * FROM ({rows}) WHERE {CREATED} <= {timestamp(aware(as_of))}"
-    # A newer version may have another event time: the newest is chosen before the period applies.
+    # A newer version may have another event time, so that the newest version is chosen before the
+    # period applies.
     conditions = [f"{SUPERSEDED} IS NULL", f"{WITHDRAWN} IS NOT TRUE"]
     conditions += [f"{EVENT} > {timestamp(aware(since))}"] if since is not None else []
     conditions += [f"{EVENT} <= {timestamp(aware(until))}"] if until is not None else []
-    return (
-        f"SELECT {', '.join(map(quoted, columns))} FROM ({version_lifetimes(known, events.id)})"
-        f" WHERE {' AND '.join(conditions)}"
-    )
+    return f"""
+        SELECT {", ".join(map(quoted, columns))}
+        FROM ({version_lifetimes(known, events.id)})
+        WHERE {" AND ".join(conditions)}
+    """
 
 
 def version_lifetimes(rows: str, ids: tuple[str, ...]) -> str:
-    """A SELECT that adds to each version, withdrawals included, when the next one replaced it.
+    """A SELECT that adds `superseded_timestamp`, when the event's next version replaced the row.
 
-    `superseded_timestamp` is null for the newest version of an event. A withdrawal that is known at
-    the same moment as another version is of the version before that.
+    Withdrawals are versions too. The column is null for an event's newest version. A withdrawal
+    with the same `created_timestamp` as another version precedes that version.
     """
-    return (
-        f"SELECT *, lead({CREATED}) OVER (PARTITION BY {', '.join(map(quoted, ids))}"
-        f" ORDER BY {CREATED}, {WITHDRAWN} DESC) AS {SUPERSEDED} FROM ({rows})"
-    )
+    return f"""
+        SELECT
+            *,
+            lead({CREATED}) OVER (
+                PARTITION BY {", ".join(map(quoted, ids))}
+                ORDER BY {CREATED}, {WITHDRAWN} DESC
+            ) AS {SUPERSEDED}
+        FROM ({rows})
+    """
 
 
 def _files_of_period(
@@ -115,15 +122,18 @@ def _files_of_period(
     until: datetime | None,
     commit: int | None,
 ) -> list[DataFile]:
-    """The files with versions, known at `as_of`, of events that any version puts in the period."""
+    """The files that may have versions, known at `as_of`, of events in `(since, until]`.
+
+    An event is in the period if any of its versions is.
+    """
     last = micros(aware(as_of))
-    low, high = (None if moment is None else micros(aware(moment)) for moment in (since, until))
+    low, high = (None if bound is None else micros(aware(bound)) for bound in (since, until))
     files = [file for file in table.files(commit) if file.min_created <= last]
     inside = [
         file
         for file in files
         if (low is None or file.max_event > low) and (high is None or file.min_event <= high)
     ]
-    # A version that moves an event out of the period became known after the version that is in it.
+    # A version that moves an event out of the period is newer than the version within the period.
     first = min((file.min_created for file in inside), default=2**62)
     return [file for file in files if file.max_created >= first]

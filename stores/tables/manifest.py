@@ -1,7 +1,7 @@
-"""The manifest: which files make up a table at a commit, and how far each table is built.
+"""The manifest: which files make up a table at a commit, and up to when each table is built.
 
-One SQLite file for all tables of a data folder, so that a commit, its files and its watermark move
-together.
+One SQLite file describes all tables of a data folder, so that a commit, its files and its watermark
+change in one transaction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stores.tables.sqlite_file import make_database, sqlite_uri
 from stores.tables.write_errors import writing
 
 MANIFEST_FILE = "manifest.db"
-# The format of the file, in its `user_version`; the first one had no number.
+# The format of the file, stored as `user_version`; files of the first format have 0.
 _FORMAT = 2
 _SCHEMA = f"""
 CREATE TABLE tables (
@@ -43,12 +43,10 @@ PRAGMA user_version = {_FORMAT}
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What is known of some rows without reading them; times are microseconds since 1970 in UTC,
-    both ends inclusive.
+    """Statistics of a set of rows; times are microseconds since 1970 in UTC, bounds inclusive.
 
-    The lag of a row is `created_timestamp - event_timestamp` in microseconds. `in_order` says that
-    the rows, one after the other and after all earlier ones of their table, were created in the
-    order of their events.
+    The lag of a row is `created_timestamp - event_timestamp` in microseconds. `in_order` is true if
+    the rows, following all earlier rows of their table, were created in the order of their events.
     """
 
     rows: int
@@ -62,14 +60,15 @@ class RowStatistics:
 
     @property
     def is_regular(self) -> bool:
-        """Whether all rows became known equally long after their event, so that none overtook
-        another and no two tie.
+        """Whether all rows have the same lag.
+
+        Event time and creation time then order them alike, and no two rows of the same keys tie.
         """
         return self.min_lag == self.max_lag
 
     @classmethod
     def combined(cls, parts: Sequence[RowStatistics]) -> RowStatistics:
-        """What is known of all the parts together; at least one."""
+        """The statistics of the union of the parts, of which there is at least one."""
         return RowStatistics(
             sum(part.rows for part in parts),
             min(part.min_event for part in parts),
@@ -84,7 +83,7 @@ class RowStatistics:
 
 @dataclass(frozen=True)
 class DataFile(RowStatistics):
-    """One immutable Parquet file of a table: its rows, its path below the tables' folder, its size."""
+    """One immutable Parquet file of a table, with its path relative to the `tables` folder."""
 
     path: str
     bytes: int
@@ -95,7 +94,7 @@ _FILE_COLUMNS = [field.name for field in fields(DataFile)]
 
 @dataclass(frozen=True)
 class TableVersion:
-    """A table as one definition of it makes it."""
+    """A version of a table: the rows that one definition computes, identified by a fingerprint."""
 
     name: str
     version: int
@@ -104,8 +103,9 @@ class TableVersion:
 
 
 class Manifest:
-    """Reads and writes the manifest of a `tables` folder; each call is a transaction, safe among
-    processes.
+    """Reads and writes the manifest of a `tables` folder; each call is one transaction.
+
+    Several processes may use the manifest at once.
     """
 
     def __init__(self, root: Path) -> None:
@@ -131,17 +131,17 @@ class Manifest:
                         connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             raise BrokenTable(
-                f"{self.path}, which says what is in the tables, cannot be read: {error}."
-                " Bring the file back, or move the folder away and build again."
+                f"{self.path}, which lists the files of all tables, cannot be read: {error}."
+                " Restore the file, or move the folder away and build again."
             ) from error
 
     def _check_format(self, connection: sqlite3.Connection) -> None:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found != _FORMAT:
             raise StoreOutdated(
-                f"the tables in {self.root} are of format {found}, which another version of"
-                f" Punctual wrote; this one reads and writes {_FORMAT}. Use that version, or move"
-                " the data folder away and build again: punctual features build."
+                f"the tables in {self.root} are of format {found}, written by another version of"
+                f" Punctual; this version reads and writes {_FORMAT}. Use the other version, or"
+                " move the data folder away and build again: punctual features build."
             )
 
     def _rows(self, statement: str, values: tuple[object, ...]) -> list[tuple]:
@@ -151,43 +151,57 @@ class Manifest:
             return connection.execute(statement, values).fetchall()
 
     def names(self) -> list[str]:
-        """All tables that have a version."""
+        """The names of all tables."""
         return [
             name for (name,) in self._rows("SELECT DISTINCT name FROM tables ORDER BY name", ())
         ]
 
     def current(self, name: str) -> TableVersion | None:
-        """The newest version of the table, if there is any."""
+        """The newest version of the table, if there is one."""
         rows = self._rows(
-            "SELECT version, fingerprint, keys FROM tables WHERE name = ? ORDER BY version DESC"
-            " LIMIT 1",
+            """
+            SELECT version, fingerprint, keys
+            FROM tables
+            WHERE name = ?
+            ORDER BY version DESC
+            LIMIT 1
+            """,
             (name,),
         )
-        return TableVersion(name, rows[0][0], rows[0][1], _split(rows[0][2])) if rows else None
+        return (
+            TableVersion(name, rows[0][0], rows[0][1], _key_columns(rows[0][2])) if rows else None
+        )
 
     def of_fingerprint(self, name: str, fingerprint: str) -> TableVersion | None:
-        """The newest version of the table that a definition made, if there is any."""
+        """The newest version of the table that the definition computed, if there is one."""
         rows = self._rows(
-            "SELECT version, keys FROM tables WHERE name = ? AND fingerprint = ?"
-            " ORDER BY version DESC LIMIT 1",
+            """
+            SELECT version, keys
+            FROM tables
+            WHERE name = ? AND fingerprint = ?
+            ORDER BY version DESC
+            LIMIT 1
+            """,
             (name, fingerprint),
         )
-        return TableVersion(name, rows[0][0], fingerprint, _split(rows[0][1])) if rows else None
+        return (
+            TableVersion(name, rows[0][0], fingerprint, _key_columns(rows[0][1])) if rows else None
+        )
 
     def at_version(self, name: str, version: int) -> TableVersion | None:
         """A given version of the table, if it exists."""
         rows = self._rows(
             "SELECT fingerprint, keys FROM tables WHERE name = ? AND version = ?", (name, version)
         )
-        return TableVersion(name, version, rows[0][0], _split(rows[0][1])) if rows else None
+        return TableVersion(name, version, rows[0][0], _key_columns(rows[0][1])) if rows else None
 
     def next_version(self, name: str, fingerprint: str, keys: tuple[str, ...]) -> TableVersion:
-        """What the next version would be; it comes into being with its first commit."""
-        now = self.current(name)
-        return TableVersion(name, now.version + 1 if now else 1, fingerprint, keys)
+        """The version after the newest one; the first commit to it adds it to the manifest."""
+        newest = self.current(name)
+        return TableVersion(name, newest.version + 1 if newest else 1, fingerprint, keys)
 
     def head(self, table: TableVersion) -> int:
-        """The newest commit's number; 0 before the first."""
+        """The number of the newest commit; 0 before the first."""
         rows = self._rows(
             "SELECT max(number) FROM commits WHERE name = ? AND version = ?",
             (table.name, table.version),
@@ -195,25 +209,34 @@ class Manifest:
         return (rows[0][0] or 0) if rows else 0
 
     def built_until(self, table: TableVersion) -> datetime | None:
-        """Every row that becomes effective by this moment is in the table; None before a build."""
+        """The time by which all rows that take effect are in the table; None before a build."""
         rows = self._rows(
-            "SELECT built_until FROM commits WHERE name = ? AND version = ?"
-            " ORDER BY number DESC LIMIT 1",
+            """
+            SELECT built_until
+            FROM commits
+            WHERE name = ? AND version = ?
+            ORDER BY number DESC
+            LIMIT 1
+            """,
             (table.name, table.version),
         )
         return from_micros(rows[0][0]) if rows and rows[0][0] is not None else None
 
     def files(self, table: TableVersion, commit: int | None = None) -> list[DataFile]:
         """The files of the table at a commit (the newest by default), in order of creation."""
-        at = (
+        condition, values = (
             ("removed IS NULL", ())
             if commit is None
             else ("added <= ? AND (removed IS NULL OR removed > ?)", (commit, commit))
         )
         rows = self._rows(
-            f"SELECT {', '.join(_FILE_COLUMNS)} FROM files WHERE name = ? AND version = ?"
-            f" AND {at[0]} ORDER BY min_created, min_event, path",
-            (table.name, table.version, *at[1]),
+            f"""
+            SELECT {", ".join(_FILE_COLUMNS)}
+            FROM files
+            WHERE name = ? AND version = ? AND {condition}
+            ORDER BY min_created, min_event, path
+            """,
+            (table.name, table.version, *values),
         )
         return [DataFile(*row) for row in rows]
 
@@ -224,9 +247,10 @@ class Manifest:
         built_until: datetime | None,
         removed: Sequence[DataFile] = (),
     ) -> int:
-        """Add files to the table, take away those they replace, and move how far it is built.
+        """Add files to the table, remove those that they replace, and advance `built_until`.
 
-        That moment never goes back. Returns the commit's number; the first is 1.
+        An earlier `built_until` than the table's has no effect. Returns the number of the commit;
+        the first is 1.
         """
         with self._connection(write=True) as connection:
             key = (table.name, table.version)
@@ -235,8 +259,13 @@ class Manifest:
                 (*key, table.fingerprint, "\n".join(table.keys)),
             )
             (last, until) = connection.execute(
-                "SELECT number, built_until FROM commits WHERE name = ? AND version = ?"
-                " ORDER BY number DESC LIMIT 1",
+                """
+                SELECT number, built_until
+                FROM commits
+                WHERE name = ? AND version = ?
+                ORDER BY number DESC
+                LIMIT 1
+                """,
                 key,
             ).fetchone() or (0, None)
             if built_until is not None:
@@ -255,5 +284,5 @@ class Manifest:
             return int(last) + 1
 
 
-def _split(keys: str) -> tuple[str, ...]:
+def _key_columns(keys: str) -> tuple[str, ...]:
     return tuple(keys.split("\n")) if keys else ()

@@ -1,4 +1,4 @@
-"""The identity of data: a hash of rows as a set, the same however they are stored."""
+"""The identity of data: a hash of a set of rows that does not depend on how they are stored."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pyarrow.compute as pc
 
 
 def canonical_hash(rows: pa.Table) -> str:
-    """SHA-256 of rows as a set with repetitions: independent of their order, of files, chunks and
-    compression.
+    """SHA-256 of a multiset of rows, independent of row order, files, chunks and compression.
 
-    Columns are taken in order of name; their names and types count. Rows are sorted by all columns,
-    nulls last.
+    Column names and types are part of the hash, the order of columns is not. Rows are sorted by
+    all columns, nulls last.
     """
     names = sorted(rows.column_names)
     rows = pa.table([_canonical(rows[name]) for name in names], names=names)
@@ -23,19 +22,17 @@ def canonical_hash(rows: pa.Table) -> str:
         if names
         else rows
     )
-    total = hashlib.sha256(str(rows.schema).encode())
-    total.update(rows.num_rows.to_bytes(8, "little"))
+    digest = hashlib.sha256(str(rows.schema).encode())
+    digest.update(rows.num_rows.to_bytes(8, "little"))
     for column in rows.columns:
         values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-        total.update(np.packbits(pc.is_valid(values).to_numpy(zero_copy_only=False)).tobytes())
-        total.update(_value_bytes(values))
-    return total.hexdigest()
+        digest.update(np.packbits(pc.is_valid(values).to_numpy(zero_copy_only=False)).tobytes())
+        digest.update(_value_bytes(values))
+    return digest.hexdigest()
 
 
 def _canonical(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values in the one form that their type is hashed in: no dictionaries, microseconds, one
-    zero and one NaN.
-    """
+    """The values in one form per type: no dictionaries, microseconds, one zero and one NaN."""
     type_ = values.type
     if pa.types.is_dictionary(type_):
         return _canonical(values.cast(type_.value_type))
@@ -44,9 +41,8 @@ def _canonical(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_timestamp(type_):
         return values.cast(pa.timestamp("us", type_.tz))
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        return values.cast(
-            pa.list_(type_.value_type)
-        )  # Parquet calls what is in it by another name
+        # Parquet gives the items of a list another field name, which is part of the type.
+        return values.cast(pa.list_(type_.value_type))
     if pa.types.is_float32(type_) or pa.types.is_float64(type_):
         return pc.if_else(
             pc.is_nan(values), pa.scalar(float("nan"), type_), pc.add(values, pa.scalar(0.0, type_))
@@ -55,10 +51,10 @@ def _canonical(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _sortable(rows: pa.Table) -> pa.Table:
-    """The rows with what Arrow cannot sort as text."""
-    unsorted = (pa.types.is_nested, pa.types.is_float16, pa.types.is_binary_view)
+    """The rows with columns of types that Arrow cannot sort converted to text."""
+    not_sortable = (pa.types.is_nested, pa.types.is_float16, pa.types.is_binary_view)
     for number, column in enumerate(rows.schema):
-        if any(is_so(column.type) for is_so in unsorted):
+        if any(is_type(column.type) for is_type in not_sortable):
             text = [
                 None if value is None else repr(value) for value in rows[column.name].to_pylist()
             ]
@@ -67,7 +63,7 @@ def _sortable(rows: pa.Table) -> pa.Table:
 
 
 def _value_bytes(values: pa.Array) -> bytes:
-    """The values' bytes, with nulls written one way."""
+    """The values as bytes; every null has the same bytes."""
     type_ = values.type
     if pa.types.is_float32(type_) or pa.types.is_float64(type_):
         return bytes(

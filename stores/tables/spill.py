@@ -1,4 +1,4 @@
-"""Where DuckDB connections put what does not fit into memory: each into a folder of its own."""
+"""Folders for the data that DuckDB writes to disk when memory is full, one per connection."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LOCK = ".lock"
 
 
 def spill_folder(within: Path | None) -> Path:
-    """A folder that no other connection has; DuckDB makes it when it spills, and removes it when
-    the connection is closed.
+    """A path of a new spill folder in `within`, or in the system's temporary folder.
 
-    DuckDB 1.5 names its files the same in every connection, and two that share a folder read each
-    other's rows. Without a folder to be within, it is the system's for temporary files. Raises
-    `DataFolderError` where the folder cannot be written.
+    DuckDB creates the folder when it spills, and removes it when the connection is closed. Each
+    connection needs its own: DuckDB 1.5 uses the same file names in every connection, and two
+    connections that share a folder read each other's rows. Raises `DataFolderError` if `within`
+    cannot be written.
     """
     if within is None:
         return Path(tempfile.gettempdir()) / f"duckdb-{uuid.uuid4().hex[:12]}"
@@ -31,25 +31,23 @@ def spill_folder(within: Path | None) -> Path:
 
 @cache
 def _process_folder(within: Path, pid: int) -> Path:
-    """The part of a spill folder that is this process's own; removes the parts of processes that
-    died.
-    """
+    """The process's folder in `within`; the folders of processes that died are removed."""
     folder = within / f"spill-{pid}-{uuid.uuid4().hex[:8]}"
-    # Nobody looks for a part before it is locked.
+    # Other processes ignore this name, and so do not remove the folder before it is locked.
     unlocked = folder.with_name(f".{folder.name}")
     try:
         within.mkdir(parents=True, exist_ok=True)
         for other in within.glob(f"spill-*/{_LOCK}"):
             _remove_if_abandoned(other)
         unlocked.mkdir()
-        # Open, and so locked, as long as the process lives.
+        # The file stays open, and therefore locked, until the process ends.
         lock = os.open(unlocked / _LOCK, os.O_CREAT | os.O_WRONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
         unlocked.rename(folder)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     except OSError as error:
         raise DataFolderError(
-            f"cannot write spill_folder {within}: {error.strerror}. Name another one in"
+            f"cannot write spill_folder {within}: {error.strerror}. Set another folder in"
             " feature_store.yaml."
         ) from error
     return folder
@@ -61,5 +59,5 @@ def _remove_if_abandoned(lock: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
     except OSError:
-        # Its process is alive, or somebody else has just removed it.
+        # The process is alive, or another process has just removed the folder.
         return

@@ -1,6 +1,4 @@
-"""DuckDB as the tables use it: connections of one's own, and names, texts, moments and files as
-SQL.
-"""
+"""DuckDB connections, and identifiers, strings, timestamps and files as SQL."""
 
 from __future__ import annotations
 
@@ -23,36 +21,34 @@ def quoted(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A text as a SQL string."""
+    """A text as a SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def file_literal(path: Path | str) -> str:
-    """One file to read as a SQL string; DuckDB would take `[`, `*` and `?` in its path for a
-    pattern.
-    """
+    """The path of one file as a SQL string literal, with DuckDB's glob characters escaped."""
     return literal(re.sub(r"[\[*?]", r"[\g<0>]", str(path)))
 
 
 def parquet_rows(paths: Iterable[Path | str], *, file_row_number: bool = False) -> str:
-    """The rows of Parquet files as a SQL relation; names of folders such as `year=2020` add no
-    column.
-    """
+    """The rows of Parquet files as a SQL relation; a folder such as `year=2020` adds no column."""
     files = ", ".join(map(file_literal, paths))
     numbered = "file_row_number = true, " if file_row_number else ""
     return f"read_parquet([{files}], {numbered}hive_partitioning = false)"
 
 
 def timestamp(moment: datetime) -> str:
-    """An aware moment as a naive-UTC SQL timestamp, exact to the microsecond."""
+    """An aware datetime as a naive-UTC SQL timestamp, exact to the microsecond."""
     return f"make_timestamp({micros(moment)})"
 
 
 def connect(
     *, memory_limit: str | None = None, threads: int | None = None, temporary: Path | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection of one's own, whose clock zone is UTC, with limits where given; what it
-    spills goes below `temporary`.
+    """A new in-memory DuckDB connection with time zone UTC and the given limits.
+
+    Data that does not fit into memory is spilled to a new folder in `temporary`, or in the system's
+    temporary folder.
     """
     import duckdb
 
@@ -64,6 +60,6 @@ def connect(
     config["temp_directory"] = str(spill_folder(temporary))
     connection = duckdb.connect(config=config)
     connection.execute("SET TimeZone = 'UTC'")
-    # Its own progress bar would write over ours.
+    # DuckDB's progress bar would overwrite Punctual's.
     connection.execute("SET enable_progress_bar = false")
     return connection

@@ -1,4 +1,4 @@
-"""A SQLite file that any number of processes may make and use at once."""
+"""SQLite files that several processes may create and use at once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from urllib.parse import quote
 
 
 def sqlite_uri(path: Path) -> str:
-    """The file as `sqlite3.connect(…, uri=True)` takes it; where nobody can write, it is read
-    without a reader's files beside it.
+    """The URI of the file for `sqlite3.connect(…, uri=True)`.
+
+    In a read-only folder without a WAL the file is opened as immutable, since SQLite could not
+    create the `-wal` and `-shm` files that even a reader needs.
     """
-    alone = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
-    return f"file:{quote(os.fsencode(path))}" + ("?immutable=1" if alone else "")
+    immutable = (
+        not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+    )
+    return f"file:{quote(os.fsencode(path))}" + ("?immutable=1" if immutable else "")
 
 
 def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) -> None:
-    """Make the file with its tables, in write-ahead mode, whole or not at all; a file that is there
-    is left alone.
+    """Create the file with its tables in WAL mode, atomically; an existing file is not changed.
 
-    SQLite's own way shows a file before its tables, and meets a lock that waits for nobody where
-    two switch its mode.
+    If SQLite created the file under its final name, other processes could open it without tables,
+    and two processes that switch it to WAL mode at once fail without waiting for the lock.
     """
     if path.exists():
         return
@@ -33,46 +36,47 @@ def make_database(path: Path, statements: Sequence[str], page_size: int = 4096) 
     with _locked(path):
         if path.exists():
             return
-        aside = path.with_name(f".{path.name}.aside")
-        aside.unlink(missing_ok=True)
-        with closing(sqlite3.connect(aside, isolation_level=None)) as connection:
+        temporary = path.with_name(f".{path.name}.aside")
+        temporary.unlink(missing_ok=True)
+        with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA page_size = {page_size}")
             for statement in statements:
                 connection.execute(statement)
             connection.execute("PRAGMA journal_mode = WAL")
-        # The journal of a file that somebody removed would be played into this one.
-        for left_behind in ("-wal", "-shm"):
-            path.with_name(path.name + left_behind).unlink(missing_ok=True)
-        aside.replace(path)
+        # SQLite would apply the WAL that a removed file left behind to the new file.
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        temporary.replace(path)
 
 
 def archive_database(path: Path, reason: Callable[[sqlite3.Connection], str | None]) -> None:
-    """Move the file away if there is a reason, which its name then ends with: `online.db.format-1`;
-    nothing is lost.
+    """Rename the file if `reason` returns a suffix for its name, as in `online.db.format-1`.
 
-    Who has it open keeps it as it is.
+    Processes that have the file open keep using it under its new name.
     """
     if not path.is_file():
         return
     with _locked(path):
         with closing(sqlite3.connect(sqlite_uri(path), uri=True)) as connection:
-            # Closing puts the journal into the file, unless others have it open; then it goes with
-            # it.
-            found = reason(connection)
-        if found is None:
+            # Closing moves the WAL into the file, unless other processes have the file open; then
+            # the WAL is renamed with it.
+            archive_suffix = reason(connection)
+        if archive_suffix is None:
             return
         number = 1
-        while (
-            aside := path.with_name(f"{path.name}.{found}" + (f".{number}" if number > 1 else ""))
-        ).exists():
+        archived = path.with_name(f"{path.name}.{archive_suffix}")
+        while archived.exists():
             number += 1
+            archived = path.with_name(f"{path.name}.{archive_suffix}.{number}")
         for suffix in ("-wal", "-shm", ""):
             with suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+                path.with_name(path.name + suffix).rename(
+                    archived.with_name(archived.name + suffix)
+                )
 
 
 def archived_databases(path: Path) -> list[Path]:
-    """The files that `archive_database` left."""
+    """The files of older formats that `archive_database` renamed."""
     return sorted(path.parent.glob(f"{glob.escape(path.name)}.format-*"))
 
 

@@ -1,6 +1,4 @@
-"""Append-only tables of immutable Parquet files, partitioned by `created_timestamp` as the volume
-asks.
-"""
+"""Append-only tables of immutable Parquet files, each for a range of `created_timestamp`."""
 
 from __future__ import annotations
 
@@ -32,14 +30,14 @@ EVENT = "event_timestamp"
 CREATED = "created_timestamp"
 WITHDRAWN = "is_withdrawn"
 PUBLISHER_LOCK = ".lock"
-_IN_NAMES = {ord("-"): None, ord(":"): None}
+_NO_PUNCTUATION = {ord("-"): None, ord(":"): None}
 
 
 class Table:
     """One version of a table in a `tables` folder.
 
-    Rows are unique in (keys, event_timestamp, created_timestamp). Both times are naive UTC in the
-    files.
+    Rows are unique in (keys, event_timestamp, created_timestamp). In the files both times are naive
+    UTC.
     """
 
     def __init__(self, root: Path, version: TableVersion) -> None:
@@ -56,7 +54,10 @@ class Table:
 
     @classmethod
     def of_definition(cls, root: Path, name: str, fingerprint: str) -> Table | None:
-        """The table as the definition makes it, if it was published; the newest for no fingerprint."""
+        """The version of the table that the definition computed, if it has been published.
+
+        For an empty fingerprint, the newest version.
+        """
         manifest = Manifest(root)
         version = (
             manifest.of_fingerprint(name, fingerprint) if fingerprint else manifest.current(name)
@@ -67,34 +68,32 @@ class Table:
     def for_definition(
         cls, root: Path, name: str, fingerprint: str, keys: tuple[str, ...]
     ) -> Table:
-        """The table as the definition makes it: the version that it made, else a new one."""
+        """The version of the table that the definition computed, else the next version."""
         manifest = Manifest(root)
-        made = manifest.of_fingerprint(name, fingerprint)
-        return cls(root, made or manifest.next_version(name, fingerprint, keys))
+        existing = manifest.of_fingerprint(name, fingerprint)
+        return cls(root, existing or manifest.next_version(name, fingerprint, keys))
 
     @property
     def _sort_columns(self) -> tuple[str, ...]:
-        """The columns by which rows are sorted in files; no two rows have the same values of them."""
+        """The columns by which rows are sorted in files; their values are unique to a row."""
         return (CREATED, EVENT, *self.version.keys)
 
     @property
     def name(self) -> str:
-        """The table's name, which is its feature view's or its events'."""
+        """The name of the table, which is that of its feature view or of its events."""
         return self.version.name
 
     @property
     def built_until(self) -> datetime | None:
-        """Every row that becomes effective by this moment is in the table; None before the first
-        build.
-        """
+        """The time by which all rows that take effect are in the table; None before a build."""
         return self.manifest.built_until(self.version)
 
     def files(self, commit: int | None = None) -> list[DataFile]:
-        """The files at a commit, by default the newest."""
+        """The files at a commit (the newest by default)."""
         return self.manifest.files(self.version, commit)
 
     def rows(self, commit: int | None = None) -> int:
-        """How many rows the table has at a commit."""
+        """The number of rows at a commit (the newest by default)."""
         return sum(file.rows for file in self.files(commit))
 
     @property
@@ -106,8 +105,9 @@ class Table:
     def scan(
         self, files: list[DataFile] | None = None, columns: tuple[str, ...] | None = None
     ) -> str:
-        """A SQL SELECT over the files (all of the newest commit by default); an empty table gives
-        no rows.
+        """A SELECT over the files (all of the newest commit by default).
+
+        Raises `BrokenTable` if there are none.
         """
         chosen = self.files() if files is None else files
         if not chosen:
@@ -117,7 +117,7 @@ class Table:
         return f"SELECT {wanted} FROM {rows}"
 
     def read(self, commit: int | None = None) -> pa.Table:
-        """All rows at a commit, as Arrow."""
+        """All rows at a commit (the newest by default); without columns if there are none."""
         files = self.files(commit)
         if not files:
             return pa.table({})
@@ -130,56 +130,56 @@ class Table:
         select: str,
         built_until: datetime | None = None,
     ) -> int:
-        """Append the rows of a SELECT and move the built watermark; returns how many rows were
-        added.
+        """Append the rows of a SELECT and advance `built_until`; returns the number of rows added.
 
-        A row whose `is_withdrawn` is true takes back what its keys showed: from its effect on they
-        show nulls, until a newer row. It has the `event_timestamp` of what it withdraws, or a later
-        one, and a later `created_timestamp`; its features are not read. The columns of a version
-        are fixed: where rows may be withdrawn, every commit from the first has the column (false or
-        null elsewhere), beside those that the view declares; a table without it gets it in a new
-        version. No feature may bear that name. Files are written aside and renamed; a process that
-        dies leaves the table as it was. In the same commit, small files that are next to each other
-        in `created_timestamp` are merged; those that they were stay for earlier commits. Raises
-        `BrokenTable` where rows repeat (keys, event_timestamp, created_timestamp), among themselves
-        or with rows that are there, where they have other columns than those, no time, or a moment
-        that is closed; `DataFolderError` where they cannot be written.
+        **Withdrawals.** A row with `is_withdrawn` withdraws the value of its keys: from the time it
+        takes effect until a newer row does, the keys have nulls. The row has the `event_timestamp`
+        of the row it withdraws, or a later one, and a later `created_timestamp`; its features are
+        not read. The column is optional, false or null in other rows, and no feature may have its
+        name.
+
+        **Columns** are fixed for a version, `is_withdrawn` included: to add it to a table without
+        it, a new version is needed.
+
+        **Files** are written to a temporary folder and renamed, so that a process that dies leaves
+        the table unchanged. The same commit merges small files that are consecutive in
+        `created_timestamp`; the merged files are kept for earlier commits.
+
+        Raises `BrokenTable` if two rows, new or existing, have the same keys and times; if the rows
+        have other columns than the existing rows, or lack a time; or if a row takes effect at or
+        before `built_until`. Raises `DataFolderError` if the rows cannot be written.
         """
         with self._exclusive():
-            aside = self.folder / f".aside-{uuid.uuid4().hex[:8]}"
-            aside.mkdir(parents=True)
+            temporary = self.folder / f".aside-{uuid.uuid4().hex[:8]}"
+            temporary.mkdir(parents=True)
             try:
-                written = self._write(connection, select, aside)
-                self._check_same_columns(connection, written, aside)
-                self._check_no_duplicates(connection, written, aside)
-                added, removed = self._merged(written, aside)
+                written = self._write(connection, select, temporary)
+                self._check_same_columns(connection, written, temporary)
+                self._check_no_duplicates(connection, written, temporary)
+                added, removed = self._merged(written, temporary)
                 for file in added:
-                    (aside / Path(file.path).name).replace(self.root / file.path)
+                    (temporary / Path(file.path).name).replace(self.root / file.path)
             finally:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
             if written or built_until is not None:
                 self.manifest.commit(self.version, added, built_until, removed)
         return sum(file.rows for file in written)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Take the table's lock, or wait for it: what is checked against the table's rows must stay
-        true until the commit.
-        """
+        """Hold the table's lock, so that checks of new rows remain true until the commit."""
         with writing(f"table '{self.name}' in", self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with (self.folder.parent / PUBLISHER_LOCK).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                for left_behind in self.folder.glob(".aside-*"):
-                    shutil.rmtree(left_behind, ignore_errors=True)
+                for abandoned in self.folder.glob(".aside-*"):
+                    shutil.rmtree(abandoned, ignore_errors=True)
                 yield
 
     def _write(
-        self, connection: duckdb.DuckDBPyConnection, select: str, aside: Path
+        self, connection: duckdb.DuckDBPyConnection, select: str, temporary: Path
     ) -> list[DataFile]:
-        """Write the rows of a SELECT to files in the folder `aside`, in order of
-        `created_timestamp`.
-        """
+        """Write the rows of a SELECT to files in `temporary`, in order of `created_timestamp`."""
         self._check_time_columns(
             {
                 name: kind
@@ -192,9 +192,9 @@ class Table:
         reader = connection.sql(f"SELECT * FROM ({select}) ORDER BY {order}").to_arrow_reader(
             BATCH_ROWS
         )
-        here, closed = self.files(), self.built_until
-        newest = max((file.max_event for file in here), default=-(2**63))
-        latest = max((file.max_created for file in here), default=-(2**63))
+        existing, built_until = self.files(), self.built_until
+        max_event = max((file.max_event for file in existing), default=-(2**63))
+        max_created = max((file.max_created for file in existing), default=-(2**63))
         written: list[DataFile] = []
         last: list[pa.Table] = []
         for rows in file_batches(reader):
@@ -203,53 +203,54 @@ class Table:
             last = [rows.slice(rows.num_rows - 1)]
             created, event = (rows[name].cast(pa.int64()).to_numpy() for name in (CREATED, EVENT))
             first = int(np.maximum(created, event).min())
-            if closed is not None and first <= micros(closed):
+            if built_until is not None and first <= micros(built_until):
                 raise BrokenTable(
-                    f"table '{self.name}' was offered a row that is known from"
-                    f" {from_micros(first)} on, and is closed up to {closed};"
-                    " what comes late needs a created_timestamp after that."
+                    f"table '{self.name}' received a row that takes effect at"
+                    f" {from_micros(first)}, but is built until {built_until};"
+                    " a late row needs a created_timestamp after that."
                 )
             in_order = (
                 bool(np.all(np.diff(event) >= 0))
-                and int(event[0]) >= newest
-                and int(created[0]) >= latest
+                and int(event[0]) >= max_event
+                and int(created[0]) >= max_created
             )
-            newest, latest = max(int(event.max()), newest), max(int(created[-1]), latest)
+            max_event = max(int(event.max()), max_event)
+            max_created = max(int(created[-1]), max_created)
             ends = (int(event.min()), int(event.max()), int(created[0]), int(created[-1]))
             lags = (int((created - event).min()), int((created - event).max()))
             statistics = RowStatistics(rows.num_rows, *ends, *lags, in_order)
-            written.append(self._write_file(statistics, rows, aside, len(written)))
+            written.append(self._write_file(statistics, rows, temporary, len(written)))
         return written
 
     def _write_file(
-        self, statistics: RowStatistics, rows: pa.Table, aside: Path, number: int
+        self, statistics: RowStatistics, rows: pa.Table, temporary: Path, number: int
     ) -> DataFile:
-        """Write rows to a file in `aside`, under the name that it will have in the table's folder.
+        """Write rows to a file in `temporary`, under its final name.
 
-        The number puts files of one range in order.
+        The number orders files of the same range of `created_timestamp`.
         """
         first, last = (
-            np.datetime_as_string(np.datetime64(moment, "us"), unit="s").translate(_IN_NAMES)
-            for moment in (statistics.min_created, statistics.max_created)
+            np.datetime_as_string(np.datetime64(created, "us"), unit="s").translate(_NO_PUNCTUATION)
+            for created in (statistics.min_created, statistics.max_created)
         )
-        # A name is used once: a run that died before its commit may have left a file of the same
-        # range.
+        # The name is unique, as a process that died before its commit may have left a file of the
+        # same range.
         name = f"{first}_{last}-{number:04d}-{uuid.uuid4().hex[:8]}.parquet"
-        write_parquet(rows, aside / name)
+        write_parquet(rows, temporary / name)
         path = (self.folder / name).relative_to(self.root)
-        return DataFile(**asdict(statistics), path=str(path), bytes=(aside / name).stat().st_size)
+        return DataFile(
+            **asdict(statistics), path=str(path), bytes=(temporary / name).stat().st_size
+        )
 
     def _merged(
-        self, written: list[DataFile], aside: Path
+        self, written: list[DataFile], temporary: Path
     ) -> tuple[list[DataFile], list[DataFile]]:
-        """The files that a commit of the written ones adds to the table and removes from it, after
-        small files are merged.
-        """
-        here = self.files() if written else []
+        """Merge small files; returns the files that the commit adds and those that it removes."""
+        existing = self.files() if written else []
         added, removed = list(written), []
-        for run in merges([*here, *written]):
+        for run in merges([*existing, *written]):
             parts = [
-                self._read_file(file, aside if file in written else self.folder) for file in run
+                self._read_file(file, temporary if file in written else self.folder) for file in run
             ]
             columns = parts[0].column_names
             rows = pa.concat_tables([part.select(columns) for part in parts])
@@ -257,7 +258,7 @@ class Table:
                 rows = rows.sort_by([(column, "ascending") for column in self._sort_columns])
             added = [file for file in added if file not in run]
             removed += [file for file in run if file not in written]
-            added.append(self._write_file(RowStatistics.combined(run), rows, aside, len(added)))
+            added.append(self._write_file(RowStatistics.combined(run), rows, temporary, len(added)))
         return added, removed
 
     def _read_file(self, file: DataFile, folder: Path) -> pa.Table:
@@ -271,35 +272,33 @@ class Table:
             ) from error
 
     def _check_time_columns(self, columns: dict[str, str]) -> None:
-        """Raise where the rows lack a key or a time, or have a time that is not naive UTC in
-        microseconds.
-        """
+        """Raise if the rows lack a key or a time, or if a time is not naive UTC in microseconds."""
         missing = [name for name in (*self.version.keys, EVENT, CREATED) if name not in columns]
         if missing:
             raise BrokenTable(
-                f"table '{self.name}' was offered rows without {', '.join(missing)}; they have"
+                f"table '{self.name}' received rows without {', '.join(missing)}; they have"
                 f" {', '.join(columns)}."
             )
         for name in (EVENT, CREATED):
             if columns[name] != "TIMESTAMP":
                 raise BrokenTable(
-                    f"table '{self.name}' was offered {name} as {columns[name]}; expected"
+                    f"table '{self.name}' received {name} as {columns[name]}; expected"
                     " TIMESTAMP, naive UTC in microseconds."
                 )
         if columns.get(WITHDRAWN, "BOOLEAN") != "BOOLEAN":
             raise BrokenTable(
-                f"table '{self.name}' was offered {WITHDRAWN}, which marks withdrawals, as"
+                f"table '{self.name}' received {WITHDRAWN}, which marks withdrawals, as"
                 f" {columns[WITHDRAWN]}; expected BOOLEAN."
             )
 
     def _check_same_columns(
-        self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path
+        self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], temporary: Path
     ) -> None:
-        """Raise where the written rows have other columns or types than the rows that are there."""
-        here = self.files()
-        if not here or not written:
+        """Raise if the written rows have other columns or types than the existing rows."""
+        existing = self.files()
+        if not existing or not written:
             return
-        new = aside / Path(written[0].path).name
+        new = temporary / Path(written[0].path).name
         described = [
             {
                 name: kind
@@ -307,24 +306,25 @@ class Table:
                     f"DESCRIBE FROM {parquet_rows([path])}"
                 ).fetchall()
             }
-            for path in (self.root / here[0].path, new)
+            for path in (self.root / existing[0].path, new)
         ]
         if described[0] != described[1]:
             had, have = (
                 {f"{name} {kind}" for name, kind in columns.items()} for columns in described
             )
             raise BrokenTable(
-                f"table '{self.name}' was offered rows with"
-                f" {', '.join(sorted(have - had)) or 'nothing more'}"
-                f" and without {', '.join(sorted(had - have)) or 'nothing'}; other columns are"
-                " another definition and another version."
+                f"table '{self.name}' received rows with other columns than it has"
+                f" (added: {', '.join(sorted(have - had)) or 'none'};"
+                f" missing: {', '.join(sorted(had - have)) or 'none'});"
+                " other columns need a new version of the table."
             )
 
     def _check_no_duplicates(
-        self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], aside: Path
+        self, connection: duckdb.DuckDBPyConnection, written: list[DataFile], temporary: Path
     ) -> None:
-        """Raise where a written row is in the table already; repetitions among the written ones are
-        found as they are written.
+        """Raise if a written row has the keys and times of an existing row.
+
+        `_check_adjacent_rows` finds duplicates among the written rows.
         """
         if not written:
             return
@@ -338,19 +338,24 @@ class Table:
         if not near:
             return
         columns = (*self.version.keys, EVENT, CREATED)
-        new = parquet_rows(aside / Path(file.path).name for file in written)
+        new = parquet_rows(temporary / Path(file.path).name for file in written)
         same = " AND ".join(
-            f"n.{quoted(name)} IS NOT DISTINCT FROM h.{quoted(name)}" for name in columns
+            f"written.{quoted(name)} IS NOT DISTINCT FROM existing.{quoted(name)}"
+            for name in columns
         )
         found = connection.execute(
-            f"SELECT {', '.join(f'n.{quoted(name)}' for name in columns)} FROM {new} AS n"
-            f" SEMI JOIN ({self.scan(near, columns)}) AS h ON {same} LIMIT 1"
+            f"""
+            SELECT {", ".join(f"written.{quoted(name)}" for name in columns)}
+            FROM {new} AS written
+            SEMI JOIN ({self.scan(near, columns)}) AS existing ON {same}
+            LIMIT 1
+            """
         ).fetchall()
         if found:
             raise self._duplicate_error(found[0])
 
     def _check_adjacent_rows(self, rows: pa.Table) -> None:
-        """Raise where two sorted rows next to each other are the same in keys and times."""
+        """Raise if two consecutive rows, which are sorted, have the same keys and times."""
         columns = (*self.version.keys, EVENT, CREATED)
         same = None
         for name in columns:
@@ -369,13 +374,11 @@ class Table:
             for name, value in zip((*self.version.keys, EVENT, CREATED), values, strict=True)
         )
         return BrokenTable(
-            f"table '{self.name}' was offered two rows for {what}; a correction needs a later"
+            f"table '{self.name}' received two rows for {what}; a correction needs a later"
             " created_timestamp."
         )
 
     def _check_times_not_null(self, rows: pa.Table) -> None:
         for name in (EVENT, CREATED):
             if rows[name].null_count:
-                raise BrokenTable(
-                    f"table '{self.name}' was offered rows without a value of {name}."
-                )
+                raise BrokenTable(f"table '{self.name}' received rows without a value of {name}.")

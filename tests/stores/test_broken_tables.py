@@ -152,7 +152,7 @@ def test_a_manifest_that_is_no_database_is_named(views, published, tmp_path):
         views,
         tmp_path,
         BrokenTable,
-        f"{MANIFEST_FILE}, which says what is in the tables, cannot be read",
+        f"{MANIFEST_FILE}, which lists the files of all tables, cannot be read",
     )
 
 
@@ -391,6 +391,6 @@ def test_a_spill_folder_that_cannot_be_written_is_named(views, published, tmp_pa
     store = views.opened(spill_folder=str(tmp_path / "a_file"))
     with pytest.raises(
         DataFolderError,
-        match="cannot write spill_folder .*a_file: .* Name another one in feature_store.yaml",
+        match="cannot write spill_folder .*a_file: .* Set another folder in feature_store.yaml",
     ):
         views.shown(at(utc(13)), store=store)

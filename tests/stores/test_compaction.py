@@ -175,7 +175,7 @@ def test_rows_that_are_merged_are_still_refused_a_second_time(scores, publish):
     for hour in range(FANOUT):
         publish(scores, SCORES, [(1, hour, at(hour), at(hour)), (2, hour, at(hour), at(hour))])
     assert len(scores.files()) == 1
-    with pytest.raises(BrokenTable, match="offered two rows for team=2"):
+    with pytest.raises(BrokenTable, match="received two rows for team=2"):
         publish(scores, SCORES, [(2, 9, at(3), at(3))])
 
 

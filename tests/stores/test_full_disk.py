@@ -86,7 +86,7 @@ def test_a_disk_that_fills_while_rows_are_published_is_named_and_the_table_stays
     before = canonical_hash(table.read())
     said = run(PUBLISH, tmp_path / "tables", megabytes, memory)
     assert re.match(f"DataFolderError: cannot write {named}", said), said
-    assert said.endswith("Free space, mend its rights or choose another --home.")
+    assert said.endswith("Free space, fix its permissions or choose another --home.")
     assert canonical_hash(table.read()) == before
     assert len(list((tmp_path / "tables").rglob("*.parquet"))) == 1
     assert run(PUBLISH, tmp_path / "tables", 1000, "1GB") == "written"
