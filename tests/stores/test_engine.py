@@ -483,7 +483,7 @@ def test_an_older_row_written_online_does_not_replace_a_newer_one(pushing):
 
 
 def test_rows_pushed_for_a_moment_that_is_closed_are_refused(pushing):
-    with pytest.raises(BrokenTable, match="what comes late needs a created_timestamp after that"):
+    with pytest.raises(BrokenTable, match="a late row needs a created_timestamp after that"):
         pushing.push("trips_pushed", pushed(11), to=PushMode.OFFLINE)
     assert trips_at(pushing, at(12)) == [1]
 
