@@ -33,7 +33,7 @@ from punctual.loaded_domain import LoadedDomain
 from punctual.times import from_micros, iso, micros
 from punctual.use_case import UseCase
 from stores.online import Freshness, view_freshness
-from stores.predictions import LoggedPrediction, PredictionLog, ViewShown, json_value
+from stores.predictions import LoggedPrediction, PredictionLog, ViewRow, json_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,7 +240,7 @@ class Predictor:
         moments = _Moments()
         views = {
             name: [
-                ViewShown(status, moments[event], moments[created], until[name])
+                ViewRow(status, moments[event], moments[created], until[name])
                 for status, event, created in zip(
                     found.statuses, found.events, found.created, strict=True
                 )

@@ -19,7 +19,7 @@ from inference.features import OnlineFeatures
 from inference.json_types import MAX_ROWS, json_type, said
 from punctual.column_types import ColumnType, column_type, type_of_feast
 from punctual.errors import InvalidDeclaration, InvalidRequest
-from stores.predictions import RESERVED
+from stores.predictions import RESERVED_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def row_columns(features: OnlineFeatures) -> list[RowColumn]:
     wrong += [
         f"'{each.name}' is a name that the prediction log needs for itself."
         for each in columns
-        if each.name in RESERVED
+        if each.name in RESERVED_COLUMNS
     ]
     if wrong:
         raise InvalidDeclaration(f"what a caller of '{use_case.name}' sends", wrong)

@@ -27,14 +27,19 @@ class RegisteredVersion(NamedTuple):
 
 def aliases(home: Home, use_case: str) -> dict[str, str]:
     """The version of each alias; empty if nothing is registered. Raises `BrokenRegistry`."""
-    statement = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
+    statement = """
+        SELECT alias, version
+        FROM registered_model_aliases
+        WHERE name = ?
+    """
     return {alias: str(version) for alias, version in _rows(home, statement, use_case)}
 
 
 def registered_versions(home: Home, use_case: str) -> list[RegisteredVersion]:
     """All versions, oldest first. Raises `BrokenRegistry`."""
     statement = """
-        SELECT version, run_id FROM model_versions
+        SELECT version, run_id
+        FROM model_versions
         WHERE name = ? AND current_stage <> ?
         ORDER BY version
     """

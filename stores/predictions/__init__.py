@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from punctual.lazy import exports_of
 
 if TYPE_CHECKING:
-    from stores.predictions.log import RESERVED as RESERVED
+    from stores.predictions.log import RESERVED_COLUMNS as RESERVED_COLUMNS
     from stores.predictions.log import LoggedPrediction as LoggedPrediction
     from stores.predictions.log import PredictionLog as PredictionLog
-    from stores.predictions.log import ViewShown as ViewShown
+    from stores.predictions.log import ViewRow as ViewRow
     from stores.predictions.log import json_value as json_value
     from stores.predictions.log import logged_predictions as logged_predictions
 

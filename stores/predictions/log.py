@@ -25,7 +25,7 @@ from punctual.home import Home
 from punctual.times import aware
 
 # The columns of `logged_predictions` other than request columns and features.
-RESERVED = (
+RESERVED_COLUMNS = (
     "prediction_id",
     "at",
     "received",
@@ -36,8 +36,11 @@ RESERVED = (
 )
 
 
-class ViewShown(msgspec.Struct, frozen=True):
-    """The row that a view had for a request row; the view was online up to `materialized_until`."""
+class ViewRow(msgspec.Struct, frozen=True):
+    """The view's row that a prediction used, and the time up to which the view was online at least.
+
+    `event` and `created` are the two times of the row.
+    """
 
     status: str
     event: datetime | None
@@ -61,7 +64,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True):
     feature_service: str
     row: dict[str, Any]
     features: dict[str, Any]
-    views: dict[str, ViewShown]
+    views: dict[str, ViewRow]
     prediction: float
     decision: bool | None
 
@@ -187,15 +190,15 @@ def logged_predictions(
 ) -> pa.Table:
     """Logged predictions whose `at` is in `(since, until]`, as a table in order of `at`.
 
-    Columns: `RESERVED`, then the columns of the requests, then the features by full name. Raises
-    `BrokenTable`.
+    The columns are `RESERVED_COLUMNS`, the columns of the requests, and the features by full name.
+    Raises `BrokenTable`.
     """
     found = sorted(
         read_log(home, use_case, since, until),
         key=lambda each: (each.at, each.received, each.prediction_id),
     )
     columns: dict[str, pa.Array] = {}
-    for name in RESERVED:
+    for name in RESERVED_COLUMNS:
         values = [getattr(each, name) for each in found]
         columns[name] = pa.array(values, _RESERVED_TYPES[name])
     rows = dict.fromkeys(name for each in found for name in each.row)

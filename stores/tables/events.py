@@ -56,12 +56,14 @@ def known_events(
     built_until(domain, events)
     table = event_table(domain, events)
     known = known_events_sql(table, events, as_of=as_of, since=since, until=until)
-    times = ", ".join(f"timezone('UTC', {name}) AS {name}" for name in (EVENT, CREATED))
-    order = ", ".join([EVENT, *map(quoted, events.id)])
+    aware_times = ", ".join(f"timezone('UTC', {name}) AS {name}" for name in (EVENT, CREATED))
+    statement = f"""
+        SELECT * REPLACE ({aware_times})
+        FROM ({known})
+        ORDER BY {", ".join([EVENT, *map(quoted, events.id)])}
+    """
     with connect() as connection:
-        return connection.sql(
-            f"SELECT * REPLACE ({times}) FROM ({known}) ORDER BY {order}"
-        ).to_arrow_table()
+        return connection.sql(statement).to_arrow_table()
 
 
 def known_events_sql(

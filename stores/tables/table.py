@@ -98,7 +98,7 @@ class Table:
 
     @property
     def has_withdrawals(self) -> bool:
-        """Whether the table's rows can be withdrawn (see `publish`)."""
+        """Whether the table has the column `is_withdrawn` (see `publish`)."""
         files = self.files()
         return bool(files) and WITHDRAWN in pq.read_schema(self.root / files[0].path).names
 
@@ -107,7 +107,7 @@ class Table:
     ) -> str:
         """A SELECT over the files (all of the newest commit by default).
 
-        Raises `BrokenTable` if there are none.
+        Raises `BrokenTable` if the list of files is empty.
         """
         chosen = self.files() if files is None else files
         if not chosen:
@@ -206,7 +206,7 @@ class Table:
             if built_until is not None and first <= micros(built_until):
                 raise BrokenTable(
                     f"table '{self.name}' received a row that takes effect at"
-                    f" {from_micros(first)}, but is built until {built_until};"
+                    f" {from_micros(first)}, but is already built until {built_until};"
                     " a late row needs a created_timestamp after that."
                 )
             in_order = (
