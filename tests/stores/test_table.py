@@ -208,7 +208,9 @@ def test_a_manifest_of_another_version_of_the_code_is_named(tmp_path, trips, pub
         lambda: Table.current(tmp_path, "trips"),
         lambda: publish(trips, TRIPS, [(1, 10, day(1), day(1))]),
     ):
-        with pytest.raises(StoreOutdated, match="are of format 0, .*; this version reads and writes 2"):
+        with pytest.raises(
+            StoreOutdated, match="are of format 0, .*; this version reads and writes 2"
+        ):
             use()
 
 
