@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Strict
 
-from punctual.column_types import MOST_DIGITS, ColumnType
+from punctual.column_types import MAX_DIGITS, ColumnType
 from punctual.times import END, FIRST, LAST, iso
 
 MAX_ROWS = 1000
@@ -96,7 +96,7 @@ def _decimal(type_: ColumnType) -> Any:
             raise ValueError(f"is {_shown(value)}; expected a number")
         return value
 
-    bounds = Field(max_digits=MOST_DIGITS, decimal_places=type_.digits, allow_inf_nan=False)
+    bounds = Field(max_digits=MAX_DIGITS, decimal_places=type_.digits, allow_inf_nan=False)
     return Annotated[Decimal, BeforeValidator(exact), bounds]
 
 

@@ -1,9 +1,9 @@
-"""The language: what a domain declares, and what all stages agree on.
+"""The declarations that a domain is written with, and the types that all stages share.
 
 Comes in: the declarations of a domain folder. Goes out: Feast definitions, and the same
 declarations as plain Python objects. Never: imports a store or a stage, or does I/O on import.
 
-A domain author imports from here: `from punctual import CsvSource, Events, UseCase, mean`.
+A domain imports from this package: `from punctual import CsvSource, Events, UseCase, mean`.
 """
 
 from typing import TYPE_CHECKING

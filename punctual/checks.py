@@ -1,13 +1,11 @@
-"""Checks a domain's declarations whole: every problem is collected, none is raised alone."""
+"""Checks all declarations of a domain and collects every problem."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import get_args
 
-from punctual.errors import (
-    unknown_name,
-)
+from punctual.errors import unknown_name
 from punctual.loaded_domain import LoadedDomain
 from punctual.name_checks import name_problems
 from punctual.request_features import function_problems, function_text
@@ -18,10 +16,10 @@ from punctual.value_checks import value_problems
 
 
 def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> list[str]:
-    """Every problem of a domain's declarations, clashes with other domains' names included."""
+    """Every problem of a domain's declarations, including name conflicts with other domains."""
     problems = schedule_problems(loaded.domain)
     if unknown := _unknown_views(loaded):
-        # What a service reads is not known then, and other checks ask for it.
+        # The other checks need every view that a service reads.
         return problems + unknown
     problems += name_problems(loaded, others) + value_problems(loaded)
     for declared in loaded.declarations:
@@ -57,7 +55,7 @@ def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> li
 
 
 def _unknown_views(loaded: LoadedDomain) -> list[str]:
-    """Views that are read and that no module of the domain defines under a name of its own."""
+    """Views that a service or a request-time view reads and that no module defines."""
     read = [
         (f"feature service '{service.name}'", projection.name)
         for service in loaded.services.values()
@@ -69,8 +67,7 @@ def _unknown_views(loaded: LoadedDomain) -> list[str]:
     ]
     return [
         f"{unknown_name('view', name, loaded.all_views, loaded.name)} ({where}). A view that is"
-        " read "
-        "under another name is also assigned to a variable as it was declared."
+        " read under another name also needs a module variable with the view as declared."
         for where, name in dict.fromkeys(read)
         if name not in loaded.all_views
     ]
@@ -81,15 +78,15 @@ def _use_case_problems(loaded: LoadedDomain, use_case: UseCase) -> list[str]:
     where = f"use case '{use_case.name}'"
     problems += [f"{problem} ({where})" for problem in use_case.recipe.problems()]
     if use_case.feature_service not in loaded.services:
-        return [
-            *problems,
-            f"{unknown_name('feature service', use_case.feature_service, loaded.services, loaded.name)} ({where})",
-        ]
-    asked = {
+        unknown = unknown_name(
+            "feature service", use_case.feature_service, loaded.services, loaded.name
+        )
+        return [*problems, f"{unknown} ({where})"]
+    needed = {
         *loaded.join_keys(use_case.feature_service),
         *loaded.request_columns(use_case.feature_service),
     }
-    for column in sorted(asked - set(use_case.requests.columns)):
+    for column in sorted(needed - set(use_case.requests.columns)):
         problems.append(
             f"{where}: the service needs '{column}', which the requests '{use_case.requests.name}'"
             " do not have."

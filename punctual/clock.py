@@ -1,4 +1,4 @@
-"""The moment at which a command stands, and a clock that goes on from there."""
+"""The clock of a command: the moment at which it starts, and how fast it runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NOW = "now"
 
 
 class Clock:
-    """A clock that starts at a moment and goes on, `speed` times as fast as the wall's.
+    """A clock that starts at a moment and runs `speed` times as fast as real time.
 
-    It stops at the last moment that the platform accepts. `started` is what `time.monotonic()`
-    said when the clock was set, if that was before it was made.
+    It stops at the last moment that the platform accepts. `started` is the value of
+    `time.monotonic()` at which the clock shows `start`; by default the present value.
     """
 
     def __init__(self, start: datetime, speed: float = 1.0, started: float | None = None) -> None:
@@ -27,22 +27,21 @@ class Clock:
         self._started = time.monotonic() if started is None else started
 
     def __call__(self) -> datetime:
-        """The moment it shows, aware UTC."""
+        """The present moment of this clock, aware UTC."""
         seconds = (time.monotonic() - self._started) * self.speed
         return self.start + timedelta(seconds=min(seconds, (LAST - self.start).total_seconds()))
 
 
 def wall_clock() -> datetime:
-    """What the machine's clock says, aware UTC."""
+    """The moment of the system clock, aware UTC."""
     return datetime.now(UTC)
 
 
 def starting_moment(home: Home, as_of: str | None, demo_at: datetime | None) -> datetime:
-    """Where a command's clock stands: `--as-of`, else where this data folder's clock has got to,
-    else the domain's demo.
+    """The moment at which a command's clock starts, aware UTC.
 
-    A domain without a demo moment lives in the present. The data folder's clock never goes back of
-    itself.
+    It is `as_of` if given ("now" is the system clock). Without `as_of`, a domain without a demo
+    moment uses the system clock; otherwise it is the later of the data folder's clock and `demo_at`.
     """
     if as_of == NOW or (as_of is None and demo_at is None):
         return wall_clock()
@@ -54,7 +53,7 @@ def starting_moment(home: Home, as_of: str | None, demo_at: datetime | None) -> 
 
 
 def reached_moment(home: Home) -> datetime | None:
-    """How far this data folder's clock has got, None if it was never set; may raise `BrokenClock`."""
+    """The moment of the data folder's clock, None if it was never set. Raises `BrokenClock`."""
     path = home.path("clock")
     if not path.exists():
         return None
@@ -63,16 +62,16 @@ def reached_moment(home: Home) -> datetime | None:
         return aware(from_micros(int(text)))
     except (ValueError, OverflowError, InvalidTime):
         raise BrokenClock(
-            f"{path} holds {text!r}; expected microseconds since 1970, in the years that Punctual"
+            f"{path} contains {text!r}; expected microseconds since 1970, in the years that Punctual"
             " accepts. Set the clock again with --as-of MOMENT on a build, or remove the file: the"
             " clock then starts at the domain's demo moment."
         ) from None
 
 
 def remember_moment(home: Home, reached: datetime) -> None:
-    """Note how far this data folder's clock has got, so that the next command goes on from there.
+    """Set the data folder's clock, at which the next command starts.
 
-    The clock does not go back; a damaged file is replaced.
+    An earlier moment than the stored one is ignored; a damaged file is replaced.
     """
     path = home.path("clock")
     with contextlib.suppress(BrokenClock):
@@ -80,10 +79,11 @@ def remember_moment(home: Home, reached: datetime) -> None:
             return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_text(str(micros(reached)))
-        aside.replace(path)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(str(micros(reached)))
+        temporary.replace(path)
     except OSError as error:
         raise DataFolderError(
-            f"cannot write {path}: {error.strerror}. Mend its rights or choose another --home."
+            f"cannot write {path}: {error.strerror}. Correct its permissions or choose another"
+            " --home."
         ) from error

@@ -1,7 +1,6 @@
-"""The types that a declared column may have, and what each of them is in DuckDB, Feast, Arrow and
-JSON.
+"""The types that a declared column may have, with their DuckDB, Feast and Arrow counterparts.
 
-Sources, events, windows, requests and frames all read this one table.
+Sources, events, windows, requests and frames all use this table.
 """
 
 from __future__ import annotations
@@ -18,23 +17,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = Literal["boolean", "integer", "decimal", "float", "text", "date", "time", "timestamp"]
-MOST_DIGITS = 18
-# A decimal of more digits than these has no double of its own.
+MAX_DIGITS = 18
+# A double represents every decimal of up to 15 digits, and not every longer one.
 _DOUBLE_DIGITS = 15
 
 
 class UnknownColumnType(PunctualError):
-    """A declared type that the platform does not carry from a source to a prediction."""
+    """A declared type that the platform does not support."""
 
 
 @dataclass(frozen=True)
 class ColumnType:
     """A DuckDB type and its counterparts.
 
-    `feast` names the Feast type of a feature, join key or request column of this type. Where it is
-    empty (dates, times of day, decimals of more than 15 digits), Feast has no type that keeps the
-    value, and the column may be an id, a measure or a label only. `digits` is how many digits an
-    exact number has behind the point, None for all that is no exact number.
+    `feast` is the name of the Feast type of a feature, join key or request column of this type. It
+    is empty if Feast has no type that represents every value exactly (dates, times of day, decimals
+    of more than 15 digits): such a column may only be an id, a measure or a label. `digits` is the
+    number of digits after the decimal point of an integer or decimal, None for other kinds. `low`
+    and `high` are the bounds of an integer, 0 for other kinds.
     """
 
     duckdb: str
@@ -53,7 +53,7 @@ class ColumnType:
         if self.kind == "timestamp":
             return pa.timestamp("us", "UTC")
         if self.kind == "decimal":
-            return pa.decimal128(MOST_DIGITS, self.digits or 0)
+            return pa.decimal128(MAX_DIGITS, self.digits or 0)
         if self.kind == "time":
             return pa.time64("us")
         return pa.type_for_alias(self.arrow_name)
@@ -105,7 +105,7 @@ _ALIASES: Mapping[str, str] = {
     "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ",
     "TIME WITHOUT TIME ZONE": "TIME",
 }
-# The types of request columns, by the name that Feast gives them.
+# The types of request columns, by the name of the Feast type.
 _OF_FEAST = {
     "Bool": "BOOLEAN",
     "Int32": "INTEGER",
@@ -115,16 +115,16 @@ _OF_FEAST = {
     "String": "VARCHAR",
     "UnixTimestamp": "TIMESTAMPTZ",
 }
-KNOWN = (
-    f"{', '.join(_TYPES)}, DECIMAL(digits, digits behind the point) of up to {MOST_DIGITS} digits"
+KNOWN_TYPES = (
+    f"{', '.join(_TYPES)}, DECIMAL(digits, digits after the point) of up to {MAX_DIGITS} digits"
 )
 
 
 @cache
 def column_type(declared: str) -> ColumnType:
-    """The type that a declaration names, in any case and by any of DuckDB's names for it.
+    """The type with a declared name: any of DuckDB's names for it, in upper or lower case.
 
-    Raises `UnknownColumnType` with the types that there are.
+    Raises `UnknownColumnType`, which lists the supported types.
     """
     text = " ".join(declared.upper().split())
     if match := re.fullmatch(r"(?:DECIMAL|NUMERIC|DEC)(?: ?\( ?(\d+) ?(?:, ?(\d+) ?)?\))?", text):
@@ -133,24 +133,25 @@ def column_type(declared: str) -> ColumnType:
     found = _TYPES.get(_ALIASES.get(text, text))
     if found is None:
         raise UnknownColumnType(
-            f"type '{declared}' is not one of {KNOWN}. Declare one of these; for a source's column"
-            " VARCHAR takes every text, which the events' SQL can cast."
+            f"type '{declared}' is not one of {KNOWN_TYPES}. Declare one of these; a source's column can"
+            " be VARCHAR, which accepts every text and which the events' SQL can cast."
         )
     return found
 
 
 def _decimal(declared: str, width: str | None, scale: str | None) -> ColumnType:
-    """DuckDB's DECIMAL alone is DECIMAL(18, 3), and DECIMAL(9) is DECIMAL(9, 0)."""
-    digits, behind = (int(width), int(scale or 0)) if width else (MOST_DIGITS, 3)
-    if not 1 <= digits <= MOST_DIGITS or behind > digits:
+    """A decimal type. As in DuckDB, DECIMAL is DECIMAL(18, 3) and DECIMAL(9) is DECIMAL(9, 0)."""
+    digits, after_point = (int(width), int(scale or 0)) if width else (MAX_DIGITS, 3)
+    if not 1 <= digits <= MAX_DIGITS or after_point > digits:
         raise UnknownColumnType(
-            f"type '{declared}' is a decimal of {digits} digits, {behind} of them behind the point;"
-            f" expected 1 to {MOST_DIGITS} digits, so that sums of them are exact."
+            f"type '{declared}' is a decimal of {digits} digits, {after_point} of them after the"
+            f" point; expected 1 to {MAX_DIGITS} digits, so that sums of them are exact."
         )
     feast = "Float64" if digits <= _DOUBLE_DIGITS else ""
-    return ColumnType(f"DECIMAL({digits}, {behind})", "decimal", feast, "decimal128", behind)
+    name = f"DECIMAL({digits}, {after_point})"
+    return ColumnType(name, "decimal", feast, "decimal128", after_point)
 
 
 def type_of_feast(name: str) -> ColumnType | None:
-    """The type of a join key or request column by the name of its Feast type, None for others."""
+    """The type of a join key or request column by its Feast type; None if it is not supported."""
     return _TYPES.get(_OF_FEAST.get(name, ""))

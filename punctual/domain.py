@@ -1,4 +1,4 @@
-"""A domain's own facts for those who run it."""
+"""A domain's name, demo moment and schedule."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain's own facts for those who run it.
+    """A domain's name, demo moment and schedule. Each domain folder defines exactly one.
 
-    `demo_at` is the moment at which its demonstration stands (aware UTC), None for live data;
-    `schedule` gives each recurring step a cron expression in UTC, and `time_limits` how long one of
-    its runs may take by the wall's clock before it is stopped.
+    - `name`: the name of the domain folder.
+    - `description`: one sentence, which `punctual demo` prints.
+    - `demo_at`: for historical data, the moment at which the data folder's clock starts (a datetime
+      with a time zone). None, the default, is for live data: the clock is the system clock.
+    - `schedule`: step name to cron expression (five fields, UTC). The steps are `materialize`,
+      `batch` and `train`; a step that is left out is not scheduled. The default materializes
+      hourly, runs the batch daily at 06:00 and trains on Mondays at 07:00.
+    - `time_limits`: step name to the longest duration of a run in real time (more than 0); a run
+      that exceeds it is stopped. Default: 2 hours for `materialize` and `batch`, 12 for `train`.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Where a platform lives: its data folder, and the feature repository whose domains live in it.
+"""A home: a data folder, and the feature repository whose domains write to it.
 
-A `Home` is made at a command line or by `Punctual(home)` and passed down. Two can be open in one
-process. No path inside the data folder is stored as an absolute path, so that the folder can be
-moved or copied.
+A command line or `Punctual(home)` makes a `Home` and passes it to every function that needs it; one
+process can use several. Paths inside the data folder are stored as relative paths, so that the
+folder can be moved or copied.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 HOME_VARIABLE = "PUNCTUAL_HOME"
 REPOSITORY_VARIABLE = "PUNCTUAL_REPOSITORY"
-# The package `feature_repo` beside this one; `--repository` names another.
+# The package `feature_repo` next to this one.
 INSTALLED_REPOSITORY = Path(__file__).parents[1].absolute() / "feature_repo"
 
 
@@ -26,9 +26,9 @@ class Home:
 
     @classmethod
     def at(cls, folder: str | Path | None = None, repository: str | Path | None = None) -> Home:
-        """The home at a folder, by default `$PUNCTUAL_HOME` or `./data`.
+        """The home with a data folder, by default `$PUNCTUAL_HOME`, or `./data` without it.
 
-        The repository is by default `$PUNCTUAL_REPOSITORY` or the installed `feature_repo`.
+        The repository is by default `$PUNCTUAL_REPOSITORY`, or the installed `feature_repo`.
         """
         folder = folder or os.environ.get(HOME_VARIABLE) or "data"
         repository = repository or os.environ.get(REPOSITORY_VARIABLE) or INSTALLED_REPOSITORY
@@ -45,5 +45,5 @@ class Home:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that give a child process this home."""
+        """The environment variables with which a child process uses this home."""
         return {HOME_VARIABLE: str(self.folder), REPOSITORY_VARIABLE: str(self.repository)}

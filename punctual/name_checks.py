@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from punctual.loaded_domain import LoadedDomain
 from punctual.sources import CsvSource
 
-MOST_CHARACTERS = 100
+MAX_CHARACTERS = 100
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # Columns that tables have besides those that are declared.
 _TABLE_COLUMNS = ("event_timestamp", "created_timestamp", "superseded_timestamp", "is_withdrawn")
@@ -64,11 +64,11 @@ def name_problem(kind: str, name: object) -> str | None:
     """What is wrong with the characters or the length of a name, if anything is."""
     rule = (
         f"use letters, digits and single underscores, starting with a letter, at most"
-        f" {MOST_CHARACTERS} characters"
+        f" {MAX_CHARACTERS} characters"
     )
     if not isinstance(name, str) or not name:
         return f"{kind} has the name {name!r}; {rule}."
-    if len(name) > MOST_CHARACTERS:
+    if len(name) > MAX_CHARACTERS:
         return f"{kind} '{name[:40]}…' has a name of {len(name)} characters; {rule}."
     if _NAME.fullmatch(name) and "__" not in name:
         return None

@@ -1,4 +1,4 @@
-"""Any result as plain JSON values."""
+"""Conversion of results to JSON values."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from punctual.times import iso
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: moments as ISO 8601, dataclasses and structs as objects, NaN as
-    null, paths as text, bytes as base64.
+    """The value as types that `json` can encode.
+
+    Datetimes become ISO 8601 text, durations seconds, dataclasses and structs objects, NaN null,
+    paths text, and bytes base64.
     """
     if isinstance(value, datetime):
         return iso(value)
@@ -35,7 +37,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode()  # as msgspec writes them in a card
+        return base64.b64encode(value).decode()  # as msgspec encodes them in a model card
     if hasattr(value, "item"):
         return plain(value.item())
     if isinstance(value, float) and value != value:

@@ -1,9 +1,8 @@
-"""Request-time features: Feast's on-demand views in Python mode, with the descriptions that Feast
-0.67 loses.
+"""Request-time features: Feast's on-demand views in Python mode, with feature descriptions.
 
-The text of the function is a part of the view's identity, and runs wherever the view is read:
-beside a model it is kept as text. So it may use nothing but its arguments, Python's built-in names
-and what it imports itself.
+The source of the function is a part of the view's identity. Registry and model cards store the
+source, and every process that reads the view runs it. So the function may use only its arguments,
+Python's built-in names, and what it imports or defines itself.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from feast.protos.feast.core.Feature_pb2 import FeatureSpecV2
 from feast.types import FeastType
 
 from punctual.errors import InvalidDeclaration
-from punctual.version import tagged
+from punctual.version import with_version
 
 _BUILT_IN = frozenset(dir(builtins))
 
 
 class RequestFeature(Field):
-    """A field of an on-demand view, with its description.
+    """A feature of an on-demand view: its name, Feast type and description; all are required.
 
-    Feast looks for it among fields inferred from sample values, and for a service's fields among
-    those read back from the registry. Neither have descriptions, and a field with another
-    description is not the same to Feast. So this one equals any field of its name and type, and is
-    registered without its description, which the view's tags hold instead.
+    Feast 0.67 compares a view's fields, descriptions included, with fields that it infers from
+    sample values and with fields from the registry, which have no descriptions. So a
+    RequestFeature equals any field with the same name and type. Its description is registered as a
+    tag of the view instead of as a part of the field.
     """
 
     def __init__(self, name: str, dtype: FeastType, description: str) -> None:
@@ -46,7 +45,7 @@ class RequestFeature(Field):
         return hash((self.name, str(self.dtype)))
 
     def to_proto(self) -> FeatureSpecV2:
-        """As Feast writes it, but for the description."""
+        """The field as Feast registers it, without the description."""
         proto = super().to_proto()
         proto.description = ""
         return proto
@@ -59,33 +58,45 @@ def request_feature_view(
     description: str,
     version: int = 1,
 ) -> Callable[[Callable[[dict[str, Any]], dict[str, Any]]], OnDemandFeatureView]:
-    """Make an on-demand feature view of a function from lists of inputs to lists of features.
+    """A decorator that makes an on-demand feature view of a function; the view has its name.
 
-    Whatever the function needs is imported inside it (see the module). A higher `version` makes a
-    changed view a new one beside the view that a champion reads.
-    Raises `InvalidDeclaration` where a view is read under another name or by other join keys.
+    The function takes one dict, from the name of each input to a list with one value per row, and
+    returns a dict from the name of each feature to a list of the same length. Missing inputs are
+    None. The function may use only its argument, Python's built-in names, and what it imports or
+    defines inside; it may not import modules of the domain.
+
+    - `sources`: the views and Feast `RequestSource`s whose columns are the inputs; no two inputs
+      have the same name. The request column `at`, of type UnixTimestamp, is the prediction moment,
+      which the platform fills in.
+    - `features`: the outputs.
+    - `description`: what the view contains; Feast registers it.
+    - `version`: 1 or more, default 1. A change of a view that a champion reads needs a higher
+      version: it makes a new view, and the champion keeps reading the previous one.
+
+    Raises `InvalidDeclaration` if a source view has another name or other join keys than declared
+    (`with_name`, `with_join_key_map`), which Feast does not support in an on-demand view.
     """
     make = on_demand_feature_view(
         sources=list(sources),
         schema=list(features),
         mode="python",
         description=description,
-        tags=tagged({feature.name: feature.description for feature in features}, version),
+        tags=with_version({feature.name: feature.description for feature in features}, version),
     )
 
     def decorated(function: Callable[[dict[str, Any]], dict[str, Any]]) -> OnDemandFeatureView:
-        text = function_text(inspect.getsource(function))
+        source = function_text(inspect.getsource(function))
         if renamed := [each.name for each in sources if _is_renamed(each)]:
             raise InvalidDeclaration(
                 f"request-time view '{function.__name__}'",
                 [
-                    f"it reads view '{name}' under another name or by other join keys, which Feast "
-                    "does not do behind a request-time view: read it as it is declared."
+                    f"it reads view '{name}' under another name or by other join keys, which Feast"
+                    " does not support in a request-time view: read the view as it is declared."
                     for name in renamed
                 ],
             )
         view = make(function)
-        view.udf_string = view.feature_transformation.udf_string = text
+        view.udf_string = view.feature_transformation.udf_string = source
         return view
 
     return decorated
@@ -97,17 +108,17 @@ def _is_renamed(source: FeatureView | RequestSource) -> bool:
 
 
 def function_text(source: str) -> str:
-    """A function's source without what changes none of its values.
+    """A function's source in a canonical form, which changes only if its results may change.
 
-    Comments, layout, docstrings, annotations and the function's decorators are left out.
+    Comments, layout, docstrings, annotations and decorators are removed.
     """
     tree = ast.parse(textwrap.dedent(source))
     tree.body[0].decorator_list = []  # type: ignore[attr-defined]
-    return ast.unparse(ast.fix_missing_locations(_Bare().visit(tree)))
+    return ast.unparse(ast.fix_missing_locations(_Canonical().visit(tree)))
 
 
-class _Bare(ast.NodeTransformer):
-    """Removes annotations, docstrings and other statements that are only a text."""
+class _Canonical(ast.NodeTransformer):
+    """Removes annotations, docstrings and other statements that are only a string."""
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
@@ -128,12 +139,13 @@ class _Bare(ast.NodeTransformer):
 
 
 def function_problems(text: str, own_modules: Collection[str]) -> list[str]:
-    """What keeps a function from running anywhere but in its module; `own_modules` are the
-    domain's.
+    """What the source of a function uses that only its module has, a sentence each.
+
+    `own_modules` are the top-level modules of the domain.
     """
-    names = sorted(set(_outside_names(symtable.symtable(text, "<function>", "exec"))))
+    names = sorted(set(_global_names(symtable.symtable(text, "<function>", "exec"))))
     problems = [
-        f"uses '{name}', which its text does not define: import or define it inside the function."
+        f"uses '{name}', which its source does not define: import or define it inside the function."
         for name in names
     ]
     for node in ast.walk(ast.parse(text)):
@@ -145,20 +157,20 @@ def function_problems(text: str, own_modules: Collection[str]) -> list[str]:
             else []
         )
         problems += [
-            f"imports '{name}', whose text is not a part of the view: define inside the function "
-            "what it needs of that."
+            f"imports '{name}', whose source is not a part of the view: define what it needs"
+            " inside the function."
             for name in imported
             if name.startswith(".") or name.split(".")[0] in own_modules
         ]
     return problems
 
 
-def _outside_names(table: symtable.SymbolTable) -> Iterator[str]:
-    """The names that are looked up in the function's module and that Python itself does not have."""
+def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
+    """The global names that a function reads, without Python's built-in names."""
     at_top = table.get_type() == "module"
     for symbol in table.get_symbols():
-        is_outside = symbol.is_referenced() if at_top else symbol.is_global()
-        if is_outside and symbol.get_name() not in _BUILT_IN:
+        is_global = symbol.is_referenced() if at_top else symbol.is_global()
+        if is_global and symbol.get_name() not in _BUILT_IN:
             yield symbol.get_name()
     for inner in table.get_children():
-        yield from _outside_names(inner)
+        yield from _global_names(inner)

@@ -1,4 +1,4 @@
-"""What a domain may say of its time: its demo moment, and when and how long its steps run."""
+"""Checks a domain's demo moment, schedule and time limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEP_NAMES = (MATERIALIZE, BATCH, TRAIN)
 
 
 def schedule_problems(domain: Domain) -> list[str]:
-    """Every problem of a domain's `demo_at`, `schedule` and `time_limits`, a sentence each."""
+    """One sentence for each problem of a domain's `demo_at`, `schedule` and `time_limits`."""
     problems = _demo_problems(domain.demo_at)
     problems += [
         unknown_name("step", name, STEP_NAMES, where)
@@ -59,5 +59,5 @@ def _cron_problem(cron: object) -> str | None:
     except CronSimError as error:
         return f"which cannot be read ({error})"
     except StopIteration:
-        return "which never comes"
+        return "which never occurs"
     return None

@@ -1,4 +1,4 @@
-"""Moments and durations as the platform writes and reads them."""
+"""Moments and durations: validation, parsing and formatting."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from punctual.errors import NaiveTimestamp, PunctualError
 
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# The platform accepts the moments from FIRST until END, in the years that a nanosecond timestamp of
-# pandas covers whole. Arithmetic on others overflows in one library or another.
+# The platform accepts moments in [FIRST, END): the full years that pandas' nanosecond timestamps
+# cover. Other moments overflow in one library or another.
 FIRST, END = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 LAST = END - MICROSECOND
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class InvalidTime(PunctualError):
-    """A moment or a duration that cannot be read."""
+    """A moment or a duration that cannot be parsed or is out of range."""
 
 
 def aware(moment: datetime) -> datetime:
     """The same moment in UTC.
 
-    Raises `NaiveTimestamp` for a datetime without a zone, which is never guessed, and
-    `InvalidTime` for one outside the years that the platform accepts.
+    Raises `NaiveTimestamp` for a datetime without a zone, and `InvalidTime` for one outside the
+    years that the platform accepts.
     """
     _refuse_naive(moment)
     if not FIRST <= moment < END:
@@ -43,16 +43,14 @@ def _refuse_naive(moment: datetime) -> None:
 
 
 def taken_for_utc(moment: datetime) -> datetime:
-    """The moment with its zone; a naive one is in UTC, as tables hold moments and Feast hands them
-    on.
-    """
+    """The moment, with the zone UTC if it has none. Tables and Feast use naive UTC datetimes."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def moment(text: str) -> datetime:
-    """An ISO 8601 moment with its zone, or a date alone, which means its midnight in UTC.
+    """Parse an ISO 8601 moment with a zone, or a date, which is its midnight in UTC; aware UTC.
 
-    Raises `InvalidTime` and `NaiveTimestamp`.
+    Raises `InvalidTime` or `NaiveTimestamp`.
     """
     try:
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
@@ -66,7 +64,10 @@ def moment(text: str) -> datetime:
 
 
 def duration(text: str | timedelta) -> timedelta:
-    """'90m', '3h', '7d', '2w' as a timedelta."""
+    """Parse a whole number and a unit (s, m, h, d, w), such as '90m'; a timedelta is unchanged.
+
+    Raises `InvalidTime`.
+    """
     if isinstance(text, timedelta):
         return text
     match = re.fullmatch(r"(\d+)([smhdw])", text)
@@ -77,14 +78,12 @@ def duration(text: str | timedelta) -> timedelta:
         )
     try:
         return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-    except (OverflowError, ValueError):  # ValueError: more digits than Python reads
+    except (OverflowError, ValueError):  # ValueError: more digits than int() accepts
         raise InvalidTime(f"'{text[:40]}' is a longer duration than Punctual accepts.") from None
 
 
 def duration_text(value: timedelta) -> str:
-    """The shortest of the forms that `duration` reads: 24 hours are '24h', two days and more count
-    in days.
-    """
+    """The duration in the largest unit that divides it; in days only from two days on, as '24h'."""
     seconds = int(value.total_seconds())
     for unit in ("d", "h", "m"):
         size = _UNITS[unit]
@@ -94,7 +93,7 @@ def duration_text(value: timedelta) -> str:
 
 
 def micros(value: datetime | timedelta) -> int:
-    """Microseconds since 1970 in UTC, or of a duration; exact, unlike `timestamp()`."""
+    """Microseconds since 1970 UTC, or of a duration; exact, unlike `datetime.timestamp()`."""
     if isinstance(value, timedelta):
         return value // MICROSECOND
     _refuse_naive(value)
@@ -113,7 +112,7 @@ def iso(value: None) -> None: ...
 @overload
 def iso(value: datetime | None) -> str | None: ...
 def iso(value: datetime | None) -> str | None:
-    """ISO 8601 in UTC with a Z, microseconds only where there are any."""
+    """ISO 8601 in UTC with a Z; microseconds only if they are not 0. None stays None."""
     if value is None:
         return None
     _refuse_naive(value)

@@ -1,8 +1,7 @@
-"""Feature views that a domain declares instead of programming: sliding windows over events, and the
-latest event.
+"""Declared feature views: aggregates over sliding windows of events, and the latest event.
 
-Each declaration gives a plain Feast `FeatureView`; the feature pipeline asks `declaration_of` how
-to compute its rows.
+Each declaration returns a plain Feast `FeatureView`. The feature pipeline reads how to compute its
+rows from `declaration_of(view)`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from punctual.column_types import ColumnType, UnknownColumnType, column_type
 from punctual.events import Events
 from punctual.sources import digest
 from punctual.times import duration, duration_text
-from punctual.version import tagged
+from punctual.version import with_version
 
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
@@ -39,15 +38,15 @@ class Aggregation:
     description: str
 
     def feature_name(self, window: timedelta, events: Events) -> str:
-        """`<measure>_<function>_<window>`; a count counts the events themselves."""
+        """`<measure>_<function>_<window>`; a count has the name of the events as its measure."""
         return f"{self.measure or events.name}_{self.function}_{duration_text(window)}"
 
     def dtype(self, events: Events) -> FeastType:
-        """Counts and sums of integers are exact integers; the rest are doubles."""
+        """Int64 for counts and for sums of integers, else Float64."""
         if self.function == "count":
             return Int64
-        of = _declared_type(events, self.measure or "")
-        return Int64 if self.function == "sum" and of.kind == "integer" else Float64
+        type_ = _declared_type(events, self.measure or "")
+        return Int64 if self.function == "sum" and type_.kind == "integer" else Float64
 
 
 def _aggregation(
@@ -59,44 +58,69 @@ def _aggregation(
 
 
 def count(*, over: Sequence[str | timedelta], description: str) -> Aggregation:
-    """How many events are in the window.
+    """The number of events in a window (Int64), named `<events>_count_<window>`.
 
-    0 while the window is empty, once any event of the entity has entered the view's longest window.
-    Null before that, since the view then has no row of the entity.
+    `over` gives the windows, such as `("1h", "7d")`: timedeltas or a whole number and s, m, h, d or
+    w; each is a multiple of the view's `every`. A window at `g` has the events in
+    `(g - window, g]` that are known at `g`. `description` is completed to "<description>, last 7d".
+    Both apply to all aggregations.
+
+    The count of an empty window is 0. It is null until the first event of the entity enters the
+    view's longest window, since the view then has no row for the entity.
     """
     return _aggregation("count", None, over, description)
 
 
 def sum_of(measure: str, *, over: Sequence[str | timedelta], description: str) -> Aggregation:
-    """Sum of an integer or decimal measure; null where no event has it."""
+    """The sum of an integer (Int64) or DECIMAL (Float64) measure, `<measure>_sum_<window>`.
+
+    Nulls are skipped; the sum is null if no event in the window has the measure. `over` and
+    `description` are as for `count`.
+    """
     return _aggregation("sum", measure, over, description)
 
 
 def mean(measure: str, *, over: Sequence[str | timedelta], description: str) -> Aggregation:
-    """Arithmetic mean over the events that have the measure; null where none has."""
+    """The arithmetic mean (Float64) of an integer or DECIMAL measure, `<measure>_mean_<window>`.
+
+    Nulls are skipped; the mean is null if no event in the window has the measure. `over` and
+    `description` are as for `count`.
+    """
     return _aggregation("mean", measure, over, description)
 
 
 def share(measure: str, *, over: Sequence[str | timedelta], description: str) -> Aggregation:
-    """Share of true among the events where a boolean is known; null where none is."""
+    """The share of true values, 0 to 1 (Float64), of a BOOLEAN, `<measure>_share_<window>`.
+
+    Nulls are skipped; the share is null if no event in the window has the measure. `over` and
+    `description` are as for `count`.
+    """
     return _aggregation("share", measure, over, description)
 
 
 def std(measure: str, *, over: Sequence[str | timedelta], description: str) -> Aggregation:
-    """Population standard deviation of an integer measure; null where no event has it."""
+    """The population standard deviation (Float64) of an integer or DECIMAL measure.
+
+    The feature is named `<measure>_std_<window>`. Nulls are skipped: the deviation of one value is
+    0, and null if no event in the window has the measure. `over` and `description` are as for
+    `count`.
+    """
     return _aggregation("std", measure, over, description)
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """How the rows of a feature view come about.
+    """How the rows of a feature view are computed.
 
-    With `aggregations`: at each grid time g a row per entity whose value can have changed, over the
-    events in `(g - window, g]` known by g and not withdrawn. An entity has no row, and shows nulls,
-    until its first event enters a window. Without: a row per event, its columns as `fields` name
-    them, and a row wherever a correction or a withdrawal leaves another event the newest. Either
-    way a row may be used from `created_timestamp` on, which is `available_after` the grid time at
-    which its events are known.
+    With `aggregations`: at each grid time g, one row per entity whose values may have changed,
+    over the events in `(g - window, g]` that are known at g and not withdrawn. An entity has no
+    row, and its features are null, until its first event enters a window.
+
+    Without: one row per event with the columns in `fields`, and one row whenever a correction or a
+    withdrawal makes another event the newest.
+
+    A row takes effect at its `created_timestamp`: the grid time at which its events are known, plus
+    `available_after`.
     """
 
     name: str
@@ -109,27 +133,27 @@ class Declaration:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever rows computed from the same file might."""
-        said = (
+        """A hash of everything that determines the rows computed from a given file."""
+        grid = (
             self.join_keys,
             self.events.fingerprint,
             self.every,
             self.available_after,
             self.fields,
         )
-        asked = [(a.function, a.measure, a.over) for a in self.aggregations]
-        return digest(repr((said, asked)))
+        aggregations = [(each.function, each.measure, each.over) for each in self.aggregations]
+        return digest(repr((grid, aggregations)))
 
     @property
     def longest_window(self) -> timedelta:
-        """How far back an event can matter."""
+        """The longest window of all aggregations; 0 without aggregations."""
         return max(
             (window for each in self.aggregations for window in each.over), default=timedelta(0)
         )
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Feature names in the order of the declaration."""
+        """The feature names in the order of the declaration."""
         if not self.aggregations:
             return self.fields
         return tuple(
@@ -150,13 +174,24 @@ def windowed_feature_view(
     description: str,
     version: int = 1,
 ) -> FeatureView:
-    """A feature view of sliding-window aggregates.
+    """A feature view of aggregates over sliding windows of events.
 
-    It has no ttl, since an entity's last row is exact until the next. All features of an entity are
-    null, counts included, until its first event enters the longest window. Of a window that is
-    empty afterwards, counts are 0 and all other features null.
+    - `name`: the name of the view; unique in the repository.
+    - `entities`: the Feast entities. Their join keys are columns of `events`; an event with a null
+      join key is left out.
+    - `events`: the events that are aggregated.
+    - `every`: the step of the grid, more than 0. Windows are computed at multiples of `every` since
+      1970-01-01 00:00 UTC, and every window is a multiple of `every`.
+    - `available_after`: how long after a grid time its values may be used, 0 or more: as long as a
+      scheduled run needs to compute and materialize them.
+    - `features`: aggregations from `count`, `sum_of`, `mean`, `share` and `std`, at least one.
+    - `description`: what the view contains; Feast registers it.
+    - `version`: 1 or more, default 1. A change of a view that a champion reads needs a higher
+      version: it makes a new view, and the champion keeps reading the previous one.
 
-    A higher `version` makes a changed view a new one beside the view that a champion reads.
+    The view has no ttl, since the last row of an entity is valid until its next row. All features
+    of an entity, counts included, are null until its first event enters the longest window. For a
+    window that is empty later, counts are 0 and all other features null.
     """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, aggregations=tuple(features)
@@ -185,13 +220,19 @@ def latest_feature_view(
     ttl: timedelta = timedelta(0),
     version: int = 1,
 ) -> FeatureView:
-    """A feature view of the newest event itself; `fields` maps its columns to their descriptions.
+    """A feature view of columns of each entity's newest event, by `event_timestamp`.
 
-    Where the newest event is withdrawn, or a correction gives it an earlier time or another entity,
-    the newest event that remains is shown, nulls if there is none. Its age, which `ttl` limits, is
-    then still counted from the `event_timestamp` of the event that was taken away.
+    - `name`, `entities`, `events`, `available_after`, `description`, `version`: as for
+      `windowed_feature_view`.
+    - `every`: the step of the grid; an event takes effect at the first grid time at which it is
+      known, plus `available_after`.
+    - `fields`: column of `events` to the description of its feature, which has the column's name.
+    - `ttl`: the greatest age of an event, counted from its `event_timestamp` and inclusive; the
+      features of an older event are null. Default 0: no limit.
 
-    `version` is as for `windowed_feature_view`.
+    All features are null for an entity without an event. If the newest event is withdrawn, or a
+    correction gives it an earlier time or another entity, the newest remaining event takes effect.
+    Its age is then counted from the `event_timestamp` of the event that it replaces.
     """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, fields=tuple(fields)
@@ -204,7 +245,7 @@ def latest_feature_view(
 
 
 def _feast_type(events: Events, column: str) -> FeastType:
-    """The Feast type of a column as it is."""
+    """The Feast type of a column of events; String if Feast has none, which the checks report."""
     dtype: FeastType = getattr(feast_types, _declared_type(events, column).feast or "String")
     return dtype
 
@@ -236,7 +277,7 @@ def _feature_view(
         schema=[*keys, *features],
         source=FileSource(
             name=f"{declared.name}_table",
-            # In the data folder; the stores know which one that is.
+            # Relative to the data folder, which the stores know.
             path=f"tables/{declared.name}",
             file_format=ParquetFormat(),
             timestamp_field=EVENT_TIMESTAMP,
@@ -244,13 +285,13 @@ def _feature_view(
         ),
         ttl=ttl,
         description=description,
-        tags=tagged(
+        tags=with_version(
             {
                 "fingerprint": declared.fingerprint,
                 "events": declared.events.name,
                 "every": duration_text(declared.every),
                 "available_after": duration_text(declared.available_after),
-                **_said_of(declared.events),
+                **_event_texts(declared.events),
             },
             version,
         ),
@@ -259,26 +300,26 @@ def _feature_view(
     return view
 
 
-def _said_of(events: Events) -> dict[str, str]:
-    """What the domain says of the events in words, as tags of the view."""
-    said = {"events_description": events.description, "known": events.known}
-    return {tag: text for tag, text in said.items() if text}
+def _event_texts(events: Events) -> dict[str, str]:
+    """The texts that describe the events, as tags of the view; empty texts are left out."""
+    texts = {"events_description": events.description, "known": events.known}
+    return {tag: text for tag, text in texts.items() if text}
 
 
 def declare(view: FeatureView, declared: Declaration) -> None:
-    """Keep the declaration with the view; Feast's copies and its registry do not have it."""
+    """Attach a declaration to a view. Feast's copies of the view, and its registry, lack it."""
     view.__dict__["declaration"] = declared
 
 
 def declaration_of(view: FeatureView) -> Declaration | None:
-    """How the view's rows are computed, if the platform computes them."""
+    """How the rows of a view are computed; None if the platform does not compute them."""
     return view.__dict__.get("declaration")
 
 
 def grid_of(view: FeatureView) -> tuple[timedelta, timedelta] | None:
-    """The view's `every` and `available_after`; None where the platform does not compute its rows.
+    """The view's `every` and `available_after`; None if the platform does not compute its rows.
 
-    Feast's registry and a model card have them too, unlike the declaration.
+    They are read from tags, which views from Feast's registry or from a model card also have.
     """
     if not {"every", "available_after"} <= view.tags.keys():
         return None

@@ -171,7 +171,7 @@ def test_a_view_that_is_only_read_under_another_name_is_named(league):
 @pytest.mark.parametrize(
     ("before", "body", "said"),
     [
-        ("FIRST = 1", "at.weekday() + FIRST", "uses 'FIRST', which its text does not define"),
+        ("FIRST = 1", "at.weekday() + FIRST", "uses 'FIRST', which its source does not define"),
         ("def day(at): return at.weekday()", "day(at)", "uses 'day'"),
         ("import math", "math.floor(at.weekday())", "uses 'math'"),
         ("", "__import__('x') and Any(at)", "uses 'Any'"),
@@ -196,7 +196,7 @@ def test_a_request_time_function_that_imports_its_domains_modules_is_found_when_
         .replace("def game_day(inputs):\n", body)
         .replace("at.weekday() for at", "day(at) for at")
     )
-    with pytest.raises(InvalidDeclaration, match=r"'game_day' imports '\.helpers', whose text"):
+    with pytest.raises(InvalidDeclaration, match=r"'game_day' imports '\.helpers', whose source"):
         load_domain(Home.at(), "games")
 
 
