@@ -40,8 +40,8 @@ def wall_clock() -> datetime:
 def starting_moment(home: Home, as_of: str | None, demo_at: datetime | None) -> datetime:
     """The moment at which a command's clock starts, aware UTC.
 
-    It is `as_of` if given ("now" is the system clock). Without `as_of`, a domain without a demo
-    moment uses the system clock; otherwise it is the later of the data folder's clock and `demo_at`.
+    With `as_of` it is that moment ("now" is the system clock). Without, it is the system clock for
+    a domain without a demo moment, else the later of `demo_at` and the data folder's clock.
     """
     if as_of == NOW or (as_of is None and demo_at is None):
         return wall_clock()
@@ -62,8 +62,8 @@ def reached_moment(home: Home) -> datetime | None:
         return aware(from_micros(int(text)))
     except (ValueError, OverflowError, InvalidTime):
         raise BrokenClock(
-            f"{path} contains {text!r}; expected microseconds since 1970, in the years that Punctual"
-            " accepts. Set the clock again with --as-of MOMENT on a build, or remove the file: the"
+            f"{path} contains {text!r}; expected microseconds since 1970, in the years that"
+            " Punctual accepts. Set the clock again with --as-of MOMENT on a build, or remove the file: the"
             " clock then starts at the domain's demo moment."
         ) from None
 

@@ -133,8 +133,8 @@ def column_type(declared: str) -> ColumnType:
     found = _TYPES.get(_ALIASES.get(text, text))
     if found is None:
         raise UnknownColumnType(
-            f"type '{declared}' is not one of {KNOWN_TYPES}. Declare one of these; a source's column can"
-            " be VARCHAR, which accepts every text and which the events' SQL can cast."
+            f"type '{declared}' is not one of {KNOWN_TYPES}. Declare one of these; a source's"
+            " column can be VARCHAR, which accepts every text and which the events' SQL can cast."
         )
     return found
 

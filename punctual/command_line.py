@@ -1,6 +1,4 @@
-"""What the command lines of all stages agree on: options, the clock, how results and errors are
-shown.
-"""
+"""What all command lines share: options, the output of results and errors, and exit codes."""
 
 from __future__ import annotations
 
@@ -21,16 +19,18 @@ from punctual.feast_import import skip_type_checks
 from punctual.home import Home
 from punctual.plain import plain
 
-_HOME = "punctual.home"  # where a command leaves its home, for what is said of an exception
-_OWN_PROCESS = "punctual.own_process"  # whether the process is the platform's own
+# Keys of click's context: the command's home, which error messages name, and whether the process
+# belongs to the platform, unlike one that calls `run` from other code.
+_HOME = "punctual.home"
+_OWN_PROCESS = "punctual.own_process"
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Command(click.Command):
-    """A command whose options count: one given twice or without a value is refused, not ignored."""
+    """A command that refuses an option given twice or with an empty value."""
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
-        """Parse what was typed, as click does."""
+        """Parse the arguments as click does. Raises `click.UsageError`."""
         values, _, given = self.make_parser(context).parse_args(list(arguments))
         for option in given:
             if not isinstance(option, click.Option) or option.name in context.help_option_names:
@@ -44,14 +44,14 @@ class Command(click.Command):
 
 
 class Group(Command, click.Group):
-    """A group that guesses what a misspelt command was to be."""
+    """A group whose error for an unknown command suggests a similar name."""
 
     command_class = Command
 
     def resolve_command(
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the first argument names."""
+        """The command named by the first argument."""
         names = self.list_commands(context)
         if arguments and arguments[0] not in names and not arguments[0].startswith("-"):
             context.fail(unknown_name("command", arguments[0], names, context.command_path))
@@ -59,7 +59,7 @@ class Group(Command, click.Group):
 
 
 class Speed(click.FloatRange):
-    """How many times as fast as the wall's a clock goes; a million makes a year half a minute."""
+    """The speed of a clock as a multiple of real time, at most a million (a year in 32 s)."""
 
     name = "speed"
 
@@ -69,7 +69,7 @@ class Speed(click.FloatRange):
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> float:
-        """The number; NaN lies in no range, and click does not see that."""
+        """The number. Click's range check accepts NaN, so it is refused here."""
         number = super().convert(value, parameter, context)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", parameter, context)
@@ -77,7 +77,7 @@ class Speed(click.FloatRange):
 
 
 def location_options(command: Decorated) -> Decorated:
-    """`--home` and `--repository`, as every command has them."""
+    """Add the options `--home` and `--repository`, which every command has."""
     home = click.option(
         "--home",
         metavar="FOLDER",
@@ -93,15 +93,15 @@ def location_options(command: Decorated) -> Decorated:
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`location_options`, given to the command as one `Home`, its argument `home`.
+    """Add `location_options` and pass them to the command as one argument, `home: Home`.
 
-    They may be given before the command's name as well. Raises `DataFolderError` and
-    `UnknownName` for what is not a folder.
+    The options are also accepted before the command's name. Raises `DataFolderError` if the data
+    folder, or `UnknownName` if the repository, is not a folder.
     """
 
     @functools.wraps(command)
     def at_home(*, home: str | None, repository: str | None, **options: Any) -> Any:
-        found = Home.at(_once("home", home), _once("repository", repository))
+        found = Home.at(_single_value("home", home), _single_value("repository", repository))
         for path in (found.folder, *found.folder.parents):
             if os.path.lexists(path) and not path.is_dir():
                 raise DataFolderError(
@@ -116,15 +116,15 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         shared = click.get_current_context().meta
         shared[_HOME] = found
         if shared.get(_OWN_PROCESS):
-            # Matplotlib's font cache belongs in the data folder, as all that is written.
+            # Matplotlib otherwise writes its font cache outside the data folder.
             os.environ.setdefault("MPLCONFIGDIR", str(found.path("cache", "matplotlib")))
         return command(home=found, **options)
 
     return location_options(at_home)
 
 
-def _once(name: str, value: str | None) -> str | None:
-    """An option of the command, or of the groups before it, whose contexts are its parents."""
+def _single_value(name: str, value: str | None) -> str | None:
+    """The option's value from the command or from one of its parent groups; refused if in two."""
     context = click.get_current_context().parent
     while context is not None:
         outer = context.params.get(name)
@@ -138,15 +138,15 @@ def _once(name: str, value: str | None) -> str | None:
 as_of_option = click.option(
     "--as-of",
     metavar="MOMENT",
-    help="The moment at which to stand: ISO 8601 with a zone, a date (midnight UTC), or 'now'."
-    "  [default: where this data folder's clock stands, at first the domain's demo moment]",
+    help="The moment to run for: ISO 8601 with a zone, a date (midnight UTC), or 'now'."
+    "  [default: the data folder's clock, which starts at the domain's demo moment]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
 
 def named_values(keys: Sequence[str]) -> dict[str, str]:
-    """What `--key NAME=VALUE` gave, repeated; each name counts, so none may come twice."""
+    """The values of a repeated `--key NAME=VALUE`. Raises `click.UsageError` for a repeated name."""
     values: dict[str, str] = {}
     for key in keys:
         name, equals, value = key.partition("=")
@@ -164,7 +164,7 @@ def show_json(value: Any) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows as a table; numbers stand right."""
+    """Print rows as a table; columns of numbers are right-aligned."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -201,9 +201,9 @@ def run(
 ) -> int:
     """Run a command line and return its exit code (`punctual.errors.ExitCode`).
 
-    Every failure is said in a sentence on standard error. The traceback of an unexpected exception
-    goes to a log file, which the sentence names. Without `arguments` they are those of the
-    process, which then is the platform's own.
+    A failure prints one message on standard error. The traceback of an unexpected exception is
+    written to a log file, which the message names. Without `arguments`, those of the process are
+    used, and the process is treated as the platform's own.
     """
     if arguments is None:
         skip_type_checks()
@@ -211,7 +211,7 @@ def run(
     name = name or command.name or "punctual"
     shared: dict[str, Any] = {}
     try:
-        _refuse_unreadable(given)
+        _refuse_undecodable(given)
         with command.make_context(name, list(given)) as context:
             shared = context.meta
             shared[_OWN_PROCESS] = arguments is None
@@ -225,18 +225,18 @@ def run(
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        _drop_output()
+        _discard_output()
         return ExitCode.OUTPUT_CLOSED
     except Exception as error:
         from punctual.failures import failure
 
-        said, code = failure(error, [name, *given], shared.get(_HOME) or Home.at())
-        click.echo(said, err=True)
+        message, code = failure(error, [name, *given], shared.get(_HOME) or Home.at())
+        click.echo(message, err=True)
         return code
     return result if isinstance(result, int) else ExitCode.DONE
 
 
-def _refuse_unreadable(arguments: Sequence[str]) -> None:
+def _refuse_undecodable(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if "\0" in argument or not _is_text(argument):
             raise click.UsageError(f"the argument {argument!r} is not UTF-8 text.")
@@ -245,12 +245,12 @@ def _refuse_unreadable(arguments: Sequence[str]) -> None:
 def _is_text(argument: str) -> bool:
     try:
         argument.encode()
-    except UnicodeEncodeError:  # bytes of another encoding reach Python as lone surrogates
+    except UnicodeEncodeError:  # Python decodes bytes that are not UTF-8 as lone surrogates
         return False
     return True
 
 
-def _drop_output() -> None:
-    """Nobody reads standard output; Python would complain when it flushes at its end."""
+def _discard_output() -> None:
+    """Redirect standard output to the null device, or Python's flush at exit fails again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

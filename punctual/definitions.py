@@ -1,8 +1,7 @@
-"""What a feature service reads, and the identity of each definition: all of it that changes a
-value.
+"""Pinned definitions, and the identity of a definition: a hash of all that determines its values.
 
-A model is published with the definitions that it was trained with, so that it reads by them
-whatever the domain declares later.
+A model is published with the definitions that it was trained with, and reads by these whatever the
+domain declares later.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Views: TypeAlias = Mapping[str, FeatureView | OnDemandFeatureView]
 
 
 def pinned_definitions(domain: LoadedDomain, service: str) -> list[PinnedDefinition]:
-    """The service, and every view that it reads."""
+    """The service and every view that it reads, as they are declared now."""
     read = [projection.name for projection in domain.service_projections(service)]
     on_demand = domain.service_on_demand_views(service)
     views = [domain.views[name] for name in dict.fromkeys(read)]
@@ -49,49 +48,49 @@ def pinned_definitions(domain: LoadedDomain, service: str) -> list[PinnedDefinit
     ]
 
 
-def _pinned(domain: LoadedDomain, kind: DefinitionKind, thing: Definition) -> PinnedDefinition:
-    proto = thing.to_proto()
-    if isinstance(thing, OnDemandFeatureView) and (text := _text(thing)):
-        # Feast also keeps the pickled function, which another Python or another module may not
-        # load.
+def _pinned(domain: LoadedDomain, kind: DefinitionKind, definition: Definition) -> PinnedDefinition:
+    proto = definition.to_proto()
+    if isinstance(definition, OnDemandFeatureView) and (source := _function_source(definition)):
+        # Feast also stores the pickled function, which may not load in another Python version or
+        # without its module.
         function = proto.spec.feature_transformation.user_defined_function
-        function.body, function.body_text = b"", function_text(text)
+        function.body, function.body_text = b"", function_text(source)
     return PinnedDefinition(
         kind,
-        thing.name,
-        version_of(thing.tags),
-        identity_of(thing, domain.all_views),
+        definition.name,
+        version_of(definition.tags),
+        identity_of(definition, domain.all_views),
         proto.SerializeToString(deterministic=True),
-        _declared(thing) if isinstance(thing, FeatureView) else None,
+        _declaration_fields(definition) if isinstance(definition, FeatureView) else None,
     )
 
 
-def _declared(view: FeatureView) -> dict[str, Any] | None:
+def _declaration_fields(view: FeatureView) -> dict[str, Any] | None:
     declared = declaration_of(view)
     if declared is None:
         return None
-    said = {each.name: getattr(declared, each.name) for each in fields(declared)}
+    values = {each.name: getattr(declared, each.name) for each in fields(declared)}
     events = {"events": declared.events.name, "events_fingerprint": declared.events.fingerprint}
-    return dict(msgspec.json.decode(msgspec.json.encode({**said, **events})))
+    return dict(msgspec.json.decode(msgspec.json.encode({**values, **events})))
 
 
 def _declaration(domain: LoadedDomain, pinned: PinnedDefinition) -> Declaration | None:
-    """How the view's rows are computed, where the domain still has their events as they were."""
-    said = dict(pinned.declaration or {})
-    fingerprint = said.pop("events_fingerprint", "")
+    """The pinned declaration; None if the domain has changed or removed its events."""
+    encoded = dict(pinned.declaration or {})
+    fingerprint = encoded.pop("events_fingerprint", "")
     for events in domain.events:
-        if events.name == said.get("events") and events.fingerprint == fingerprint:
+        if events.name == encoded.get("events") and events.fingerprint == fingerprint:
             types = get_type_hints(Declaration)
-            del said["events"]
-            given = {name: msgspec.convert(each, types[name]) for name, each in said.items()}
-            return Declaration(events=events, **given)
+            del encoded["events"]
+            values = {name: msgspec.convert(each, types[name]) for name, each in encoded.items()}
+            return Declaration(events=events, **values)
     return None
 
 
 def domain_of(domain: LoadedDomain, pinned: Iterable[PinnedDefinition]) -> LoadedDomain:
-    """The domain with the pinned views and services, and no others.
+    """The domain with only the pinned views and services.
 
-    A view has a declaration where the domain still has its events as they were.
+    A view has a declaration if the domain still declares its events unchanged.
     """
     views: dict[str, FeatureView] = {}
     on_demand: dict[str, OnDemandFeatureView] = {}
@@ -110,7 +109,7 @@ def domain_of(domain: LoadedDomain, pinned: Iterable[PinnedDefinition]) -> Loade
 
 
 def declared_now(domain: LoadedDomain, pinned: PinnedDefinition) -> Definition | None:
-    """What the domain declares under a pinned definition's name."""
+    """The domain's present definition of the same kind and name as a pinned one."""
     if pinned.kind == "view":
         return domain.views.get(pinned.name)
     if pinned.kind == "request-time view":
@@ -119,7 +118,7 @@ def declared_now(domain: LoadedDomain, pinned: PinnedDefinition) -> Definition |
 
 
 def changed_since(domain: LoadedDomain, pinned: Iterable[PinnedDefinition]) -> list[str]:
-    """Which pinned definitions the domain no longer declares as they are: `view 'shop_sales'`."""
+    """Pinned definitions that the domain has changed or removed, such as `view 'shop_sales'`."""
     return [
         f"{each.kind} '{each.name}'"
         for each in pinned
@@ -129,30 +128,30 @@ def changed_since(domain: LoadedDomain, pinned: Iterable[PinnedDefinition]) -> l
 
 
 def definitions_store(domain: LoadedDomain, store: FeatureStore | None = None) -> FeatureStore:
-    """A Feast store that reads by the domain's definitions as they are, whatever is registered."""
+    """A Feast store that reads by the domain's definitions instead of the registered ones."""
     store = store or feature_store(domain.home)
     registered = RegistryProto(registry_schema_version=REGISTRY_SCHEMA_VERSION)
-    for things, protos in (
+    for definitions, protos in (
         (domain.entities, registered.entities),
         (domain.views, registered.feature_views),
         (domain.on_demand_views, registered.on_demand_feature_views),
         (domain.services, registered.feature_services),
     ):
-        for thing in things.values():
-            proto = thing.to_proto()
+        for definition in definitions.values():
+            proto = definition.to_proto()
             proto.spec.project = store.project
             protos.append(proto)
     registry = Registry(store.project, None, None)
     registry.cached_registry_proto_ttl = timedelta(0)
     registry.cached_registry_proto = registered
-    registry._registry_store = _InMemory(registered)
+    registry._registry_store = _InMemoryRegistryStore(registered)
     reading = FeatureStore(config=store.config)
     reading._registry = registry
     return reading
 
 
-class _InMemory(NoopRegistryStore):
-    """A Feast registry that holds what it was given."""
+class _InMemoryRegistryStore(NoopRegistryStore):
+    """A Feast registry store with fixed contents, in memory."""
 
     def __init__(self, registered: RegistryProto) -> None:
         self._registered = registered
@@ -161,25 +160,29 @@ class _InMemory(NoopRegistryStore):
         return self._registered
 
 
-def identity_of(thing: Definition, views: Views) -> str:
-    """Changes whenever a value that is read by the definition might.
+def identity_of(definition: Definition, views: Views) -> str:
+    """A hash of everything that determines the values that are read by a definition.
 
-    It is the same for an object that a domain made, one from Feast's registry and one from a model
-    card. `views` are those that the definition may read, by name.
+    It is the same for an object from a domain, from Feast's registry and from a model card. `views`
+    are the views that the definition may read, by name.
     """
-    if isinstance(thing, FeatureService):
-        read = [_read(each, views) for each in thing.feature_view_projections]
-        return digest(repr((thing.name, read)))
-    said: tuple[object, ...] = (thing.name, version_of(thing.tags), _typed(thing.features))
-    if isinstance(thing, FeatureView):
-        return digest(repr((*said, *_stored(thing))))
-    return digest(repr((*said, *_computed(thing, views))))
+    if isinstance(definition, FeatureService):
+        read = [_projection_parts(each, views) for each in definition.feature_view_projections]
+        return digest(repr((definition.name, read)))
+    parts: tuple[object, ...] = (
+        definition.name,
+        version_of(definition.tags),
+        _names_and_types(definition.features),
+    )
+    if isinstance(definition, FeatureView):
+        return digest(repr((*parts, *_stored_view_parts(definition))))
+    return digest(repr((*parts, *_request_view_parts(definition, views))))
 
 
-def _stored(view: FeatureView) -> tuple[object, ...]:
+def _stored_view_parts(view: FeatureView) -> tuple[object, ...]:
     source = view.batch_source
     return (
-        sorted(_typed(view.entity_columns)),
+        sorted(_names_and_types(view.entity_columns)),
         view.ttl,
         view.tags.get("fingerprint", ""),
         *(
@@ -195,33 +198,38 @@ def _stored(view: FeatureView) -> tuple[object, ...]:
     )
 
 
-def _computed(view: OnDemandFeatureView, views: Views) -> tuple[object, ...]:
-    text = _text(view)
+def _request_view_parts(view: OnDemandFeatureView, views: Views) -> tuple[object, ...]:
+    code = _function_source(view)
     return (
         view.mode,
         view.singleton,
-        function_text(text) if text else repr(view.feature_transformation),
-        sorted(_read(each, views) for each in view.source_feature_view_projections.values()),
+        function_text(code) if code else repr(view.feature_transformation),
+        sorted(
+            _projection_parts(each, views) for each in view.source_feature_view_projections.values()
+        ),
         sorted(
             column
             for source in view.source_request_sources.values()
-            for column in _typed(source.schema)
+            for column in _names_and_types(source.schema)
         ),
     )
 
 
-def _text(view: OnDemandFeatureView) -> str:
+def _function_source(view: OnDemandFeatureView) -> str:
     return getattr(view.feature_transformation, "udf_string", "") or ""
 
 
-def _read(projection: FeatureViewProjection, views: Views) -> tuple[object, ...]:
-    """A projection; where it reads a view whole, what that has is a part of the view's identity."""
+def _projection_parts(projection: FeatureViewProjection, views: Views) -> tuple[object, ...]:
+    """A projection's names, keys and features; no features if it reads all of its view.
+
+    The view's own identity then covers them.
+    """
     view = views.get(projection.name)
-    features = _typed(projection.features)
-    is_whole = view is not None and features == _typed(view.features)
+    features = _names_and_types(projection.features)
+    is_whole = view is not None and features == _names_and_types(view.features)
     renamed = sorted(projection.join_key_map.items())
     return (projection.name, projection.name_to_use(), renamed, [] if is_whole else features)
 
 
-def _typed(columns: Sequence[Field]) -> list[tuple[str, str]]:
+def _names_and_types(columns: Sequence[Field]) -> list[tuple[str, str]]:
     return [(column.name, str(column.dtype)) for column in columns]

@@ -8,24 +8,22 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command line ended. A scheduler reads this code and no text."""
+    """The exit code of a command. A scheduler reads the code and no text."""
 
     DONE = 0
     NEEDS_ATTENTION = 1  # the work is done, and a check failed: drift, a stale feature view
-    NEEDS_A_PERSON = (
-        2  # wrong input or a broken state; the same command fails again until it is fixed
-    )
+    NEEDS_A_PERSON = 2  # wrong input or a broken state; repeating the command does not help
     REFUSED = 3  # the model is trained and registered, and the gate did not promote it
-    UNEXPECTED = 70  # an exception that nobody foresaw; its traceback is in a log file
+    UNEXPECTED = 70  # an exception that is not expected; its traceback is in a log file
     TRY_AGAIN = 75  # a temporary failure; the same command may succeed later without any change
     INTERRUPTED = 130  # Ctrl-C
-    OUTPUT_CLOSED = 141  # the reader of the output has gone, as in `punctual status | head -1`
+    OUTPUT_CLOSED = 141  # the reader closed the output, as in `punctual status | head -1`
 
 
 class PunctualError(Exception):
-    """A foreseen failure. A command line prints its message without a traceback.
+    """An expected failure. A command prints its message without a traceback.
 
-    `exit_code` belongs to the class, wherever the class is defined: the command exits with it.
+    The command exits with `exit_code`, which a subclass in any module may override.
     """
 
     exit_code: ExitCode = ExitCode.NEEDS_A_PERSON
@@ -35,19 +33,19 @@ class PunctualError(Exception):
 
 
 class UnknownName(PunctualError):
-    """A domain, use case, view or version that nobody declared."""
+    """A domain, use case, view or version that is not declared."""
 
 
 class UnknownDomain(UnknownName):
-    """No such folder in the feature repository."""
+    """The feature repository has no domain with this name."""
 
 
 class UnknownUseCase(UnknownName):
-    """No such use case in any domain."""
+    """No domain has a use case with this name."""
 
 
 class InvalidDeclaration(PunctualError):
-    """A domain says something that cannot be; all its problems are listed at once."""
+    """A domain's declarations are invalid; the message lists every problem."""
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -58,52 +56,48 @@ class InvalidDeclaration(PunctualError):
 
 
 class BrokenSource(PunctualError):
-    """A raw source is missing, empty, unreadable, or lacks a column or a type that it declares."""
+    """A source's file is missing, empty or unreadable, or does not have its declared columns."""
 
 
 class NaiveTimestamp(PunctualError):
-    """A time without a zone; the platform does not guess one."""
+    """A datetime without a time zone where one is required."""
 
 
 class BrokenTable(PunctualError):
-    """A published table cannot be read as its manifest says, or rows offered to it break its
-    contract.
-    """
+    """A table does not match its manifest, or rows to be added violate its contract."""
 
 
 class StoreOutdated(PunctualError):
-    """What is stored was made from an older definition than the one asked for."""
+    """Stored data were made from another definition than the requested one."""
 
 
 class ChangeRefused(PunctualError):
-    """A definition that a champion reads was changed without becoming a new version."""
+    """A definition that a champion reads was changed without a new version."""
 
 
 class NotBuilt(PunctualError):
-    """A table, an online view or a label is asked for a moment that no run has reached yet.
+    """A table, an online view or a label is not yet built up to the requested moment.
 
-    Temporary: the run that reaches it is scheduled, and nothing needs to be fixed.
+    The failure is temporary: a scheduled run builds it.
     """
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class NotEnoughData(PunctualError):
-    """A training set or one of its parts is too small to mean anything."""
+    """A training set, or one of its parts, has too few rows."""
 
 
 class NoChampion(PunctualError):
-    """No model of this use case has passed the gate yet."""
+    """No model of the use case is champion yet."""
 
 
 class BrokenModel(PunctualError):
-    """A registered model cannot be loaded, or does not predict what it predicted when it was
-    registered.
-    """
+    """A registered model cannot be loaded, or its predictions differ from those in its card."""
 
 
 class BrokenRegistry(PunctualError):
-    """The model registry cannot be read or written: damaged, or of another release."""
+    """The model registry cannot be read or written: it is damaged, or from another release."""
 
 
 class GateRefused(PunctualError):
@@ -113,50 +107,50 @@ class GateRefused(PunctualError):
 
 
 class InvalidRequest(PunctualError):
-    """A prediction was asked for with a field missing, of the wrong type, or unknown."""
+    """A request has a missing or unknown field, or a value of the wrong type."""
 
 
 class DataFolderError(PunctualError):
-    """The data folder cannot be written: missing rights, full disk, not a folder."""
+    """The data folder cannot be written: no permission, a full disk, or not a folder."""
 
 
 class BrokenClock(PunctualError):
-    """The data folder's `clock` file does not hold a timestamp."""
+    """The data folder's `clock` file does not contain a timestamp."""
 
 
 class PortInUse(PunctualError):
-    """Another program listens at the address the server was to use."""
+    """Another program listens on the server's address."""
 
 
 class AlreadyRunning(PunctualError):
-    """Another process does this work in this data folder right now."""
+    """Another process is doing the same work in this data folder."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """The exit code of a command that `error` ended.
+    """The exit code of a command that ended with `error`.
 
-    It is the code of the error's class, unless a database locked by another process or a lost
-    connection caused the error: that is temporary, whichever message names it.
+    It is the code of the error's class, or `TRY_AGAIN` if a locked database, a lost connection or a
+    timeout is among its causes.
     """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (ConnectionError, TimeoutError)) or is_locked(cause):
             return ExitCode.TRY_AGAIN
-        wrapped = getattr(cause, "orig", None)  # how SQLAlchemy keeps the driver's error
+        wrapped = getattr(cause, "orig", None)  # SQLAlchemy's reference to the driver's error
         cause = wrapped if isinstance(wrapped, Exception) else cause.__cause__ or cause.__context__
     return error.exit_code if isinstance(error, PunctualError) else ExitCode.UNEXPECTED
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether SQLite found a database locked by another process."""
-    busy, locked = 5, 6  # SQLite's primary result codes; the higher bits tell the kind
+    """Whether SQLite reports a database that another process has locked."""
+    busy, locked = 5, 6  # SQLite's primary result codes, which are the lowest 8 bits
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in (busy, locked)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str) -> str:
-    """'no KIND NAME in WHERE. Did you mean …? Known: …', for the errors about names."""
+    """The message 'no KIND NAME in WHERE. Did you mean …? Known: …'."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     guess = f" Did you mean '{close[0]}'?" if close else ""

@@ -1,4 +1,4 @@
-"""What a command line says of an exception that ended it: one sentence, and a log with the rest."""
+"""The message of an exception that ended a command, and the log file of an unexpected one."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from punctual.clock import wall_clock
 from punctual.errors import ExitCode, PunctualError, exit_code_of, is_locked
 from punctual.home import Home
 
-# SQLite's primary result codes for what its folder or its file causes, not a statement of ours:
-# no permission, read-only, input/output, corrupt, full, cannot open, not a database.
+# SQLite's primary result codes that a folder or file causes, and not a statement: no permission,
+# read-only, input/output, corrupt, full, cannot open, not a database.
 _SQLITE_FOLDER = frozenset({3, 8, 10, 11, 13, 14, 26})
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
 def failure(error: Exception, command: Sequence[str], home: Home) -> tuple[str, ExitCode]:
-    """What to tell the person who ran `command`, and the exit code; the unexpected is logged."""
+    """The message for the user and the exit code; an unexpected error is also logged."""
     if isinstance(error, PunctualError):
         return str(error), exit_code_of(error)
-    if said := _of_the_system(error, home):
-        locked = exit_code_of(error) == ExitCode.TRY_AGAIN
-        return said, ExitCode.TRY_AGAIN if locked else ExitCode.NEEDS_A_PERSON
-    return _unexpected(error, command, home), exit_code_of(error)
+    if message := _system_message(error, home):
+        is_temporary = exit_code_of(error) == ExitCode.TRY_AGAIN
+        return message, ExitCode.TRY_AGAIN if is_temporary else ExitCode.NEEDS_A_PERSON
+    return _unexpected_message(error, command, home), exit_code_of(error)
 
 
-def _of_the_system(error: Exception, home: Home) -> str | None:
-    """A full disk, missing rights or a damaged file, wherever something is read or written."""
+def _system_message(error: Exception, home: Home) -> str | None:
+    """The message for a locked database, a full disk, a missing permission or a damaged file."""
     if is_locked(error):
         return (
             f"DataFolderLocked: a database in {home.folder} is locked by another process."
@@ -54,18 +54,18 @@ def _of_the_system(error: Exception, home: Home) -> str | None:
     return None
 
 
-def _unexpected(error: Exception, command: Sequence[str], home: Home) -> str:
-    what = " ".join(f"{type(error).__name__}: {error}".split()) or type(error).__name__
-    what = what if len(what) <= 300 else f"{what[:299]}…"
-    log = _logged(error, command, home)
+def _unexpected_message(error: Exception, command: Sequence[str], home: Home) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split()) or type(error).__name__
+    text = text if len(text) <= 300 else f"{text[:299]}…"
+    log = _write_log(error, command, home)
     return (
-        f"UnexpectedError: {what}. This is a fault of Punctual, not of what was typed."
+        f"UnexpectedError: {text}. This is a fault of Punctual, not of what was typed."
         f" The traceback is in {log}; report that file."
     )
 
 
-def _logged(error: Exception, command: Sequence[str], home: Home) -> str:
-    """The new log file: in the data folder, or in the folder for temporary files."""
+def _write_log(error: Exception, command: Sequence[str], home: Home) -> str:
+    """Write a log file to the data folder, or else to the temporary folder; its path."""
     now = wall_clock()
     text = "\n".join(
         [
@@ -86,7 +86,7 @@ def _logged(error: Exception, command: Sequence[str], home: Home) -> str:
         except OSError:
             continue
         return str(path)
-    return "no file, since none could be written"
+    return "no file, because none could be written"
 
 
 def _version() -> str:

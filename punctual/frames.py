@@ -1,4 +1,4 @@
-"""Frames as people have them, as Arrow: pandas and polars frames, Arrow tables, DuckDB relations."""
+"""Conversion of pandas and polars frames, DuckDB relations and mappings to Arrow."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def arrow_columns(rows: Any) -> dict[str, Any]:
-    """The columns of a frame, or of rows as mappings, by name: `pa.ChunkedArray`, or a list.
+    """The columns of a frame, or of rows as mappings, by name: each a `pa.ChunkedArray` or a list.
 
-    A list has the values of a column that Arrow cannot hold, since they are of several types. The
-    levels of a pandas index that have a name are columns too. NaN, NaT and NA of pandas are nulls.
-    Raises `InvalidRequest` for what has no rows and columns, or has two columns of one name.
+    A column is a list if its values have several types, which Arrow does not support. Named levels
+    of a pandas index are columns. NaN, NaT and NA of pandas are nulls. Raises `InvalidRequest` for
+    another kind of object and for repeated column names.
     """
     import pandas as pd
     import pyarrow as pa
 
     if isinstance(rows, pd.DataFrame):
-        return _of_pandas(rows)
+        return _pandas_columns(rows)
     if type(rows).__module__.startswith("polars") and hasattr(rows, "to_arrow"):
         rows = rows.to_arrow()
     elif hasattr(rows, "to_arrow_table"):
@@ -31,42 +31,42 @@ def arrow_columns(rows: Any) -> dict[str, Any]:
     if isinstance(rows, pa.Table):
         refuse_repeated(rows.column_names)
         return dict(zip(rows.column_names, rows.columns, strict=True))
-    return _of_mappings(rows)
+    return _mapping_columns(rows)
 
 
 def arrow_table(frame: pd.DataFrame) -> pa.Table:
-    """A pandas frame as Arrow. Raises `InvalidRequest` where a column has values of several types."""
+    """A pandas frame as Arrow. Raises `InvalidRequest` if a column has values of several types."""
     import pyarrow as pa
 
     frame = _with_index(frame)
     try:
         return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        mixed = {name: _array(frame[name]) for name in frame.columns}
+        converted = {name: _column(frame[name]) for name in frame.columns}
         problems = [
-            f"column '{name}' has values of several types: {_types(column)}; expected one type"
-            for name, column in mixed.items()
+            f"column '{name}' has values of several types: {_type_names(column)}; expected one type"
+            for name, column in converted.items()
             if isinstance(column, list)
         ]
         raise InvalidRequest(f"{'; '.join(problems) or f'the frame: {error}'}.") from error
 
 
 def refuse_repeated(names: Sequence[Any]) -> None:
-    """Raise `InvalidRequest` where two columns have one name."""
+    """Raise `InvalidRequest` if two columns have the same name."""
     if repeated := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
         raise InvalidRequest(
             f"the rows have more than one column {', '.join(map(repr, repeated))};"
-            " give each column a name of its own."
+            " give each column another name."
         )
 
 
-def _of_pandas(frame: pd.DataFrame) -> dict[str, Any]:
+def _pandas_columns(frame: pd.DataFrame) -> dict[str, Any]:
     frame = _with_index(frame)
-    return {str(name): _array(frame[name]) for name in frame.columns}
+    return {str(name): _column(frame[name]) for name in frame.columns}
 
 
 def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the named levels of its index as columns, each name there once."""
+    """The frame with the named levels of its index as columns; refuses repeated names."""
     named = [name for name in frame.index.names if name is not None and name not in frame.columns]
     unnamed = [level for level, name in enumerate(frame.index.names) if name not in named]
     if named:
@@ -76,11 +76,11 @@ def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _of_mappings(rows: Any) -> dict[str, Any]:
+def _mapping_columns(rows: Any) -> dict[str, Any]:
     if isinstance(rows, (Mapping, str, bytes)) or not isinstance(rows, Iterable):
         raise InvalidRequest(
-            f"the rows came as {type(rows).__name__}; expected a pandas, polars or Arrow frame, or a"
-            " list of mappings from columns to values."
+            f"the rows came as {type(rows).__name__}; expected a pandas, polars or Arrow frame, or"
+            " a list of mappings from columns to values."
         )
     listed = list(rows)
     for number, row in enumerate(listed):
@@ -89,23 +89,23 @@ def _of_mappings(rows: Any) -> dict[str, Any]:
                 f"rows[{number}] is {type(row).__name__}; expected a mapping of columns to values."
             )
     names = dict.fromkeys(name for row in listed for name in row)
-    return {name: _array([row.get(name) for row in listed]) for name in names}
+    return {name: _column([row.get(name) for row in listed]) for name in names}
 
 
-def _array(values: Any) -> Any:
+def _column(values: Any) -> Any:
     import pyarrow as pa
 
     try:
         array = pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return [_plain(value) for value in values]
+        return [_python_value(value) for value in values]
     if isinstance(array, pa.ChunkedArray):
         return array
     return pa.chunked_array([array])
 
 
-def _plain(value: Any) -> Any:
-    """A value without NumPy, and without the null values of pandas."""
+def _python_value(value: Any) -> Any:
+    """A NumPy scalar as a Python value, a null value of pandas as None."""
     import numpy as np
     import pandas as pd
 
@@ -114,5 +114,5 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _types(values: Sequence[Any]) -> str:
+def _type_names(values: Sequence[Any]) -> str:
     return ", ".join(dict.fromkeys(type(value).__name__ for value in values if value is not None))

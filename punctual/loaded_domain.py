@@ -1,4 +1,4 @@
-"""A domain folder's declarations, by name."""
+"""The declarations of a domain folder, by name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from punctual.sources import CsvSource, with_dependencies
 from punctual.use_case import UseCase
 from punctual.windows import Declaration, declaration_of
 
-AT = "at"  # the request column that holds the prediction moment
+AT = "at"  # the request column with the prediction moment
 
 
 @dataclass(frozen=True)
 class LoadedDomain:
-    """A domain folder's objects, by name, as its modules define them."""
+    """The objects that the modules of a domain folder define, by name."""
 
     home: Home
     name: str
@@ -34,12 +34,12 @@ class LoadedDomain:
 
     @property
     def declarations(self) -> list[Declaration]:
-        """The views whose rows the platform computes."""
+        """The declarations of the views whose rows the platform computes."""
         return [declared for view in self.views.values() if (declared := declaration_of(view))]
 
     @property
     def events(self) -> list[Events]:
-        """Every stream of events that a view or a use case rests on."""
+        """Every stream of events that a view or a use case reads."""
         found = {declared.events.name: declared.events for declared in self.declarations}
         for use_case in self.use_cases.values():
             for stream in (use_case.requests, use_case.label.of):
@@ -48,7 +48,7 @@ class LoadedDomain:
 
     @property
     def sources(self) -> tuple[CsvSource, ...]:
-        """Every raw source, those first that others read."""
+        """Every source, each after the sources that it reads."""
         return with_dependencies([source for stream in self.events for source in stream.sources])
 
     @property
@@ -64,9 +64,9 @@ class LoadedDomain:
         return [self.on_demand_views[name] for name in names if name in self.on_demand_views]
 
     def service_projections(self, service: str) -> list[FeatureViewProjection]:
-        """Under which names and by which keys a feature service reads stored views.
+        """The names and join keys by which a feature service reads stored views, each name once.
 
-        Those behind its request-time views are included; each name comes once.
+        The stored views that its request-time views read are included.
         """
         read: dict[str, FeatureViewProjection] = {}
         for projection in self.services[service].feature_view_projections:
@@ -81,9 +81,7 @@ class LoadedDomain:
         return [self.views[name] for name in dict.fromkeys(each.name for each in read)]
 
     def request_columns(self, service: str) -> dict[str, str]:
-        """Columns a caller must send besides the keys (name to Feast type), the prediction moment
-        left out.
-        """
+        """The request columns besides the join keys, name to Feast type, without `at`."""
         columns: dict[str, str] = {}
         for projection in self.services[service].feature_view_projections:
             on_demand = self.on_demand_views.get(projection.name)
@@ -93,7 +91,7 @@ class LoadedDomain:
         return columns
 
     def join_keys(self, service: str) -> list[str]:
-        """The columns of a request that hold the join keys of a feature service, each once, sorted."""
+        """The request columns with the join keys of a feature service, sorted and each once."""
         return sorted(
             {
                 projection.join_key_map.get(column.name, column.name)
@@ -105,7 +103,7 @@ class LoadedDomain:
 
     @cached_property
     def all_objects(self) -> list[object]:
-        """What `feast apply` registers."""
+        """The objects that `feast apply` registers."""
         return [
             *self.entities.values(),
             *self.views.values(),

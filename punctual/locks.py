@@ -1,5 +1,6 @@
-"""The data folder's locks: one process at a time does a kind of work, and one that dies, however it
-dies, lets go.
+"""The data folder's locks: one process at a time does a kind of work.
+
+The operating system releases a lock when its process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from punctual.home import Home
 
 @contextmanager
 def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
-    """Hold the lock of a kind of work; the descriptor that is given, handed to child processes,
-    holds it as long as they live.
+    """Hold the lock of a kind of work, and yield its file descriptor.
 
-    Raises `AlreadyRunning` where another process has it after `patience` seconds, and
-    `DataFolderError` where the folder cannot be written.
+    A child process that inherits the descriptor holds the lock until it ends, too. Raises
+    `AlreadyRunning` if another process still holds the lock after `patience` seconds, and
+    `DataFolderError` if the folder cannot be written.
     """
     path = home.path("locks", work)
     try:
@@ -29,17 +30,16 @@ def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
         file = path.open("a+")
     except OSError as error:
         raise DataFolderError(
-            f"cannot write {path.parent}: {error.strerror}. Mend its rights or choose another"
-            " --home."
+            f"cannot write {path.parent}: {error.strerror}. Correct its permissions or choose"
+            " another --home."
         ) from error
     with file:
-        until = time.monotonic() + patience
-        while not _taken(file, fcntl.LOCK_EX):
-            if time.monotonic() >= until:
+        deadline = time.monotonic() + patience
+        while not _try_lock(file, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
                 raise AlreadyRunning(
-                    f"'{work}' runs in {home.folder} already (process {_holder(file)}, or a child"
-                    " it left);"
-                    " wait for it to end, stop it, or choose another --home."
+                    f"'{work}' runs in {home.folder} already (process {_holder(file)}, or one of"
+                    " its children); wait for it to end, stop it, or choose another --home."
                 )
             time.sleep(0.05)
         file.truncate(0)
@@ -49,14 +49,12 @@ def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
 
 
 def is_running(home: Home, work: str) -> bool:
-    """Whether a process, or a child that one left, holds the lock of a kind of work; changes
-    nothing.
-    """
+    """Whether a process holds the lock of a kind of work; the lock is not changed."""
     path = home.path("locks", work)
     if not path.exists():
         return False
     with path.open() as file:
-        return not _taken(file, fcntl.LOCK_SH)
+        return not _try_lock(file, fcntl.LOCK_SH)
 
 
 def _holder(file: IO[str]) -> str:
@@ -64,7 +62,7 @@ def _holder(file: IO[str]) -> str:
     return file.read().strip() or "unknown"
 
 
-def _taken(file: IO[str], kind: int) -> bool:
+def _try_lock(file: IO[str], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

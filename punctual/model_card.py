@@ -1,6 +1,4 @@
-"""What training publishes and inference loads: a model card beside the model, and how features
-become its input.
-"""
+"""The model card, which training publishes with a model and inference loads, and the model's input."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import msgspec
 from punctual.errors import StoreOutdated
 from punctual.use_case import Metric, ParameterValue
 
-# A card is read and shown without them.
+# Reading and printing a card needs none of these.
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -21,7 +19,7 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 # File names among the artifacts of a registered model's run.
 CARD_FILE = "model_card.json"
-# A pickle, as `mlflow.sklearn.save_model` writes it.
+# The pickle that `mlflow.sklearn.save_model` writes.
 MODEL_FILE = "model/model.pkl"
 TEST_PREDICTIONS_FILE = "test_predictions.parquet"
 REFERENCE_FILE = "reference.parquet"
@@ -29,21 +27,24 @@ PREDICTION_COLUMN = "prediction"
 
 
 class ModelFeature(msgspec.Struct, frozen=True):
-    """One input of the model, by its full name (`view__feature`)."""
+    """One input of the model; `name` is the full name (`view__feature`)."""
 
     name: str
     kind: Literal["number", "category"]
 
 
 class TableVersion(msgspec.Struct, frozen=True):
-    """A table as it was at a commit of a version."""
+    """A version of a table, and a commit of that version."""
 
     version: int
     commit: int
 
 
 class TrainingSetManifest(msgspec.Struct, frozen=True):
-    """What rebuilds a training set, and the hash of its rows; `unlabelled` counts by reason."""
+    """What is needed to rebuild a training set, and the hash of its rows.
+
+    `unlabelled` counts the requests without a label by reason.
+    """
 
     as_of: str
     tables: dict[str, TableVersion]
@@ -62,7 +63,7 @@ class SplitPart(msgspec.Struct, frozen=True):
 
 
 class ConfusionMatrix(msgspec.Struct, frozen=True):
-    """Rows by predicted and true label."""
+    """Numbers of rows by predicted and true label."""
 
     true_negative: int
     false_positive: int
@@ -71,7 +72,7 @@ class ConfusionMatrix(msgspec.Struct, frozen=True):
 
 
 class Decisions(msgspec.Struct, frozen=True):
-    """Metrics of the decisions that a threshold makes of probabilities."""
+    """Metrics of the decisions that a threshold derives from probabilities."""
 
     accuracy: float
     precision: float
@@ -81,7 +82,7 @@ class Decisions(msgspec.Struct, frozen=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metrics of a set of predictions; those of the other task are None, and left out of JSON."""
+    """Metrics of predictions; those of the other task are None and left out of JSON."""
 
     rows: int
     positive_share: float | None = None
@@ -95,13 +96,13 @@ class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
     r2: float | None = None
 
     def score(self, metric: Metric) -> float:
-        """The value of a metric; NaN where it is not known of these predictions."""
+        """The value of a metric, NaN if it is None."""
         value: float | None = getattr(self, metric)
         return float("nan") if value is None else value
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the gate found on `rows` later rows; `message` says it in a sentence."""
+    """The result of the gate on `rows` rows; `message` is the result as a sentence."""
 
     passed: bool
     message: str
@@ -113,7 +114,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class ParityRow(msgspec.Struct):
-    """A row of the test part, by feature, and what the model predicted for it."""
+    """A row of the test part and the model's prediction for it, with which a server is checked."""
 
     features: dict[str, float | str | None]
     prediction: float
@@ -123,10 +124,11 @@ DefinitionKind = Literal["feature service", "view", "request-time view"]
 
 
 class PinnedDefinition(msgspec.Struct, frozen=True):
-    """A definition as a model was trained with it.
+    """A definition with which a model was trained.
 
-    `definition` is Feast's protobuf message; `declaration` says how the rows of a view that the
-    platform computes come about, but for their events.
+    `definition` is Feast's protobuf message. `declaration` has the fields of
+    `punctual.windows.Declaration` for a view whose rows the platform computes, with the name and
+    fingerprint of its events instead of the events.
     """
 
     kind: DefinitionKind
@@ -138,7 +140,7 @@ class PinnedDefinition(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct):
-    """All that a reader, a server or an auditor needs to know of a registered model; JSON on disk."""
+    """The description of a registered model for people, servers and audits; JSON on disk."""
 
     use_case: str
     description: str
@@ -171,12 +173,12 @@ def encode_card(card: ModelCard) -> bytes:
 
 
 def decode_card(data: bytes) -> ModelCard:
-    """The inverse of `encode_card`."""
+    """The card from JSON, the inverse of `encode_card`."""
     return msgspec.json.decode(data, type=ModelCard)
 
 
 def model_features(features: pa.Table, names: list[str]) -> list[ModelFeature]:
-    """Which columns are numbers and which are categories, by their Arrow type."""
+    """The named columns as model inputs: text is a category, any other Arrow type a number."""
     import pyarrow as pa
 
     kinds: list[ModelFeature] = []
@@ -190,11 +192,10 @@ def model_features(features: pa.Table, names: list[str]) -> list[ModelFeature]:
 def model_input(
     columns: dict[str, list[Any]] | pa.Table, features: list[ModelFeature]
 ) -> pd.DataFrame:
-    """The model's input: float64 for numbers (NaN where null), object strings for categories (None
-    where null).
+    """The model's input: float64 for numbers, objects of str for categories; null is NaN or None.
 
-    The same function, on columns from the offline join or from the online store, feeds training and
-    serving.
+    Training and serving both use this function, on columns from the offline join and from the
+    online store. Raises `StoreOutdated` if a feature is missing.
     """
     import numpy as np
     import pandas as pd
@@ -204,7 +205,7 @@ def model_input(
     missing = [feature.name for feature in features if feature.name not in named]
     if missing:
         raise StoreOutdated(
-            f"the model asks for features that were not read: {', '.join(missing)}. Train again on"
+            f"the model needs features that were not read: {', '.join(missing)}. Train again with"
             " the current definitions."
         )
     frame: dict[str, np.ndarray] = {}

@@ -138,7 +138,7 @@ def test_a_damaged_clock_is_named_with_its_cure_and_set_again_by_a_build(home, t
     for command in (["status"], ["batch", USE_CASE], ["predict", USE_CASE, "--row", "{}"]):
         assert main(command) == 2
         said = capsys.readouterr().err
-        assert said.startswith(f"BrokenClock: {home / 'clock'} holds ")
+        assert said.startswith(f"BrokenClock: {home / 'clock'} contains ")
         assert "Set the clock again with --as-of MOMENT on a build, or remove the file" in said
     assert main(["features", "build", "parcels", "--as-of", "2024-02-20T12:00Z", "--quiet"]) == 0
     assert main(["status", "--json"]) == 0
