@@ -63,8 +63,8 @@ def reached_moment(home: Home) -> datetime | None:
     except (ValueError, OverflowError, InvalidTime):
         raise BrokenClock(
             f"{path} contains {text!r}; expected microseconds since 1970, in the years that"
-            " Punctual accepts. Set the clock again with --as-of MOMENT on a build, or remove the file: the"
-            " clock then starts at the domain's demo moment."
+            " Punctual accepts. Set the clock again with --as-of MOMENT on a build, or remove the"
+            " file: the clock then starts at the domain's demo moment."
         ) from None
 
 

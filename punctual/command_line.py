@@ -146,7 +146,7 @@ quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
 
 def named_values(keys: Sequence[str]) -> dict[str, str]:
-    """The values of a repeated `--key NAME=VALUE`. Raises `click.UsageError` for a repeated name."""
+    """The values of repeated `--key NAME=VALUE`. Raises `click.UsageError` for a repeated name."""
     values: dict[str, str] = {}
     for key in keys:
         name, equals, value = key.partition("=")

@@ -56,7 +56,7 @@ def refuse_repeated(names: Sequence[Any]) -> None:
     if repeated := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
         raise InvalidRequest(
             f"the rows have more than one column {', '.join(map(repr, repeated))};"
-            " give each column another name."
+            " give each column a name of its own."
         )
 
 

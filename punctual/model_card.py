@@ -1,4 +1,4 @@
-"""The model card, which training publishes with a model and inference loads, and the model's input."""
+"""The model card, which training publishes and inference loads, and the input of the model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Checks the names that domains give: their characters, names of the platform's own, and clashes.
+"""Checks the names that a domain declares: characters, length, reserved names and conflicts.
 
-A name becomes a folder, a file, a table, a column of SQL, a name in Feast's registry or in
-MLflow's, so that names which differ only in case are one name.
+A name becomes a folder, a file, a SQL table or column, or a name in Feast's or MLflow's registry.
+Some of these ignore case, so names that differ only in case conflict.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from punctual.sources import CsvSource
 
 MAX_CHARACTERS = 100
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# Columns that tables have besides those that are declared.
+# Columns that the platform adds to tables.
 _TABLE_COLUMNS = ("event_timestamp", "created_timestamp", "superseded_timestamp", "is_withdrawn")
-# Columns that a training set, a batch or the prediction log add to those of the requests.
+# Columns that training sets, batches and the prediction log add to the requests' columns.
 _REQUEST_COLUMNS = (
     *("at", "label", "label_timestamp", "reason", "prediction", "probability", "decision"),
     *("unknown", "prediction_id", "received", "model_version", "feature_service"),
     *("asked_at", "number", "moment", "is_last"),
 )
 _SOURCE_COLUMNS = ("row_number",)
-# What quarantine calls the rows that break no rule of the domain's.
-_RULES = ("type",)
+# The reason in quarantine for a value that is not of its type.
+_RULE_NAMES = ("type",)
 # Feast imports a domain's folder as a module of this name.
-_MODULES = frozenset(sys.stdlib_module_names) | {
+_MODULE_NAMES = frozenset(sys.stdlib_module_names) | {
     *("feast", "duckdb", "pandas", "numpy", "pyarrow", "mlflow", "xgboost", "sklearn"),
     *("punctual", "stores", "pipelines", "training", "inference", "orchestration"),
 }
 
 Name = tuple[str, str]
-"""What a name is of, such as `view` or `column of view 'sales'`, and the name."""
+"""The kind of a name, such as `view` or `column of view 'sales'`, and the name."""
 
 
 def name_problems(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> list[str]:
-    """Every name of the domain that cannot be used, and every clash with itself or with others."""
+    """Every invalid name of a domain, and every conflict in it and with the `others`."""
     problems = [
         problem
         for kind, name in _names(loaded)
@@ -45,23 +45,23 @@ def name_problems(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> 
     ]
     if loaded.domain.name != loaded.name:
         problems.append(
-            f"the folder is called '{loaded.name}' and its Domain '{loaded.domain.name}';"
+            f"the folder is named '{loaded.name}' and its Domain '{loaded.domain.name}';"
             " give both the same name."
         )
-    if loaded.name in _MODULES:
+    if loaded.name in _MODULE_NAMES:
         problems.append(
             f"domain '{loaded.name}' has the name of an installed module, which Feast would import"
-            " in its place; rename the folder."
+            " instead; rename the folder."
         )
-    problems += _reserved(loaded)
+    problems += _reserved_names(loaded)
     for where, names in _namespaces(loaded):
         problems += _differing_in_case(where, names)
-    problems += _two_of_one_name(loaded)
-    return problems + _clashes(loaded, others)
+    problems += _repeated_names(loaded)
+    return problems + _conflicts(loaded, others)
 
 
 def name_problem(kind: str, name: object) -> str | None:
-    """What is wrong with the characters or the length of a name, if anything is."""
+    """The problem with a name's characters or length, None if it is valid."""
     rule = (
         f"use letters, digits and single underscores, starting with a letter, at most"
         f" {MAX_CHARACTERS} characters"
@@ -72,9 +72,9 @@ def name_problem(kind: str, name: object) -> str | None:
         return f"{kind} '{name[:40]}…' has a name of {len(name)} characters; {rule}."
     if _NAME.fullmatch(name) and "__" not in name:
         return None
-    better = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9_]", "_", name)).strip("_")
-    better = better if _NAME.fullmatch(better) else ""
-    return f"{kind} '{name}': {rule}{f', such as {better!r}' if better else ''}."
+    suggestion = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9_]", "_", name)).strip("_")
+    suggestion = suggestion if _NAME.fullmatch(suggestion) else ""
+    return f"{kind} '{name}': {rule}{f', such as {suggestion!r}' if suggestion else ''}."
 
 
 def _names(loaded: LoadedDomain) -> Iterator[Name]:
@@ -107,14 +107,14 @@ def _request_sources(loaded: LoadedDomain) -> dict[str, list[str]]:
     }
 
 
-def _reserved(loaded: LoadedDomain) -> list[str]:
-    """Names that the platform gives columns of its own."""
+def _reserved_names(loaded: LoadedDomain) -> list[str]:
+    """Columns and rules whose names the platform reserves."""
     problems: list[str] = []
 
     def refuse(where: str, names: Iterable[str], reserved: Sequence[str]) -> None:
         own = {name.lower() for name in reserved}
         problems.extend(
-            f"{where} '{name}' is the platform's own name; call it otherwise."
+            f"{where} '{name}' is reserved by the platform; rename it."
             for name in names
             if name.lower() in own
         )
@@ -129,10 +129,10 @@ def _reserved(loaded: LoadedDomain) -> list[str]:
         refuse(where, use_case.requests.columns, _REQUEST_COLUMNS)
     for source in loaded.sources:
         refuse(f"source '{source.name}': column", source.columns, _SOURCE_COLUMNS)
-        refuse(f"source '{source.name}': rule", [rule.name for rule in source.rules], _RULES)
+        refuse(f"source '{source.name}': rule", [rule.name for rule in source.rules], _RULE_NAMES)
         problems += [
-            f"a column of source '{source.name}' is called '{name}'; names that begin with '__' are"
-            " the platform's own."
+            f"source '{source.name}': column '{name}' begins with '__', which is reserved by the"
+            " platform; rename it."
             for name in source.columns
             if name.startswith("__")
         ]
@@ -140,7 +140,7 @@ def _reserved(loaded: LoadedDomain) -> list[str]:
 
 
 def _namespaces(loaded: LoadedDomain) -> Iterator[tuple[str, list[str]]]:
-    """Names that may not differ only in case, by what they are of."""
+    """Groups of names of which no two may differ only in case, each with its owner."""
     yield f"domain '{loaded.name}'", [*loaded.views, *loaded.on_demand_views]
     yield f"domain '{loaded.name}'", list(loaded.services)
     yield f"domain '{loaded.name}'", list(loaded.entities)
@@ -156,18 +156,18 @@ def _namespaces(loaded: LoadedDomain) -> Iterator[tuple[str, list[str]]]:
 
 
 def _differing_in_case(where: str, names: Sequence[str]) -> list[str]:
-    alike: dict[str, list[str]] = {}
+    by_lower_case: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        alike.setdefault(str(name).lower(), []).append(name)
+        by_lower_case.setdefault(str(name).lower(), []).append(name)
     return [
         f"{where}: {' and '.join(map(repr, found))} differ only in case; rename all but one."
-        for found in alike.values()
+        for found in by_lower_case.values()
         if len(found) > 1
     ]
 
 
-def _two_of_one_name(loaded: LoadedDomain) -> list[str]:
-    """Different objects of one name, of which the platform would see the first only."""
+def _repeated_names(loaded: LoadedDomain) -> list[str]:
+    """Different objects with the same name, of which the platform would use only one."""
     problems = []
     streams = [declared.events for declared in loaded.declarations]
     for use_case in loaded.use_cases.values():
@@ -175,7 +175,7 @@ def _two_of_one_name(loaded: LoadedDomain) -> list[str]:
     sources: list[CsvSource] = []
     for stream in streams:
         for source in stream.sources:
-            sources += [source, *_read_by(source)]
+            sources += [source, *_dependencies(source)]
     for kind, things in (("events", streams), ("source", sources)):
         by_name: dict[str, set[str]] = {}
         for thing in things:
@@ -197,20 +197,20 @@ def _two_of_one_name(loaded: LoadedDomain) -> list[str]:
     return problems
 
 
-def _read_by(source: CsvSource) -> Iterator[CsvSource]:
+def _dependencies(source: CsvSource) -> Iterator[CsvSource]:
     for read in source.reads:
         yield read
-        yield from _read_by(read)
+        yield from _dependencies(read)
 
 
-def _clashes(loaded: LoadedDomain, others: Sequence[LoadedDomain]) -> list[str]:
-    """Names that another domain has given to something else; all domains share one registry."""
+def _conflicts(loaded: LoadedDomain, others: Sequence[LoadedDomain]) -> list[str]:
+    """Names that another domain uses for another object; all domains share one registry."""
     problems = []
     for other in others:
         entities = {
             name.lower()
             for name, entity in other.entities.items()
-            # An entity that both declare in the same way is one entity.
+            # Two domains may declare the same entity.
             if loaded.entities.get(name) != entity
         }
         taken = {

@@ -1,4 +1,4 @@
-"""Progress of work of more than a second or two, on standard error if that is a terminal."""
+"""Progress bars and spinners on standard error, is_shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-# Commands import this module for their --help too, which shows no bar.
+# Commands import this module even for --help, which needs no bar.
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import ProgressColumn
@@ -16,9 +16,9 @@ Result = TypeVar("Result")
 
 
 class Progress:
-    """Shows how far a run is; `quiet` shows nothing.
+    """Shows the progress of a run; nothing if `quiet`.
 
-    A bar disappears from the terminal when its work fails, and the cursor comes back.
+    If the work fails, its bar is removed and the cursor restored.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -27,11 +27,11 @@ class Progress:
         self._next: Callable[[str], None] = lambda _: None
 
     def say(self, text: str) -> None:
-        """What is to be seen beside the item that is being worked on."""
+        """Show a text next to the present step; inside `steps`."""
         self._say(text)
 
     def step(self, name: str) -> None:
-        """A step begins, and the one before is done; for work inside `steps`."""
+        """Begin a step, which completes the previous one; inside `steps`."""
         self._next(name)
 
     def each(
@@ -41,7 +41,7 @@ class Progress:
         name: Callable[[Item], str],
         work: Callable[[Item], Result],
     ) -> list[Result]:
-        """Do the work for each item in order, saying which."""
+        """Call `work` for each item in order, with a bar that shows the item's name."""
         results: list[Result] = []
         with self.steps(phase, len(items)):
             for item in items:
@@ -51,7 +51,7 @@ class Progress:
 
     @contextmanager
     def steps(self, phase: str, total: int) -> Iterator[None]:
-        """A bar of `total` steps, each of which begins with a call of `step`."""
+        """Show a bar of `total` steps; each begins with a call of `step`."""
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
         columns = (
@@ -63,25 +63,25 @@ class Progress:
         )
         with _bar(*columns, quiet=self.quiet) as bar:
             task = bar.add_task(phase, total=total, item="")
-            begun = 0
+            started = 0
 
             def begin(name: str) -> None:
-                nonlocal begun
-                bar.update(task, completed=begun, item=name)
-                begun += 1
+                nonlocal started
+                bar.update(task, completed=started, item=name)
+                started += 1
                 self._say = lambda text: bar.update(task, item=f"{name} {text}")
 
             self._next = begin
             try:
                 yield
-                bar.update(task, completed=begun, item="")
+                bar.update(task, completed=started, item="")
             finally:
                 self._say = self._next = lambda _: None
 
 
 @contextmanager
 def working(what: str, *, quiet: bool = False) -> Iterator[None]:
-    """A spinner for work of unknown length, with the time that it has taken; gone when it ends."""
+    """Show a spinner and the elapsed time until the work ends."""
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -95,5 +95,5 @@ def _bar(*columns: ProgressColumn, quiet: bool, transient: bool = False) -> Bar:
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    shown = console.is_terminal and not quiet
-    return Bar(*columns, console=console, transient=transient, disable=not shown)
+    is_shown = console.is_terminal and not quiet
+    return Bar(*columns, console=console, transient=transient, disable=not is_shown)

@@ -1,6 +1,4 @@
-"""Finds the domains of a feature repository and reads what they declare; checks a declaration
-whole.
-"""
+"""Finds, imports and checks the domains of a feature repository, and opens its Feast store."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ from punctual.errors import (
 from punctual.home import INSTALLED_REPOSITORY, Home
 from punctual.use_case import UseCase
 
-# Feast is imported where a store is opened or a domain is loaded: to find domains and to read the
-# configuration takes milliseconds.
+# Only functions that open a store or load a domain import Feast, which takes seconds.
 if TYPE_CHECKING:
     from feast import FeatureStore
     from feast.base_feature_view import BaseFeatureView
@@ -46,16 +43,16 @@ _SQLITE = "sqlite:///"
 
 
 def feature_store(home: Home) -> FeatureStore:
-    """The repository's Feast store on this data folder, which is made where it is missing.
+    """The repository's Feast store in this data folder, which is created if it is missing.
 
-    Raises `DataFolderError` where it cannot be made.
+    Raises `DataFolderError` if the folder cannot be created.
     """
     try:
         home.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataFolderError(
-            f"cannot make {home.folder}: {error.strerror}. Mend its rights or choose another"
-            " --home."
+            f"cannot create {home.folder}: {error.strerror}. Correct its permissions or choose"
+            " another --home."
         ) from error
     from feast import FeatureStore
 
@@ -71,10 +68,10 @@ def _repo_config(home: Home) -> RepoConfig:
 
 
 def store_settings(home: Home) -> dict[str, Any]:
-    """`feature_store.yaml` with its variables put in, of which `PUNCTUAL_HOME` is this home's.
+    """`feature_store.yaml` with environment variables substituted, `PUNCTUAL_HOME` from `home`.
 
-    Feast puts them into the text, from the environment of the process, which has room for one home
-    and takes a folder's name for YAML.
+    Feast substitutes variables of the process, and in the text before it is parsed: one process
+    could use only one home, and a folder's name would be parsed as YAML.
     """
     settings = msgspec.yaml.decode((home.repository / "feature_store.yaml").read_bytes())
     return dict(_expanded(settings, {**os.environ, **home.environment}))
@@ -88,32 +85,32 @@ def _expanded(value: Any, variables: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     if value.startswith(_SQLITE):
-        # SQLAlchemy decodes the path of an address once, and SQLite that of a URI once more.
-        file = quote(quote(_put_in(value.removeprefix(_SQLITE), variables)))
+        # SQLAlchemy percent-decodes the path in a database URL once, and SQLite decodes it again.
+        file = quote(quote(_substituted(value.removeprefix(_SQLITE), variables)))
         return f"{_SQLITE}file:{file}?uri=true"
-    return _put_in(value, variables)
+    return _substituted(value, variables)
 
 
-def _put_in(text: str, variables: Mapping[str, str]) -> str:
+def _substituted(text: str, variables: Mapping[str, str]) -> str:
     return re.sub(r"\$\{(\w+)\}", lambda found: variables.get(found[1], found[0]), text)
 
 
 def domain_names(home: Home) -> list[str]:
-    """The folders of the repository that hold a `use_case.py`."""
+    """The names of the repository's folders with a `use_case.py`, sorted."""
     return sorted(path.parent.name for path in home.repository.glob("*/use_case.py"))
 
 
 def load_domain(home: Home, name: str) -> LoadedDomain:
-    """Import a domain folder and collect what it declares.
+    """Import a domain folder, collect its declarations and check them.
 
-    Raises `UnknownDomain`, or `InvalidDeclaration` with every problem found.
+    Raises `UnknownDomain`, or `InvalidDeclaration` with every problem.
     """
     from punctual.checks import problems_of
 
     known = domain_names(home)
     if name not in known:
         raise UnknownDomain(unknown_name("domain", name, known, f"{home.repository.name}/"))
-    loaded, repeated = _collect(home, name)
+    loaded, repeated = _imported(home, name)
     problems = repeated + problems_of(loaded, _others(home, name))
     if problems:
         raise InvalidDeclaration(f"domain '{name}'", problems)
@@ -121,22 +118,22 @@ def load_domain(home: Home, name: str) -> LoadedDomain:
 
 
 def _others(home: Home, name: str) -> list[LoadedDomain]:
-    """The other domains for the sake of their names; one that cannot be loaded has none yet."""
+    """The other domains, whose names must not conflict; without those that cannot be loaded."""
     found = []
     for other in domain_names(home):
         if other != name:
             with contextlib.suppress(Exception):
-                found.append(_collect(home, other)[0])
+                found.append(_imported(home, other)[0])
     return found
 
 
 def load_all(home: Home) -> list[LoadedDomain]:
-    """Every domain of the repository."""
+    """All domains of the repository, checked. Raises `InvalidDeclaration`."""
     return [load_domain(home, name) for name in domain_names(home)]
 
 
 def find_use_case(home: Home, name: str) -> tuple[LoadedDomain, UseCase]:
-    """The use case and its domain. Raises `UnknownUseCase` with the names there are."""
+    """A use case and its domain. Raises `UnknownUseCase`, which lists all names."""
     domains = load_all(home)
     for loaded in domains:
         if name in loaded.use_cases:
@@ -146,10 +143,10 @@ def find_use_case(home: Home, name: str) -> tuple[LoadedDomain, UseCase]:
 
 
 def _package(repository: Path) -> str:
-    """The import package for a repository's folders; another repository than this one gets a
-    package of its own.
+    """The name of the package from which a repository's domains are imported.
 
-    Feast's command imports the same files as top-level modules, in a process of its own.
+    Each repository other than the installed one has its own package in `sys.modules`. The `feast`
+    command imports the same files as top-level modules, in another process.
     """
     if repository == INSTALLED_REPOSITORY:
         return INSTALLED_REPOSITORY.name
@@ -163,13 +160,13 @@ def _package(repository: Path) -> str:
 
 
 def _is_projected(view: BaseFeatureView) -> bool:
-    """Whether it is a view under another name, by other join keys, or in part: not one of its own."""
+    """Whether the object is a projection of a view: another name, other keys or fewer features."""
     read = view.projection
     return bool(read.name_alias or read.join_key_map) or len(read.features) < len(view.features)
 
 
-def _collect(home: Home, name: str) -> tuple[LoadedDomain, list[str]]:
-    """What the modules of a domain define, and which names they give to two things of a kind."""
+def _imported(home: Home, name: str) -> tuple[LoadedDomain, list[str]]:
+    """The objects that the modules of a domain define, and a problem for each repeated name."""
     from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
     from feast.base_feature_view import BaseFeatureView
     from feast.data_source import RequestSource
@@ -187,20 +184,20 @@ def _collect(home: Home, name: str) -> tuple[LoadedDomain, list[str]]:
             continue
         try:
             module = importlib.import_module(f"{_package(home.repository)}.{name}.{path.stem}")
-        except Exception as error:  # whatever the domain's code raises
+        except Exception as error:  # a domain's code may raise anything
             broken[_import_problem(home.repository / name, path, error)] = error
             continue
-        for thing in vars(module).values():
-            for kind, things in found.items():
-                if isinstance(thing, kind) and not isinstance(thing, RequestSource):
-                    if isinstance(thing, BaseFeatureView) and _is_projected(thing):
+        for item in vars(module).values():
+            for kind, by_name in found.items():
+                if isinstance(item, kind) and not isinstance(item, RequestSource):
+                    if isinstance(item, BaseFeatureView) and _is_projected(item):
                         continue
-                    called = thing.name  # type: ignore[attr-defined]
-                    if _is_another(things.get(called, thing), thing):
+                    its_name = item.name  # type: ignore[attr-defined]
+                    if _differs(by_name.get(its_name, item), item):
                         repeated[
-                            f"two {kind.__name__} objects are called '{called}'; rename one."
+                            f"two {kind.__name__} objects have the name '{its_name}'; rename one."
                         ] = None
-                    things[called] = thing
+                    by_name[its_name] = item
     if broken:
         raise InvalidDeclaration(f"domain '{name}'", list(broken)) from next(iter(broken.values()))
     domains = list(found[Domain].values())
@@ -222,19 +219,19 @@ def _collect(home: Home, name: str) -> tuple[LoadedDomain, list[str]]:
 
 
 def _import_problem(folder: Path, path: Path, error: Exception) -> str:
-    """What a module raised, and the line of the domain at which it did."""
-    lines = [
+    """The error that a module raised at import, with the line of the domain's code."""
+    frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if Path(frame.filename).parent == folder
     ]
-    where = f"{Path(lines[-1].filename).name}, line {lines[-1].lineno}" if lines else path.name
-    said = str(error) if isinstance(error, PunctualError) else f"{type(error).__name__}: {error}"
-    return f"{where}: {said}"
+    where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else path.name
+    text = str(error) if isinstance(error, PunctualError) else f"{type(error).__name__}: {error}"
+    return f"{where}: {text}"
 
 
-def _is_another(first: object, second: object) -> bool:
-    """Whether two things of one name are different ones, and not a view and a part of it."""
+def _differs(first: object, second: object) -> bool:
+    """Whether two objects with the same name are different declarations."""
     from feast import FeatureView
 
     if first is second:

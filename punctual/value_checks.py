@@ -1,6 +1,4 @@
-"""Checks the values that a domain declares: types, durations, numbers, and names of metrics and
-tasks.
-"""
+"""Checks the values that a domain declares: types, durations, numbers, metrics and tasks."""
 
 from __future__ import annotations
 
@@ -23,13 +21,13 @@ METRICS = {
     "binary": ("average_precision", "roc_auc", "log_loss", "brier"),
     "regression": ("rmse", "mae", "r2"),
 }
-# Types of a label, by task.
-_LABELS = {"binary": ("boolean", "integer"), "regression": ("integer", "decimal", "float")}
-_NOTHING = timedelta(0)
+# The kinds of a label's type, by task.
+_LABEL_KINDS = {"binary": ("boolean", "integer"), "regression": ("integer", "decimal", "float")}
+_ZERO = timedelta(0)
 
 
 def value_problems(loaded: LoadedDomain) -> list[str]:
-    """Every declared value that the platform cannot work with."""
+    """Every declared value that is invalid."""
     problems: list[str] = []
     for source in loaded.sources:
         problems += _source_problems(source)
@@ -38,11 +36,11 @@ def value_problems(loaded: LoadedDomain) -> list[str]:
     for declared in loaded.declarations:
         problems += _view_problems(declared)
     for view in loaded.views.values():
-        if view.ttl is not None and view.ttl < _NOTHING:
+        if view.ttl is not None and view.ttl < _ZERO:
             problems.append(f"view '{view.name}': ttl is {view.ttl}; expected 0 (none) or more.")
     problems += _input_problems(loaded)
     for use_case in loaded.use_cases.values():
-        problems += [f"use case '{use_case.name}': {each}" for each in _of_use_case(use_case)]
+        problems += [f"use case '{use_case.name}': {each}" for each in _use_case_problems(use_case)]
         problems += _request_problems(loaded, use_case)
     return problems
 
@@ -53,7 +51,7 @@ def _source_problems(source: CsvSource) -> list[str]:
     problems += _key_problems(f"{where}: key", source.key, source.columns)
     problems += _repeated(f"{where}: rule", [rule.name for rule in source.rules])
     problems += [
-        f"{where}: a supplement of {len(row)} values; expected one for each of its"
+        f"{where}: a row of the supplement has {len(row)} values; expected one for each of"
         f" {len(source.columns)} columns."
         for row in source.supplement
         if len(row) != len(source.columns)
@@ -92,7 +90,9 @@ def _key_problems(where: str, key: Sequence[str], columns: Iterable[str]) -> lis
 
 
 def _repeated(where: str, names: Iterable[str]) -> list[str]:
-    return [f"{where} '{name}' is there {n} times." for name, n in Counter(names).items() if n > 1]
+    return [
+        f"{where} '{name}' is declared {n} times." for name, n in Counter(names).items() if n > 1
+    ]
 
 
 def _view_problems(declared: Declaration) -> list[str]:
@@ -100,12 +100,12 @@ def _view_problems(declared: Declaration) -> list[str]:
     problems = [
         f"{where}: {name} is {value}; expected {expected}."
         for name, value, expected, is_right in (
-            ("every", declared.every, "more than 0", declared.every > _NOTHING),
+            ("every", declared.every, "more than 0", declared.every > _ZERO),
             (
                 "available_after",
                 declared.available_after,
                 "0 or more",
-                declared.available_after >= _NOTHING,
+                declared.available_after >= _ZERO,
             ),
         )
         if not is_right
@@ -124,14 +124,14 @@ def _view_problems(declared: Declaration) -> list[str]:
         is_decimal_key = type_ and type_.kind == "decimal" and name in declared.join_keys
         if type_ and (not type_.feast or is_decimal_key):
             problems.append(
-                f"{where}: column '{name}' is {type_.duckdb}, of which Feast has no type; cast it in"
+                f"{where}: column '{name}' is {type_.duckdb}, which has no Feast type; cast it in"
                 f" the SQL of events '{declared.events.name}', for example to VARCHAR or DOUBLE."
             )
     return problems
 
 
 def _known_type(events: Events, column: str) -> ColumnType | None:
-    """A column's type, None where it is missing or unknown, which is reported elsewhere."""
+    """A column's type; None if column or type is unknown, which another check reports."""
     try:
         return column_type(events.columns[column]) if column in events.columns else None
     except UnknownColumnType:
@@ -139,51 +139,50 @@ def _known_type(events: Events, column: str) -> ColumnType | None:
 
 
 def _aggregation_problems(each: Aggregation, declared: Declaration) -> list[str]:
-    called = f"{each.function}('{each.measure}')" if each.measure else each.function
-    problems = [] if each.over else [f"{called} has no windows; give at least one in over=."]
+    name = f"{each.function}('{each.measure}')" if each.measure else each.function
+    problems = [] if each.over else [f"{name} has no windows; give at least one in over=."]
     for window in each.over:
-        if window <= _NOTHING or window % timedelta(seconds=1):
+        if window <= _ZERO or window % timedelta(seconds=1):
             problems.append(
-                f"{called} has a window of {window}; expected whole seconds, more than 0."
+                f"{name} has a window of {window}; expected whole seconds, more than 0."
             )
-        elif declared.every > _NOTHING and window % declared.every:
+        elif declared.every > _ZERO and window % declared.every:
             problems.append(
                 f"a window must be a multiple of its grid ({declared.every}):"
-                f" {called} over {duration_text(window)}."
+                f" {name} over {duration_text(window)}."
             )
     type_ = _known_type(declared.events, each.measure or "")
     if type_ is None:
         return problems
     if each.function == "share" and type_.kind != "boolean":
-        problems.append(f"{called} needs a BOOLEAN, the events declare {type_.duckdb}.")
+        problems.append(f"{name} needs a BOOLEAN, the events declare {type_.duckdb}.")
     if each.function in ("sum", "mean", "std") and not type_.is_exact:
         reason = (
             f"of a {type_.duckdb} depends on the order of rows"
             if type_.kind == "float"
             else f"needs numbers, the events declare {type_.duckdb}"
         )
-        problems.append(f"{called} {reason}; declare the measure as an integer or a DECIMAL.")
+        problems.append(f"{name} {reason}; declare the measure as an integer or a DECIMAL.")
     return problems
 
 
 def _input_problems(loaded: LoadedDomain) -> list[str]:
-    """Inputs of one name behind a request-time view, of which its function would be given the last."""
+    """Repeated input names of a request-time view, whose function would get only one of them."""
     problems = []
     for view in loaded.on_demand_views.values():
         inputs = [*view.get_request_data_schema()]
         for projection in view.source_feature_view_projections.values():
             inputs += [feature.name for feature in projection.features]
         problems += [
-            f"on-demand view '{view.name}' is given {n} inputs called '{name}', of which its"
-            " function"
-            " would see one; give the feature another name in its view, or leave one out."
+            f"request-time view '{view.name}' has {n} inputs named '{name}', of which its function"
+            " would get one; give the feature another name in its view, or leave one out."
             for name, n in Counter(inputs).items()
             if n > 1
         ]
     return problems
 
 
-def _of_use_case(use_case: UseCase) -> list[str]:
+def _use_case_problems(use_case: UseCase) -> list[str]:
     problems: list[str] = []
     if use_case.task not in get_args(Task):
         problems.append(unknown_name("task", str(use_case.task), get_args(Task), "Punctual"))
@@ -224,17 +223,17 @@ def _gate_problems(gate: Gate) -> list[str]:
 
 def _label_problems(use_case: UseCase) -> list[str]:
     label, problems = use_case.label, []
-    if not isinstance(label.horizon, timedelta) or label.horizon <= _NOTHING:
+    if not isinstance(label.horizon, timedelta) or label.horizon <= _ZERO:
         problems.append(f"label horizon is {label.horizon!r}; expected a timedelta of more than 0.")
     if not _is_number(label.coverage, lambda value: 0 < value <= 1):
         problems.append(
             f"label coverage is {label.coverage!r}; expected a number above 0 and up to 1."
         )
-    type_, fitting = _known_type(label.of, label.column), _LABELS.get(use_case.task)
-    if type_ and fitting and type_.kind not in fitting:
+    type_, label_kinds = _known_type(label.of, label.column), _LABEL_KINDS.get(use_case.task)
+    if type_ and label_kinds and type_.kind not in label_kinds:
         problems.append(
             f"label '{label.column}' is {type_.duckdb}; task '{use_case.task}' needs"
-            f" {' or '.join(fitting)} values."
+            f" {' or '.join(label_kinds)} values."
         )
     return problems
 
@@ -243,24 +242,24 @@ def _split_problems(split: TimeSplit, use_case: UseCase) -> list[str]:
     problems = []
     horizon = use_case.label.horizon
     for name in ("train", "validation", "test"):
-        said = getattr(split, name)
+        declared = getattr(split, name)
         try:
-            length = duration(said)
+            length = duration(declared)
         except (InvalidTime, TypeError) as error:
             problems.append(f"split: {name}: {error.args[0]}")
             continue
-        # The last labels of the first two parts become known in the embargo, which is left out.
-        embargo = _NOTHING if name == "test" or not isinstance(horizon, timedelta) else horizon
-        if length <= max(embargo, _NOTHING):
+        # The embargo, a horizon long, is left out of the first two parts.
+        embargo = _ZERO if name == "test" or not isinstance(horizon, timedelta) else horizon
+        if length <= max(embargo, _ZERO):
             problems.append(
-                f"split: {name} is {said}; expected more than {duration_text(embargo)}"
+                f"split: {name} is {declared}; expected more than {duration_text(embargo)}"
                 f"{', the label horizon' if embargo else ''}."
             )
     return problems
 
 
 def _request_problems(loaded: LoadedDomain, use_case: UseCase) -> list[str]:
-    """Columns that the training set would hold in another type than the server gets them."""
+    """Request columns whose type would differ between the training set and the server."""
     service = use_case.feature_service
     if service not in loaded.services:
         return []
@@ -271,23 +270,25 @@ def _request_problems(loaded: LoadedDomain, use_case: UseCase) -> list[str]:
             f"{unknown_name('join key', name, keys, f'service {service!r}')} ({where},"
             " optional_keys)"
         )
-    for name, asked in loaded.request_columns(service).items():
-        type_, wanted = _known_type(use_case.requests, name), type_of_feast(asked)
-        if wanted is None:
+    for name, feast_type in loaded.request_columns(service).items():
+        type_, expected = _known_type(use_case.requests, name), type_of_feast(feast_type)
+        if expected is None:
             problems.append(
-                f"{where}: request column '{name}' is {asked}, which no column of events has; use"
-                " String, Int64, Float64, Bool or UnixTimestamp."
+                f"{where}: request column '{name}' is {feast_type}, which events do not support;"
+                " use String, Int64, Float64, Bool or UnixTimestamp."
             )
-        elif type_ and not _same(type_, wanted):
+        elif type_ and not _is_same_type(type_, expected):
             problems.append(
-                f"{where}: request column '{name}' is {asked} in its RequestSource and"
+                f"{where}: request column '{name}' is {feast_type} in its RequestSource and"
                 f" {type_.duckdb} in the events '{use_case.requests.name}'; declare it as"
-                f" {wanted.duckdb} there."
+                f" {expected.duckdb} there."
             )
     return problems
 
 
-def _same(column: ColumnType, wanted: ColumnType) -> bool:
-    if wanted.kind == "integer":
-        return column.kind == "integer" and wanted.low <= column.low and column.high <= wanted.high
-    return column.duckdb == wanted.duckdb
+def _is_same_type(column: ColumnType, expected: ColumnType) -> bool:
+    if expected.kind == "integer":
+        return (
+            column.kind == "integer" and expected.low <= column.low and column.high <= expected.high
+        )
+    return column.duckdb == expected.duckdb

@@ -85,11 +85,11 @@ USE_CASE = "use_case.py"
             'Rule("sales_not_negative", "cents >= 0")',
             'Rule("a", "true"), Rule("a", "true")',
             "shop.py",
-            "rule 'a' is there 2 times",
+            "rule 'a' is declared 2 times",
         ),
         ('"opens": "TIMESTAMPTZ"', '"opens": "TIMESTAMP"', "shop.py", "declare it as TIMESTAMPTZ"),
         ('"opens": "TIMESTAMPTZ"', '"label": "BIGINT"', "shop.py", "column of its requests 'label'"
-                                                                   " is the platform's own"),
+                                                                   " is reserved by the platform"),
         ('name="shop_request"', 'name="last_day_table"', "shop.py", "the table of view 'last_day'"),
         ('name="mornings"', 'name="closed_days"', "shop.py", "'closed_days' is declared 2 times"),
         ('name="shop",\n   '
@@ -117,7 +117,7 @@ def test_two_inputs_of_one_name_behind_a_request_time_view_are_refused(edit):
         'Field(name="opens", dtype=UnixTimestamp)]',
         'Field(name="cents_mean_7d", dtype=UnixTimestamp)]',
     )
-    assert "'shop_day' is given 2 inputs called 'cents_mean_7d'" in problems()
+    assert "'shop_day' has 2 inputs named 'cents_mean_7d'" in problems()
 
 
 def test_a_second_domain_may_not_give_the_names_of_the_first(edit, tmp_path):

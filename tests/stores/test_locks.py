@@ -75,7 +75,7 @@ def orphan(home):
 def test_a_child_that_outlives_its_process_holds_the_lock_until_it_ends(orphan):
     try:
         with (
-            pytest.raises(AlreadyRunning, match="or a child it left"),
+            pytest.raises(AlreadyRunning, match="or one of its children"),
             only_one(Home.at(), "schedule", patience=0.2),
         ):
             pass
