@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from inference.champion import Champion, load_champion
-from punctual.definitions import definitions_store, domain_of
+from punctual.definitions import definitions_store, pinned_domain
 from punctual.errors import DataFolderError, InvalidRequest, NotBuilt
 from punctual.home import Home
 from punctual.loaded_domain import AT, LoadedDomain
@@ -68,7 +68,7 @@ def batch(
             " choose an earlier --since."
         )
     champion = load_champion(domain, use_case)
-    reads = domain_of(domain, champion.card.definitions)
+    reads = pinned_domain(domain, champion.card.definitions)
     until = min(as_of, _built(reads, use_case, champion))
     if until <= since:
         raise NotBuilt(

@@ -19,7 +19,7 @@ from inference.champion import Champion, load_champion
 from inference.features import OnlineFeatures, OnlineValues, PastNotKept
 from inference.json_types import MAX_ROWS
 from inference.request_rows import checked_rows, row_columns, row_model
-from punctual.definitions import changed_since, domain_of
+from punctual.definitions import changed_since, pinned_domain
 from punctual.errors import (
     BrokenModel,
     ExitCode,
@@ -148,7 +148,7 @@ class Predictor:
         It reads by the definitions that it was trained with, whatever the domain declares now.
         """
         champion = load_champion(domain, use_case, version)
-        reads = domain_of(domain, champion.card.definitions)
+        reads = pinned_domain(domain, champion.card.definitions)
         features = OnlineFeatures(reads, use_case, champion.card.feature_service)
         try:
             features.check_store()

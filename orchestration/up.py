@@ -89,7 +89,7 @@ def up(
     from orchestration.server import Server, refuse_taken
     from orchestration.step_run import Stopped, run_step
     from orchestration.steps import steps_of
-    from punctual.locks import only_one
+    from punctual.locks import exclusive_lock
 
     steps = [step for domain in domains for step in steps_of(domain)]
     use_cases = [name for domain in domains for name in domain.use_cases]
@@ -118,7 +118,10 @@ def up(
     def show_run(run: Run) -> None:
         show(f"{clock():%Y-%m-%d %H:%M:%S}  {run_line(run)}")
 
-    with only_one(home, SCHEDULE, _PATIENCE_SECONDS) as lock, _caught_signals() as stop_signals:
+    with (
+        exclusive_lock(home, SCHEDULE, _PATIENCE_SECONDS) as lock,
+        _caught_signals() as stop_signals,
+    ):
         refuse_taken(port)
         server = Server(home, serve, port, home.path("logs", "server.log"), show)
         run = partial(run_step, home=home, sleep=sleep, keeps=(lock,), clock=present, speed=speed)

@@ -13,7 +13,7 @@ from pipelines.windows.feature_rows import feature_rows
 from punctual.events import Events
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
-from punctual.locks import only_one
+from punctual.locks import exclusive_lock
 from punctual.progress import Progress
 from punctual.sources import CsvSource
 from punctual.times import aware
@@ -68,7 +68,7 @@ def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
     does, `AlreadyRunning` beside another build.
     """
     as_of = aware(as_of)
-    with only_one(domain.home, "build"):
+    with exclusive_lock(domain.home, "build"):
         reports: dict[str, SourceReport] = {}
         progress.each(
             "clean",

@@ -16,12 +16,12 @@ from feast.data_source import DataSource
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
 
-from punctual.definitions import Definition, domain_of, identity_of
+from punctual.definitions import Definition, identity_of, pinned_domain
 from punctual.errors import InvalidDeclaration
 from punctual.feast_import import type_checks_skipped
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
-from punctual.locks import only_one
+from punctual.locks import exclusive_lock
 from punctual.progress import Progress
 from punctual.repository import load_all
 from punctual.times import aware
@@ -178,14 +178,14 @@ def materialize(
             keep=keep,
         )
 
-    with only_one(domain.home, "materialize"):
+    with exclusive_lock(domain.home, "materialize"):
         return progress.each("online", views, lambda view: view.name, bring)
 
 
 def _schemas_in_use(store: FeatureStore, domain: LoadedDomain) -> set[str]:
     """The schemas of the online records that the domain or a model with an alias reads."""
     cards = cards_in_use(domain.home, domain.use_cases)
-    read = [domain, *(domain_of(domain, card.definitions) for card in cards)]
+    read = [domain, *(pinned_domain(domain, card.definitions) for card in cards)]
     return {
         OnlineView.of(store.project, view).schema for each in read for view in each.views.values()
     }

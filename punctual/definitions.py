@@ -87,7 +87,7 @@ def _declaration(domain: LoadedDomain, pinned: PinnedDefinition) -> Declaration 
     return None
 
 
-def domain_of(domain: LoadedDomain, pinned: Iterable[PinnedDefinition]) -> LoadedDomain:
+def pinned_domain(domain: LoadedDomain, pinned: Iterable[PinnedDefinition]) -> LoadedDomain:
     """The domain with only the pinned views and services.
 
     A view has a declaration if the domain still declares its events unchanged.

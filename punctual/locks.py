@@ -17,11 +17,11 @@ from punctual.home import Home
 
 
 @contextmanager
-def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
+def exclusive_lock(home: Home, work: str, wait_seconds: float = 0.0) -> Iterator[int]:
     """Hold the lock of a kind of work, and yield its file descriptor.
 
     A child process that inherits the descriptor holds the lock until it ends, too. Raises
-    `AlreadyRunning` if another process still holds the lock after `patience` seconds, and
+    `AlreadyRunning` if another process still holds the lock after `wait_seconds` seconds, and
     `DataFolderError` if the folder cannot be written.
     """
     path = home.path("locks", work)
@@ -34,7 +34,7 @@ def only_one(home: Home, work: str, patience: float = 0.0) -> Iterator[int]:
             " another --home."
         ) from error
     with file:
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + wait_seconds
         while not _try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
                 raise AlreadyRunning(

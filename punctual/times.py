@@ -42,7 +42,7 @@ def _refuse_naive(moment: datetime) -> None:
         raise NaiveTimestamp(f"{text} has no time zone; give one, for example {text}+00:00.")
 
 
-def taken_for_utc(moment: datetime) -> datetime:
+def assume_utc(moment: datetime) -> datetime:
     """The moment, with the zone UTC if it has none. Tables and Feast use naive UTC datetimes."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

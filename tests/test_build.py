@@ -16,7 +16,7 @@ import pytest
 from pipelines.build import build
 from punctual.errors import AlreadyRunning
 from punctual.home import Home
-from punctual.locks import only_one
+from punctual.locks import exclusive_lock
 from punctual.progress import Progress
 from punctual.repository import load_domain
 from punctual.times import moment
@@ -134,7 +134,7 @@ def test_a_build_that_is_killed_is_repaired_by_building_again(shop, built_at_onc
 
 def test_two_builds_at_once_are_refused(shop):
     with (
-        only_one(Home.at(), "build"),
+        exclusive_lock(Home.at(), "build"),
         pytest.raises(AlreadyRunning, match="'build' runs in .* already"),
     ):
         build(load_domain(Home.at(), "shop"), END, QUIET)

@@ -11,7 +11,7 @@ from pipelines.build import build
 from pipelines.materialize import apply_if_changed, materialize
 from punctual.clock import remember_moment, starting_moment
 from punctual.home import Home
-from punctual.locks import is_running, only_one
+from punctual.locks import exclusive_lock, is_running
 from punctual.progress import Progress
 from punctual.repository import feature_store, load_domain
 from punctual.times import moment
@@ -77,7 +77,7 @@ def test_clocks_and_locks_are_each_homes_own(tmp_path):
     demo_at = moment("2020-01-01T00:00Z")
     assert starting_moment(first, None, demo_at) == BUILT
     assert starting_moment(second, None, demo_at) == demo_at
-    with only_one(first, "build"):
+    with exclusive_lock(first, "build"):
         assert is_running(first, "build") and not is_running(second, "build")
 
 

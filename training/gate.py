@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from punctual.definitions import changed_since, definitions_store, domain_of
+from punctual.definitions import changed_since, definitions_store, pinned_domain
 from punctual.loaded_domain import AT
 from punctual.model_card import ModelCard, Verdict, model_input
 from punctual.times import micros, moment
@@ -54,7 +54,7 @@ def _champion_predictions(job: Job, prepared: Prepared, champion: ModelCard) -> 
     rows = test.rows
     missing = {feature.name for feature in champion.features} - set(rows.column_names)
     if missing or changed_since(job.domain, champion.definitions):
-        reads = domain_of(job.domain, champion.definitions)
+        reads = pinned_domain(job.domain, champion.definitions)
         rows = historical_features(
             definitions_store(reads, job.store),
             rows.select([*job.use_case.requests.columns, EVENT, AT]),

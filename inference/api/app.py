@@ -29,7 +29,7 @@ from inference.request_rows import row_columns, row_model
 from punctual.errors import InvalidRequest, NotBuilt, PunctualError, unknown_name
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import encode_card
-from punctual.times import iso, taken_for_utc
+from punctual.times import assume_utc, iso
 from punctual.use_case import UseCase
 from stores.tables import known_events
 
@@ -208,7 +208,7 @@ def _example(domain: LoadedDomain, features: OnlineFeatures, now: datetime) -> d
             else _PLACEHOLDERS.get(column.type.kind, "A")
         )
         value = newest.get(column.name, made_up)
-        example[column.name] = iso(taken_for_utc(value)) if isinstance(value, datetime) else value
+        example[column.name] = iso(assume_utc(value)) if isinstance(value, datetime) else value
     return example
 
 

@@ -19,7 +19,7 @@ from inference.features import OnlineFeatures
 from inference.monitoring import plots
 from inference.monitoring.drift import LEAST_ROWS, Drift, drift, in_words, span_of
 from inference.monitoring.live import LiveScore, Outcomes, live_score, outcomes
-from punctual.definitions import domain_of
+from punctual.definitions import pinned_domain
 from punctual.errors import DataFolderError, InvalidRequest
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import PREDICTION_COLUMN, ModelCard, ModelFeature
@@ -85,7 +85,7 @@ def monitor(
     prediction_drift, data_drift = _drifts(card, trained, current)
     found = outcomes(domain, use_case, current.rows, as_of)
     live = live_score(use_case, card, found)
-    reads = domain_of(domain, card.definitions)
+    reads = pinned_domain(domain, card.definitions)
     online = OnlineFeatures(reads, use_case, card.feature_service)
     fresh = list(
         view_freshness(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from feast import FeatureView
 
-from punctual.definitions import declared_now, domain_of, identity_of
+from punctual.definitions import declared_now, identity_of, pinned_domain
 from punctual.errors import BrokenModel, ChangeRefused
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
@@ -35,7 +35,7 @@ def earlier_views(domain: LoadedDomain) -> list[FeatureView]:
     seen = {(declared.name, declared.fingerprint) for declared in domain.declarations}
     found: list[FeatureView] = []
     for card in cards_in_use(domain.home, domain.use_cases):
-        for view in domain_of(domain, card.definitions).views.values():
+        for view in pinned_domain(domain, card.definitions).views.values():
             declared = declaration_of(view)
             if declared and (declared.name, declared.fingerprint) not in seen:
                 seen.add((declared.name, declared.fingerprint))

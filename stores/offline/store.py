@@ -29,7 +29,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.utils import compute_non_entity_date_range
 
 from punctual.errors import InvalidRequest, NotBuilt
-from punctual.times import aware, micros, taken_for_utc
+from punctual.times import assume_utc, aware, micros
 from stores.offline.entity_rows import EntityFrame
 from stores.offline.join import Join, JoinedView
 from stores.offline.pushed_rows import append_to_file, append_to_table
@@ -305,8 +305,8 @@ def _rows_between(
     begin, until = compute_non_entity_date_range(views, start_date=start, end_date=end)
     histories = [history_of(view, [], home=home) for view in views]
     bounds = (
-        f"NOT __withdrawn AND __event BETWEEN {micros(taken_for_utc(begin))} AND"
-        f" {micros(taken_for_utc(until))}"
+        f"NOT __withdrawn AND __event BETWEEN {micros(assume_utc(begin))} AND"
+        f" {micros(assume_utc(until))}"
     )
     selects = []
     for view, history in zip(views, histories, strict=True):
@@ -365,7 +365,7 @@ def _pull(
                 else "*"
             )
             bounds = [
-                f"{quoted(timestamp_field)} {sign} {timestamp(taken_for_utc(moment))}"
+                f"{quoted(timestamp_field)} {sign} {timestamp(assume_utc(moment))}"
                 for sign, moment in ((">=", start), ("<=", end))
                 if moment
             ]

@@ -28,7 +28,7 @@ from feast.types import (
 )
 
 from punctual.errors import InvalidRequest
-from punctual.times import micros, taken_for_utc
+from punctual.times import assume_utc, micros
 
 _SIGN = 1 << 63
 _pack = struct.Struct(">Q").pack
@@ -59,7 +59,7 @@ def _uuid(value: Any) -> bytes:
 def _moment(value: Any) -> bytes:
     if not isinstance(value, datetime):
         raise TypeError("expected a datetime")
-    return _pack(micros(taken_for_utc(value)) + _SIGN)
+    return _pack(micros(assume_utc(value)) + _SIGN)
 
 
 def _boolean(value: Any) -> bytes:

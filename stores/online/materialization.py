@@ -27,7 +27,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from punctual.errors import BrokenTable, NotBuilt, StoreOutdated
-from punctual.times import from_micros, micros, taken_for_utc
+from punctual.times import assume_utc, from_micros, micros
 from stores.offline import refuse_mark
 from stores.online.backend import Mark
 from stores.online.records import PackedDatabase, Rows
@@ -310,7 +310,7 @@ class AsofEngine(ComputeEngine):
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
     ) -> MaterializationJob:
         assert isinstance(self.online_store, PackedOnlineStore)
-        end = taken_for_utc(task.end_time)
+        end = assume_utc(task.end_time)
         try:
             done = materialize_view(
                 self.repo_config,

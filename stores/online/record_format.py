@@ -41,7 +41,7 @@ from feast.types import (
     ZonedTimestamp,
 )
 
-from punctual.times import from_micros, micros, taken_for_utc
+from punctual.times import assume_utc, from_micros, micros
 from stores.online.packed_row import FORMAT, CorruptRecord, PackedRow
 
 # What CRC-32 gives for any bytes that end with their own CRC-32: one pass checks without cutting.
@@ -351,7 +351,7 @@ def _encoded(encode: Callable[[Any], bytes], column: pa.Array | list[Any]) -> pa
 def _utc(value: Any) -> Any:
     """The value with naive moments in UTC, which is what tables hold, however deep they are."""
     if isinstance(value, datetime):
-        return taken_for_utc(value)
+        return assume_utc(value)
     if isinstance(value, (list, tuple, set)):
         return [_utc(each) for each in value]
     return {name: _utc(each) for name, each in value.items()} if isinstance(value, dict) else value

@@ -19,7 +19,7 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from pydantic import model_validator
 
 from punctual.errors import NotBuilt, StoreOutdated
-from punctual.times import from_micros, micros, taken_for_utc
+from punctual.times import assume_utc, from_micros, micros
 from stores.online.database import open_database
 from stores.online.feast_response import results
 from stores.online.reader import Reader
@@ -128,9 +128,9 @@ class PackedOnlineStore(OnlineStore):
                 ]
                 for name in view.features
             ]
-            happened = [micros(taken_for_utc(event)) for event in events]
+            happened = [micros(assume_utc(event)) for event in events]
             became_known = [
-                micros(taken_for_utc(moment or event))
+                micros(assume_utc(moment or event))
                 for moment, event in zip(created, events, strict=True)
             ]
             rows = Rows(

@@ -25,7 +25,7 @@ from punctual.errors import (
     StoreOutdated,
 )
 from punctual.home import Home
-from punctual.locks import only_one
+from punctual.locks import exclusive_lock
 from punctual.repository import feature_store
 from punctual.times import micros
 from stores.offline import historical_features
@@ -337,7 +337,7 @@ def test_a_broken_file_changes_no_table(taxis):
 def test_two_builds_at_once_are_refused(taxis):
     taxis.write(many_trips())
     with (
-        only_one(Home.at(), "build"),
+        exclusive_lock(Home.at(), "build"),
         pytest.raises(AlreadyRunning, match="'build' runs in .* already"),
     ):
         taxis.build(at(3))

@@ -10,14 +10,14 @@ import pytest
 
 from punctual.errors import AlreadyRunning, DataFolderError
 from punctual.home import Home
-from punctual.locks import is_running, only_one
+from punctual.locks import exclusive_lock, is_running
 
 # Takes the lock, hands it to a child that sleeps, and says so; a scheduler but for the schedule.
 HOLDER = """
 import subprocess, sys, time
 from punctual.home import Home
-from punctual.locks import only_one
-with only_one(Home.at(), "schedule") as lock:
+from punctual.locks import exclusive_lock
+with exclusive_lock(Home.at(), "schedule") as lock:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(lock,))
     print(child.pid, flush=True)
     time.sleep(60)
@@ -33,31 +33,31 @@ def test_a_lock_that_cannot_be_written_is_said_to_be_so(home):
     home.write_text("")
     with (
         pytest.raises(DataFolderError, match="choose another --home"),
-        only_one(Home.at(), "build"),
+        exclusive_lock(Home.at(), "build"),
     ):
         pass
 
 
 def test_two_kinds_of_work_do_not_wait_for_each_other(home):
     with (
-        only_one(Home.at(), "build"),
-        only_one(Home.at(), "materialize"),
+        exclusive_lock(Home.at(), "build"),
+        exclusive_lock(Home.at(), "materialize"),
         pytest.raises(AlreadyRunning),
-        only_one(Home.at(), "build"),
+        exclusive_lock(Home.at(), "build"),
     ):
         pass
 
 
 def test_one_process_at_a_time_does_a_kind_of_work(home):
-    with only_one(Home.at(), "schedule"):
+    with exclusive_lock(Home.at(), "schedule"):
         assert is_running(Home.at(), "schedule")
         with (
             pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"),
-            only_one(Home.at(), "schedule", patience=0.1),
+            exclusive_lock(Home.at(), "schedule", wait_seconds=0.1),
         ):
             pass
     assert not is_running(Home.at(), "schedule")
-    with only_one(Home.at(), "schedule", patience=0.1):
+    with exclusive_lock(Home.at(), "schedule", wait_seconds=0.1):
         pass
 
 
@@ -76,12 +76,12 @@ def test_a_child_that_outlives_its_process_holds_the_lock_until_it_ends(orphan):
     try:
         with (
             pytest.raises(AlreadyRunning, match="or one of its children"),
-            only_one(Home.at(), "schedule", patience=0.2),
+            exclusive_lock(Home.at(), "schedule", wait_seconds=0.2),
         ):
             pass
     finally:
         os.kill(orphan, signal.SIGKILL)
-    with only_one(Home.at(), "schedule", patience=5):
+    with exclusive_lock(Home.at(), "schedule", wait_seconds=5):
         pass
 
 
@@ -90,5 +90,5 @@ def test_the_wait_for_the_lock_bridges_the_death_of_a_child(orphan):
         [sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({orphan}, 9)"]
     ).wait()
     started = time.monotonic()
-    with only_one(Home.at(), "schedule", patience=10):
+    with exclusive_lock(Home.at(), "schedule", wait_seconds=10):
         assert time.monotonic() - started < 3
