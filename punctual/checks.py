@@ -8,7 +8,7 @@ from typing import get_args
 from punctual.errors import unknown_name
 from punctual.loaded_domain import LoadedDomain
 from punctual.name_checks import name_problems
-from punctual.request_features import function_problems, function_text
+from punctual.request_features import canonical_source, function_problems
 from punctual.schedule import schedule_problems
 from punctual.sources import Vanished
 from punctual.use_case import UseCase
@@ -43,11 +43,13 @@ def problems_of(loaded: LoadedDomain, others: Sequence[LoadedDomain] = ()) -> li
             if not column.description:
                 problems.append(f"view '{view.name}': feature '{column.name}' has no description.")
     for view in loaded.on_demand_views.values():
-        text = getattr(view.feature_transformation, "udf_string", "")
+        source_text = getattr(view.feature_transformation, "udf_string", "")
         own = {loaded.name, loaded.home.repository.name}
         problems += [
             f"request-time view '{view.name}' {problem}"
-            for problem in (function_problems(function_text(text), own) if text else [])
+            for problem in (
+                function_problems(canonical_source(source_text), own) if source_text else []
+            )
         ]
     for use_case in loaded.use_cases.values():
         problems += _use_case_problems(loaded, use_case)

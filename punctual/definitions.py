@@ -27,7 +27,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from punctual.loaded_domain import LoadedDomain
 from punctual.model_card import DefinitionKind, PinnedDefinition
 from punctual.repository import feature_store
-from punctual.request_features import function_text
+from punctual.request_features import canonical_source
 from punctual.sources import digest
 from punctual.version import version_of
 from punctual.windows import Declaration, declaration_of, declare
@@ -54,7 +54,7 @@ def _pinned(domain: LoadedDomain, kind: DefinitionKind, definition: Definition) 
         # Feast also stores the pickled function, which may not load in another Python version or
         # without its module.
         function = proto.spec.feature_transformation.user_defined_function
-        function.body, function.body_text = b"", function_text(source)
+        function.body, function.body_text = b"", canonical_source(source)
     return PinnedDefinition(
         kind,
         definition.name,
@@ -203,7 +203,7 @@ def _request_view_parts(view: OnDemandFeatureView, views: Views) -> tuple[object
     return (
         view.mode,
         view.singleton,
-        function_text(code) if code else repr(view.feature_transformation),
+        canonical_source(code) if code else repr(view.feature_transformation),
         sorted(
             _projection_parts(each, views) for each in view.source_feature_view_projections.values()
         ),

@@ -19,7 +19,7 @@ class Events:
     - `sources`: the sources that `sql` reads, at least one.
     - `sql`: a SELECT over the clean tables of `sources`, each under the name of its source, with
       all their rows. It returns `columns`, `event_timestamp` (the moment the event describes) and
-      `created_timestamp` (the moment the event became known), both TIMESTAMP in UTC and not null.
+      `created_timestamp` (the moment the event became known): UTC without a zone, never null.
     - `id`: the columns that identify an event. No id is null, and no two rows have the same id.
     - `columns`: column name to DuckDB type, without the two timestamps and with the id.
     - `description`, `known`: what the events are, and when an event becomes known, in words. Feast

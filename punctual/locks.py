@@ -21,7 +21,7 @@ def exclusive_lock(home: Home, work: str, wait_seconds: float = 0.0) -> Iterator
     """Hold the lock of a kind of work, and yield its file descriptor.
 
     A child process that inherits the descriptor holds the lock until it ends, too. Raises
-    `AlreadyRunning` if another process still holds the lock after `wait_seconds` seconds, and
+    `AlreadyRunning` if another process still holds the lock after `wait_seconds`, and
     `DataFolderError` if the folder cannot be written.
     """
     path = home.path("locks", work)

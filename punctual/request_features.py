@@ -27,7 +27,7 @@ _BUILT_IN = frozenset(dir(builtins))
 
 
 class RequestFeature(Field):
-    """A feature of an on-demand view: its name, Feast type and description; all are required.
+    """A feature of an on-demand view: name (unique in the view), Feast type and description.
 
     Feast 0.67 compares a view's fields, descriptions included, with fields that it infers from
     sample values and with fields from the registry, which have no descriptions. So a
@@ -85,7 +85,7 @@ def request_feature_view(
     )
 
     def decorated(function: Callable[[dict[str, Any]], dict[str, Any]]) -> OnDemandFeatureView:
-        source = function_text(inspect.getsource(function))
+        source = canonical_source(inspect.getsource(function))
         if renamed := [each.name for each in sources if _is_renamed(each)]:
             raise InvalidDeclaration(
                 f"request-time view '{function.__name__}'",
@@ -107,7 +107,7 @@ def _is_renamed(source: FeatureView | RequestSource) -> bool:
     return read is not None and bool(read.name_alias or read.join_key_map)
 
 
-def function_text(source: str) -> str:
+def canonical_source(source: str) -> str:
     """A function's source in a canonical form, which changes only if its results may change.
 
     Comments, layout, docstrings, annotations and decorators are removed.

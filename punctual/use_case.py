@@ -59,7 +59,8 @@ class Label:
       `horizon`; default 0.995. A build raises `InvalidDeclaration` if fewer do, since outcomes
       that become known quickly would be over-represented in training.
     - `reason`: the column of `of` that says why an outcome has no label. Training counts requests
-      without a label by reason. Default None: all of them count as "no reason given".
+      without a label by reason. Without one, also with the default None, the reason is "not known
+      yet" if no outcome is known at `t`, else "no reason given".
     """
 
     column: str
@@ -74,10 +75,11 @@ class TimeSplit:
     """The durations of the training, validation and test parts, in this order of time.
 
     Each is a timedelta or a text such as `"90d"` (a whole number and s, m, h, d or w). The test
-    part ends at `as_of` minus the label's horizon, and each part ends where the next begins. The
-    last horizon of `train` and of `validation` is an embargo: its rows are left out, since their
-    labels become known only during the next part. So these two durations exceed the horizon, and
-    `test` exceeds 0. Training raises `NotEnoughData` if a part has too few rows.
+    part ends at `as_of` minus the label's horizon, and each part ends where the next begins. At the
+    end of `train` and of `validation`, an embargo as long as the horizon is left out, since the
+    labels of its rows become known only during the next part. So these two durations must exceed
+    the horizon, and `test` must exceed 0. Training raises `NotEnoughData` if a part has fewer than
+    50 rows, or only one label value in a binary task.
     """
 
     train: str | timedelta
@@ -123,7 +125,8 @@ class Gate:
       equal score. Without a champion it does not apply.
     - `beats_baseline_by`: the smallest margin over each baseline; default 0.0. The baselines are
       the mean of the training labels and a linear model on the same features.
-    - `minimum_rows`: the smallest number of rows to be scored, at least 1; default 500.
+    - `minimum_rows`: the smallest number of rows to be scored, at least 1; default 500. With fewer
+      rows the challenger is refused.
     """
 
     beats_champion_by: float = 0.0

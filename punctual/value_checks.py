@@ -199,10 +199,10 @@ def _use_case_problems(use_case: UseCase) -> list[str]:
     return problems + _label_problems(use_case) + _split_problems(use_case.split, use_case)
 
 
-def _is_number(value: object, holds: Callable[[float], bool]) -> bool:
+def _is_number(value: object, is_valid: Callable[[float], bool]) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return math.isfinite(value) and holds(value)
+    return math.isfinite(value) and is_valid(value)
 
 
 def _gate_problems(gate: Gate) -> list[str]:

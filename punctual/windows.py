@@ -230,9 +230,10 @@ def latest_feature_view(
     - `ttl`: the greatest age of an event, counted from its `event_timestamp` and inclusive; the
       features of an older event are null. Default 0: no limit.
 
-    All features are null for an entity without an event. If the newest event is withdrawn, or a
-    correction gives it an earlier time or another entity, the newest remaining event takes effect.
-    Its age is then counted from the `event_timestamp` of the event that it replaces.
+    All features are null for an entity without an event. Of events with the same `event_timestamp`,
+    the one that became known last takes effect. If the newest event is withdrawn, or a
+    correction gives it an earlier time or another entity, the newest remaining event takes effect;
+    its age is then counted from the `event_timestamp` of the event that it replaces.
     """
     declared = Declaration(
         name, _join_keys(entities), events, every, available_after, fields=tuple(fields)
