@@ -1,4 +1,4 @@
-"""Progress bars and spinners on standard error, is_shown only on a terminal."""
+"""Progress bars and spinners on standard error, shown only on a terminal."""
 
 from __future__ import annotations
 
