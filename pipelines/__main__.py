@@ -16,6 +16,7 @@ from punctual.command_line import (
     common_options,
     json_option,
     named_values,
+    owns_process,
     quiet_option,
     run,
     show_json,
@@ -216,7 +217,8 @@ def materialize(
         clock = Clock(moment)
     store = feature_store(home)
     apply_if_changed(home, store)
-    give_way()
+    if owns_process():
+        give_way()
     done = materialize_domain(
         store, loaded, moment, Progress(quiet=quiet or as_json), clock=clock, rebuild=rebuild
     )

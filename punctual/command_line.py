@@ -236,6 +236,11 @@ def run(
     return result if isinstance(result, int) else ExitCode.DONE
 
 
+def owns_process() -> bool:
+    """Whether the running command is the whole process, and not called by another program."""
+    return bool(click.get_current_context().meta.get(_OWN_PROCESS))
+
+
 def _refuse_undecodable(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if "\0" in argument or not _is_text(argument):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,18 @@ def test_status_is_shown_where_nothing_can_be_kept(online_shop):
     names, shown = status()
     assert "feast" in names
     assert shown["views"]["last_day"]["fresh"] is True
+
+
+@pytest.mark.parametrize(("own", "nice"), [(True, 10), (False, 0)])
+def test_materialize_lowers_the_priority_of_its_own_process_only(built_shop, own, nice):
+    arguments = ["materialize", "shop", "--as-of", "2020-12-01T06:00Z", "--quiet", "--json"]
+    program = f"""
+    import os, sys
+    from pipelines.__main__ import main
+    sys.argv[1:] = {arguments}
+    before = os.nice(0)
+    assert main({None if own else arguments}) == 0
+    print(os.nice(0) - before)
+    """
+    ran = finished("-c", textwrap.dedent(program))
+    assert ran.stdout.splitlines()[-1:] == [str(nice)], ran.stderr
