@@ -1,5 +1,6 @@
-"""A throw-away domain with two use cases, built, online and with registered models; each test gets
-a copy of its data folder.
+"""The parcels domain with two use cases, built, materialized and with registered models.
+
+Each test works on its own copy of the data folder.
 """
 
 import csv
@@ -7,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,147 +20,15 @@ from punctual.home import Home
 
 DEMO_AT = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
-DOMAIN = '''
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
-
-from feast import Entity, FeatureService, Field, RequestSource, ValueType
-from feast.types import Int64, UnixTimestamp, Float64
-
-from punctual import Label, TimeSplit, UseCase
-from punctual import CsvSource
-from punctual import Domain
-from punctual import Events
-from punctual import RequestFeature, request_feature_view
-from punctual import count, latest_feature_view, mean, share, windowed_feature_view
-
-parcels_domain = Domain("parcels", "Parcels of a small carrier", demo_at=datetime(2024, 2, 20, 12, tzinfo=UTC))
-HOURLY, SOON = timedelta(hours=1), timedelta(minutes=5)
-
-parcels = CsvSource(
-    name="parcels",
-    location=lambda: Path(__file__).parent / "parcels.csv",
-    columns={
-        "parcel": "INTEGER", "courier": "VARCHAR", "depot": "VARCHAR", "route": "INTEGER", "weight_grams": "INTEGER",
-        "booked": "TIMESTAMP", "promised": "TIMESTAMP", "delivered": "TIMESTAMP", "service_class": "VARCHAR",
-    },
-    key=("parcel",),
-)
-
-bookings = Events(
-    "bookings", (parcels,), id=("parcel",),
-    columns={
-        "parcel": "BIGINT", "courier": "VARCHAR", "depot": "VARCHAR", "route": "BIGINT", "weight_grams": "BIGINT",
-        "promised": "TIMESTAMPTZ",
-    },
-    sql="SELECT parcel, courier, depot, route, weight_grams, promised, booked AS event_timestamp, booked AS created_timestamp FROM parcels",
-)
-deliveries = Events(
-    "deliveries", (parcels,), id=("parcel",),
-    columns={
-        "parcel": "BIGINT", "courier": "VARCHAR", "depot": "VARCHAR", "route": "BIGINT", "delay_minutes": "BIGINT", "is_late": "BOOLEAN",
-        "service_class": "VARCHAR", "delivered_at_unix_seconds": "BIGINT",
-    },
-    sql="""SELECT parcel, courier, depot, route, date_diff('minute', promised, delivered) AS delay_minutes, delivered > promised AS is_late,
-        service_class, epoch_us(delivered) // 1000000 AS delivered_at_unix_seconds,
-        delivered AS event_timestamp, delivered AS created_timestamp FROM parcels WHERE delivered IS NOT NULL""",
-)
-lateness = Events(
-    "lateness", (parcels,), id=("parcel",),
-    columns={"parcel": "BIGINT", "is_late": "BOOLEAN", "delay_minutes": "BIGINT", "no_label_because": "VARCHAR"},
-    sql="""SELECT parcel, delivered > promised AS is_late, date_diff('minute', promised, delivered) AS delay_minutes,
-        CASE WHEN delivered IS NULL THEN 'lost' END AS no_label_because,
-        booked AS event_timestamp, coalesce(delivered, booked + INTERVAL 40 HOUR) AS created_timestamp FROM parcels""",
-)
-
-courier = Entity(name="courier", join_keys=["courier"], value_type=ValueType.STRING, description="Who brings it")
-depot = Entity(name="depot", join_keys=["depot"], value_type=ValueType.STRING, description="Where it comes from; may be unknown")
-route = Entity(name="route", join_keys=["route"], value_type=ValueType.INT64, description="The courier's route")
-
-courier_deliveries = windowed_feature_view(
-    name="courier_deliveries", entities=[courier], events=deliveries, every=HOURLY, available_after=SOON,
-    features=[
-        mean("delay_minutes", over=("24h", "7d"), description="Mean delay"),
-        share("is_late", over=("7d",), description="Share of late deliveries"),
-        count(over=("24h",), description="Deliveries"),
-    ],
-    description="How a courier does",
-)
-depot_deliveries = windowed_feature_view(
-    name="depot_deliveries", entities=[depot], events=deliveries, every=HOURLY, available_after=SOON,
-    features=[count(over=("24h",), description="Deliveries")],
-    description="How much goes through a depot",
-)
-route_deliveries = windowed_feature_view(
-    name="route_deliveries", entities=[courier, route], events=deliveries, every=HOURLY, available_after=SOON,
-    features=[mean("delay_minutes", over=("7d",), description="Mean delay")],
-    description="How a courier does on a route",
-)
-last_delivery = latest_feature_view(
-    name="last_delivery", entities=[courier], events=deliveries, every=HOURLY, available_after=SOON, ttl=timedelta(hours=30),
-    fields={
-        "delay_minutes": "Delay of the last delivery",
-        "service_class": "Class of the last delivery",
-        "delivered_at_unix_seconds": "When it was",
-    },
-    description="A courier's last delivery",
-)
-
-parcel_request = RequestSource(
-    name="parcel_request",
-    schema=[Field(name="at", dtype=UnixTimestamp), Field(name="promised", dtype=UnixTimestamp), Field(name="weight_grams", dtype=Int64)],
-)
-
-
-@request_feature_view(
-    sources=[parcel_request, last_delivery[["delivered_at_unix_seconds"]], courier_deliveries[["delay_minutes_mean_24h"]]],
-    features=[
-        RequestFeature("hours_to_promise", Float64, "Hours until it is promised"),
-        RequestFeature("grams_per_hour", Float64, "Weight by hours to the promise"),
-        RequestFeature("idle_hours", Float64, "Hours since the last delivery"),
-        RequestFeature("weight_kilos", Int64, "Whole kilos"),
-    ],
-    description="Features of the moment",
-)
-def parcel_request_features(inputs: dict[str, Any]) -> dict[str, Any]:
-    hours = [(promised - at).total_seconds() / 3600 for at, promised in zip(inputs["at"], inputs["promised"])]
-    return {
-        "hours_to_promise": hours,
-        "grams_per_hour": [weight / (hour + 0.5) for weight, hour in zip(inputs["weight_grams"], hours)],
-        "idle_hours": [
-            None if then is None else (at.timestamp() - then) / 3600 for at, then in zip(inputs["at"], inputs["delivered_at_unix_seconds"])
-        ],
-        "weight_kilos": [weight // 1000 for weight in inputs["weight_grams"]],
-    }
-
-
-parcels_v1 = FeatureService(
-    name="parcels_v1",
-    features=[
-        courier_deliveries, depot_deliveries, route_deliveries, last_delivery[["delay_minutes", "service_class"]], parcel_request_features,
-    ],
-)
-SPLIT = TimeSplit(train="20d", validation="5d", test="5d")
-parcel_lateness = UseCase(
-    name="parcel_lateness", description="Will the parcel be late?", task="binary", feature_service="parcels_v1", requests=bookings,
-    label=Label("is_late", of=lateness, horizon=timedelta(hours=48), reason="no_label_because"), split=SPLIT, metric="roc_auc",
-    threshold=0.4, optional_keys=("depot",),
-)
-parcel_delay = UseCase(
-    name="parcel_delay", description="By how many minutes is the parcel late?", task="regression", feature_service="parcels_v1",
-    requests=bookings, label=Label("delay_minutes", of=lateness, horizon=timedelta(hours=48)), split=SPLIT, metric="rmse",
-    optional_keys=("depot",),
-)
-'''
+DOMAIN = Path(__file__).parent / "parcels" / "use_case.py"
 
 
 def write_repository(folder):
-    """The feature repository, with 4,100 parcels of 51 days."""
+    """Writes the feature repository, with 4,100 parcels of 51 days."""
     domain = folder / "parcels"
     domain.mkdir(parents=True)
     (domain / "__init__.py").touch()
-    (domain / "use_case.py").write_text(textwrap.dedent(DOMAIN))
+    shutil.copy(DOMAIN, domain)
     shutil.copy(Path(__file__).parents[2] / "feature_repo" / "feature_store.yaml", folder)
     random = np.random.default_rng(7)
     start = datetime(2024, 1, 1)
@@ -209,8 +77,9 @@ def write_repository(folder):
 
 @pytest.fixture(scope="session")
 def built(once):
-    """Feature repository and data folder, built and online as of the demo moment, with a model per
-    use case.
+    """The feature repository and a data folder that is built and materialized as of `DEMO_AT`.
+
+    Each use case has a champion. Tests read the folder and never change it.
     """
     folder = once("parcels_built", build_parcels)
     return folder / "repository", folder / "home"
@@ -237,9 +106,7 @@ def build_parcels(folder):
 
 
 def train_and_register(store, domain, name):
-    """What training does, in miniature: fit, write card and reference, register. Returns the
-    version.
-    """
+    """Fits a small model, registers it with card and reference; returns its version."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from sklearn.compose import ColumnTransformer
@@ -322,7 +189,8 @@ def train_and_register(store, domain, name):
     card = ModelCard(
         use_case=name, description=use_case.description, task=use_case.task, version="", run_id="",
         as_of="2024-02-20T12:00:00Z", trained_until="2024-02-15T12:00:00Z",
-        feature_service=use_case.feature_service, definitions=pinned_definitions(domain, use_case.feature_service), features=features,
+        feature_service=use_case.feature_service,
+        definitions=pinned_definitions(domain, use_case.feature_service), features=features,
         label=use_case.label.column, label_horizon="48h", threshold=use_case.threshold,
         metric=use_case.metric,
         training_set=TrainingSetManifest("2024-02-20T12:00:00Z", {}, rows.num_rows, "", {}),
@@ -341,7 +209,7 @@ def train_and_register(store, domain, name):
 
 
 def register_again(use_case, change=lambda card: None):
-    """The champion's model once more, as the next version, its card changed. Returns the version."""
+    """Registers the champion's model again with a changed card; returns the new version."""
     from punctual.model_card import REFERENCE_FILE
     from stores.models import artifact_folder, read_card
     from training.publish import load_pipeline, publish
@@ -370,7 +238,7 @@ def dethrone(use_case):
 
 @pytest.fixture
 def home(built, tmp_path, monkeypatch, copy_home):
-    """A copy of the built data folder, of the test's own."""
+    """A copy of the built data folder that only this test uses."""
     repository, original = built
     copy = tmp_path / "home"
     copy_home(original, copy)
@@ -400,13 +268,13 @@ def predictor(domain, use_case):
 
 @pytest.fixture
 def models():
-    """How a test registers another version of a champion's model, and moves the alias."""
+    """Functions that register another version of the champion's model and move its alias."""
     return SimpleNamespace(register_again=register_again, promote=promote, dethrone=dethrone)
 
 
 @pytest.fixture
 def row():
-    """Makes a well-formed row as JSON; a column set to `...` is left out."""
+    """Makes a valid request row; a column set to `...` is left out."""
 
     def make(**changes):
         whole = {
@@ -424,9 +292,7 @@ def row():
 
 @pytest.fixture
 def punctual(home):
-    """Starts `python -m inference …` on the test's data folder, and ends what is still running
-    after the test.
-    """
+    """Starts `python -m inference …` on the test's data folder; kills it after the test."""
     started = []
 
     def start(*arguments):

@@ -1,4 +1,4 @@
-"""A champion is found, checked against its card, and predicts what it did when it was registered."""
+"""A champion is found, checked against its card, and predicts as it did at registration."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

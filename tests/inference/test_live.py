@@ -1,4 +1,4 @@
-"""The live score takes labels only when all of a moment's can be known, and says what it left out."""
+"""The live score uses labels only when all labels of a time are known, and reports the rest."""
 
 from datetime import UTC, datetime, timedelta
 

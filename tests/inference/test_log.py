@@ -25,8 +25,10 @@ def own_home(tmp_path, monkeypatch):
 
 def prediction(number, at=AT, received=None, **features):
     return LoggedPrediction(
-        prediction_id=f"id-{number}", use_case="late", at=at, received=received or at, model_name="late", model_version="1",
-        feature_service="v1", row={"courier": "A", "route": number}, features=features, views={}, prediction=0.25, decision=False,
+        prediction_id=f"id-{number}", use_case="late", at=at, received=received or at,
+        model_name="late", model_version="1", feature_service="v1",
+        row={"courier": "A", "route": number}, features=features, views={},
+        prediction=0.25, decision=False,
     )  # fmt: skip
 
 
@@ -135,7 +137,12 @@ def test_where_the_disk_is_full_the_log_stays_whole_and_goes_on_when_there_is_ro
         from stores.predictions import LoggedPrediction, PredictionLog
         at = datetime(2024, 2, 20, 12, tzinfo=UTC)
         def some(number, size):
-            return [LoggedPrediction(f"id-{{number}}", "late", at, at, "late", "1", "v1", {{"text": "x" * size}}, {{}}, {{}}, 0.5, None)]
+            row = {{"text": "x" * size}}
+            return [
+                LoggedPrediction(
+                    f"id-{{number}}", "late", at, at, "late", "1", "v1", row, {{}}, {{}}, 0.5, None
+                )
+            ]
         log = PredictionLog(Home.at(), "late")
         log.append(some(1, 100))
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, resource.RLIM_INFINITY))
