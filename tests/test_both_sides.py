@@ -1,6 +1,4 @@
-"""One view read twice, for either side of a game: each under a name and by a key of its own, from
-one table and one set of records.
-"""
+"""One view is read twice, once for each team of a game: two names, two join keys, one table."""
 
 import csv
 import random
@@ -36,32 +34,68 @@ from datetime import timedelta
 from feast import Entity, FeatureService, Field, RequestSource, ValueType
 from feast.types import Int64, UnixTimestamp
 
-from punctual import CsvSource, Domain, Events, Gate, Label, RequestFeature, TimeSplit, UseCase, mean
-from punctual import moment, request_feature_view, windowed_feature_view
+from punctual import (
+    CsvSource,
+    Domain,
+    Events,
+    Gate,
+    Label,
+    RequestFeature,
+    TimeSplit,
+    UseCase,
+    mean,
+    moment,
+    request_feature_view,
+    windowed_feature_view,
+)
 
 games_domain = Domain("games", "Games of a league", demo_at=moment("2024-06-01T00:00Z"))
 games = CsvSource(
-    name="games", location="raw/games.csv", key=("game",),
-    columns={"game": "BIGINT", "home_team": "VARCHAR", "away_team": "VARCHAR", "starts": "TIMESTAMP", "home_points": "BIGINT",
-        "away_points": "BIGINT"},
+    name="games",
+    location="raw/games.csv",
+    key=("game",),
+    columns={
+        "game": "BIGINT",
+        "home_team": "VARCHAR",
+        "away_team": "VARCHAR",
+        "starts": "TIMESTAMP",
+        "home_points": "BIGINT",
+        "away_points": "BIGINT",
+    },
 )
 KNOWN = "starts AS event_timestamp, starts + INTERVAL 3 HOUR AS created_timestamp FROM games"
 scores = Events(
-    "scores", (games,), id=("game", "team"), columns={"game": "BIGINT", "team": "VARCHAR", "points": "BIGINT"},
-    sql=f"SELECT game, home_team AS team, home_points AS points, {KNOWN} UNION ALL SELECT game, away_team, away_points, {KNOWN}",
+    "scores",
+    (games,),
+    id=("game", "team"),
+    columns={"game": "BIGINT", "team": "VARCHAR", "points": "BIGINT"},
+    sql=f"SELECT game, home_team AS team, home_points AS points, {KNOWN}"
+    f" UNION ALL SELECT game, away_team, away_points, {KNOWN}",
 )
 fixtures = Events(
-    "fixtures", (games,), id=("game",), columns={"game": "BIGINT", "home_team": "VARCHAR", "away_team": "VARCHAR"},
-    sql="SELECT game, home_team, away_team, starts AS event_timestamp, starts AS created_timestamp FROM games",
+    "fixtures",
+    (games,),
+    id=("game",),
+    columns={"game": "BIGINT", "home_team": "VARCHAR", "away_team": "VARCHAR"},
+    sql="SELECT game, home_team, away_team,"
+    " starts AS event_timestamp, starts AS created_timestamp FROM games",
 )
 margins = Events(
-    "margins", (games,), id=("game",), columns={"game": "BIGINT", "margin": "BIGINT"},
+    "margins",
+    (games,),
+    id=("game",),
+    columns={"game": "BIGINT", "margin": "BIGINT"},
     sql=f"SELECT game, home_points - away_points AS margin, {KNOWN}",
 )
 team = Entity(name="team", join_keys=["team"], value_type=ValueType.STRING, description="A team")
 team_form = windowed_feature_view(
-    name="team_form", entities=[team], events=scores, every=timedelta(hours=1), available_after=timedelta(minutes=5),
-    features=[mean("points", over=("30d",), description="Mean points")], description="How a team has played",
+    name="team_form",
+    entities=[team],
+    events=scores,
+    every=timedelta(hours=1),
+    available_after=timedelta(minutes=5),
+    features=[mean("points", over=("30d",), description="Mean points")],
+    description="How a team has played",
 )
 home_form = team_form.with_name("home_form").with_join_key_map({"team": "home_team"})
 away_form = team_form.with_name("away_form").with_join_key_map({"team": "away_team"})
@@ -69,28 +103,38 @@ away_form = team_form.with_name("away_form").with_join_key_map({"team": "away_te
 
 @request_feature_view(
     sources=[RequestSource(name="game_request", schema=[Field(name="at", dtype=UnixTimestamp)])],
-    features=[RequestFeature("weekday", Int64, "Day of the week, Monday is 0")], description="The day",
+    features=[RequestFeature("weekday", Int64, "Day of the week, Monday is 0")],
+    description="The day",
 )
 def game_day(inputs):
     return {"weekday": [at.weekday() for at in inputs["at"]]}
 
 
-margin_v1 = FeatureService(name="margin_v1", features=[
-    game_day, home_form, team_form.with_name("away_form").with_join_key_map({"team": "away_team"}),
-])
+margin_v1 = FeatureService(
+    name="margin_v1",
+    features=[
+        game_day,
+        home_form,
+        team_form.with_name("away_form").with_join_key_map({"team": "away_team"}),
+    ],
+)
 margin = UseCase(
-    name="margin", description="By how many points will the home team win?", task="regression", feature_service="margin_v1",
-    requests=fixtures, label=Label("margin", of=margins, horizon=timedelta(hours=24)),
-    split=TimeSplit(train="90d", validation="20d", test="20d"), metric="rmse", gate=Gate(minimum_rows=10),
+    name="margin",
+    description="By how many points will the home team win?",
+    task="regression",
+    feature_service="margin_v1",
+    requests=fixtures,
+    label=Label("margin", of=margins, horizon=timedelta(hours=24)),
+    split=TimeSplit(train="90d", validation="20d", test="20d"),
+    metric="rmse",
+    gate=Gate(minimum_rows=10),
 )
 """
 
 
 @pytest.fixture
 def league(home, tmp_path, monkeypatch):
-    """The games of five months, in which a team's strength decides; returns the file of
-    definitions.
-    """
+    """Five months of games that the stronger team wins; returns the file of definitions."""
     repository = tmp_path / "repository"
     (repository / "games").mkdir(parents=True)
     shutil.copy(Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml", repository)

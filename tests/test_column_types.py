@@ -104,14 +104,31 @@ DOMAIN = f"""
 from datetime import timedelta
 from feast import Entity, FeatureService, Field, RequestSource
 from feast.types import Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
-from punctual import CsvSource, Domain, Events, Label, RequestFeature, TimeSplit, UseCase
-from punctual import count, latest_feature_view, request_feature_view, share, std, sum_of, windowed_feature_view
+from punctual import (
+    CsvSource,
+    Domain,
+    Events,
+    Label,
+    RequestFeature,
+    TimeSplit,
+    UseCase,
+    count,
+    latest_feature_view,
+    request_feature_view,
+    share,
+    std,
+    sum_of,
+    windowed_feature_view,
+)
 
 DAY = timedelta(days=1)
 columns = {{name: kind for kind, name in {COLUMNS!r}.items()}}
 types_domain = Domain("kinds", "A column of every type")
 file = CsvSource("file", "types.csv", {{"id": "BIGINT", **columns}}, key=("id",), null_values=("",))
-select = "SELECT *, TIMESTAMP '2024-01-02' AS event_timestamp, TIMESTAMP '2024-01-02' AS created_timestamp FROM file"
+select = (
+    "SELECT *, TIMESTAMP '2024-01-02' AS event_timestamp,"
+    " TIMESTAMP '2024-01-02' AS created_timestamp FROM file"
+)
 everything = Events("everything", (file,), select, ("id",), {{"id": "BIGINT", **columns}})
 ids = {{"id_" + {COLUMNS!r}[kind]: kind for kind in {IDS!r}}}
 known = ", ".join(
@@ -122,11 +139,21 @@ asked = Events("asked", (file,), later, ("id", *ids), {{"id": "BIGINT", **column
 outcome = Events("outcome", (file,), later, ("id", *ids), asked.columns)
 thing = Entity(name="thing", join_keys=["id"], description="A row of the file")
 newest = latest_feature_view(
-    name="newest", entities=[thing], events=everything, every=DAY, available_after=timedelta(0),
-    fields={{{COLUMNS!r}[kind]: kind for kind in {FEATURES!r}}}, description="The row",
+    name="newest",
+    entities=[thing],
+    events=everything,
+    every=DAY,
+    available_after=timedelta(0),
+    fields={{{COLUMNS!r}[kind]: kind for kind in {FEATURES!r}}},
+    description="The row",
 )
 sums = windowed_feature_view(
-    name="sums", entities=[thing], events=everything, every=DAY, available_after=timedelta(0), description="Sums",
+    name="sums",
+    entities=[thing],
+    events=everything,
+    every=DAY,
+    available_after=timedelta(0),
+    description="Sums",
     features=[
         *(sum_of({COLUMNS!r}[kind], over=("30d",), description=kind) for kind in {MEASURES!r}),
         share("c0", over=("30d",), description="BOOLEAN"),
@@ -135,8 +162,13 @@ sums = windowed_feature_view(
 for _kind in {KEYS!r}:
     _column = {COLUMNS!r}[_kind]
     globals()["by_" + _column] = windowed_feature_view(
-        name="by_" + _column, entities=[Entity(name="of_" + _column, join_keys=[_column])], events=everything,
-        every=DAY, available_after=timedelta(0), description=_kind, features=[count(over=("30d",), description="Rows")],
+        name="by_" + _column,
+        entities=[Entity(name="of_" + _column, join_keys=[_column])],
+        events=everything,
+        every=DAY,
+        available_after=timedelta(0),
+        description=_kind,
+        features=[count(over=("30d",), description="Rows")],
     )
     globals()["of_" + _column] = Entity(name="of_" + _column, join_keys=[_column])
 

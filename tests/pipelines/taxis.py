@@ -1,4 +1,4 @@
-"""A throw-away domain of taxi trips, with the one file that its events come from."""
+"""A throw-away domain of taxi trips and the raw file of its events."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from stores.tables import Table, canonical_hash, event_table
 
 QUIET = Progress(quiet=True)
 
-# Taxi trips: their fares are known at their end, their labels (a tip) an hour later.
+# A fare is known at the end of the trip; the label (a tip) an hour later.
 DOMAIN = """
 from datetime import timedelta
 
@@ -29,7 +29,14 @@ taxis_domain = Domain(name="taxis", description="Trips of taxis")
 trips = CsvSource(
     name="trips",
     location=lambda: str(Home.at().path("raw", "trips.csv")),
-    columns={"trip": "BIGINT", "driver": "BIGINT", "begun": "TIMESTAMP", "ended": "TIMESTAMP", "cents": "BIGINT", "tip": "BOOLEAN"},
+    columns={
+        "trip": "BIGINT",
+        "driver": "BIGINT",
+        "begun": "TIMESTAMP",
+        "ended": "TIMESTAMP",
+        "cents": "BIGINT",
+        "tip": "BOOLEAN",
+    },
     key=("trip",),
 )
 fares = Events(
@@ -37,7 +44,8 @@ fares = Events(
     sources=(trips,),
     id=("trip",),
     columns={"trip": "BIGINT", "driver": "BIGINT", "cents": "BIGINT"},
-    sql="SELECT trip, driver, cents, ended AS event_timestamp, ended AS created_timestamp FROM trips",
+    sql="SELECT trip, driver, cents,"
+    " ended AS event_timestamp, ended AS created_timestamp FROM trips",
 )
 calls = Events(
     name="calls",
@@ -51,7 +59,8 @@ tips = Events(
     sources=(trips,),
     id=("trip",),
     columns={"trip": "BIGINT", "tip": "BOOLEAN"},
-    sql="SELECT trip, tip, begun AS event_timestamp, ended + INTERVAL 1 HOUR AS created_timestamp FROM trips",
+    sql="SELECT trip, tip,"
+    " begun AS event_timestamp, ended + INTERVAL 1 HOUR AS created_timestamp FROM trips",
 )
 driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 driver_fares = windowed_feature_view(
@@ -104,7 +113,7 @@ def at(day, hour=0, minute=0):
 
 
 def utc(day, hour=0, minute=0):
-    """The same as tables hold it."""
+    """The same moment as naive UTC, as the tables store it."""
     return at(day, hour, minute).replace(tzinfo=None)
 
 
@@ -151,13 +160,13 @@ class Taxis:
 
     @property
     def domain(self):
-        """The domain in the data folder that the environment names now."""
+        """The domain with the data folder of `PUNCTUAL_HOME`."""
         return load_domain(Home.at(repository=self.repository), "taxis")
 
     def write(self, trips):
-        place = Home.at().path("raw", "trips.csv")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(
+        path = Home.at().path("raw", "trips.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
             "trip,driver,begun,ended,cents,tip\n"
             + "".join(",".join(map(str, trip)) + "\n" for trip in trips)
         )
@@ -166,7 +175,7 @@ class Taxis:
         return build(self.domain, moment, QUIET)
 
     def redefined(self, old, new, file="taxis.py"):
-        """The domain as another repository defines it."""
+        """A copy of the repository whose `file` says `new` instead of `old`."""
         other = Taxis.__new__(Taxis)
         other.home, other.repository = (
             self.home,

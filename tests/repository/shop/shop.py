@@ -1,4 +1,4 @@
-"""Everything about the shops in one file, since a domain may be as small as that."""
+"""The whole shop domain in one file: a small domain needs no more."""
 
 from datetime import timedelta
 from typing import Any
@@ -45,24 +45,31 @@ closed_days = Events(
     sources=(sales,),
     id=("shop_id", "day"),
     columns={"shop_id": "BIGINT", "day": "DATE", "cents": "BIGINT", "is_promotion": "BOOLEAN"},
-    sql="""SELECT shop_id, day, cents, is_promotion, day::TIMESTAMP + INTERVAL 24 HOUR AS event_timestamp,
-        day::TIMESTAMP + INTERVAL 24 HOUR AS created_timestamp FROM sales""",
+    sql="""SELECT shop_id, day, cents, is_promotion,
+            day::TIMESTAMP + INTERVAL 24 HOUR AS event_timestamp,
+            day::TIMESTAMP + INTERVAL 24 HOUR AS created_timestamp
+        FROM sales""",
 )
 mornings = Events(
     name="mornings",
     sources=(sales,),
     id=("shop_id", "day"),
     columns={"shop_id": "BIGINT", "day": "DATE", "is_promotion": "BOOLEAN", "opens": "TIMESTAMPTZ"},
-    sql="""SELECT shop_id, day, is_promotion, timezone('UTC', day::TIMESTAMP + INTERVAL 8 HOUR) AS opens,
-        day::TIMESTAMP + INTERVAL 6 HOUR AS event_timestamp, day::TIMESTAMP + INTERVAL 6 HOUR AS created_timestamp FROM sales""",
+    sql="""SELECT shop_id, day, is_promotion,
+            timezone('UTC', day::TIMESTAMP + INTERVAL 8 HOUR) AS opens,
+            day::TIMESTAMP + INTERVAL 6 HOUR AS event_timestamp,
+            day::TIMESTAMP + INTERVAL 6 HOUR AS created_timestamp
+        FROM sales""",
 )
 takings = Events(
     name="takings",
     sources=(sales,),
     id=("shop_id", "day"),
     columns={"shop_id": "BIGINT", "day": "DATE", "cents": "BIGINT"},
-    sql="""SELECT shop_id, day, cents, day::TIMESTAMP + INTERVAL 6 HOUR AS event_timestamp,
-        day::TIMESTAMP + INTERVAL 24 HOUR AS created_timestamp FROM sales""",
+    sql="""SELECT shop_id, day, cents,
+            day::TIMESTAMP + INTERVAL 6 HOUR AS event_timestamp,
+            day::TIMESTAMP + INTERVAL 24 HOUR AS created_timestamp
+        FROM sales""",
 )
 
 shop = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.INT64, description="A shop")
