@@ -1,4 +1,4 @@
-"""What must be true of the flights: counts, times, and that everything a person reads is described."""
+"""The flights domain: row counts, times, and a description for everything that people read."""
 
 import zipfile
 from pathlib import Path
@@ -74,18 +74,35 @@ def test_wall_clocks_become_utc_through_both_changes_of_the_clocks(flights):
     # The distribution's own `time_hour` is the scheduled departure in UTC, cut to the hour.
     assert one(
         connection,
-        f"""SELECT count(*) FROM flights AS f JOIN read_csv({str(_raw(flights))!r}, nullstr = 'NA') AS r
-        ON r.carrier = f.carrier AND r.flight = f.flight AND r.origin = f.origin AND r.dest = f.dest
-            AND timezone('America/New_York', make_timestamp(r.year, r.month, r.day, r.hour, r.minute, 0))::TIMESTAMP = f.scheduled_departure
-        WHERE date_trunc('hour', f.scheduled_departure) = r.time_hour::TIMESTAMP""",
+        f"""
+        SELECT count(*)
+        FROM flights AS f
+        JOIN read_csv({str(_raw(flights))!r}, nullstr = 'NA') AS r
+            ON r.carrier = f.carrier
+            AND r.flight = f.flight
+            AND r.origin = f.origin
+            AND r.dest = f.dest
+            AND timezone(
+                'America/New_York',
+                make_timestamp(r.year, r.month, r.day, r.hour, r.minute, 0)
+            )::TIMESTAMP = f.scheduled_departure
+        WHERE date_trunc('hour', f.scheduled_departure) = r.time_hour::TIMESTAMP
+        """,
     ) == (336_776,)
     # Seven in the morning in New York.
     for month, hour in ((7, 11), (12, 12)):
         found = connection.execute(
-            f"""SELECT DISTINCT hour(f.scheduled_departure) FROM flights AS f JOIN read_csv({str(_raw(flights))!r}, nullstr = 'NA') AS r
-            ON r.carrier = f.carrier AND r.flight = f.flight AND r.origin = f.origin AND r.dest = f.dest
+            f"""
+            SELECT DISTINCT hour(f.scheduled_departure)
+            FROM flights AS f
+            JOIN read_csv({str(_raw(flights))!r}, nullstr = 'NA') AS r
+                ON r.carrier = f.carrier
+                AND r.flight = f.flight
+                AND r.origin = f.origin
+                AND r.dest = f.dest
                 AND r.time_hour::TIMESTAMP = f.scheduled_departure
-            WHERE r.month = {month} AND r.sched_dep_time = 700"""
+            WHERE r.month = {month} AND r.sched_dep_time = 700
+            """
         ).fetchall()
         assert found == [(hour,)]
 
@@ -96,11 +113,22 @@ def test_arrivals_are_at_the_destinations_clock_and_after_midnight_on_the_next_d
     # flight disagrees.
     assert one(
         connection,
-        f"""SELECT count(*) FROM flights AS f JOIN read_csv({str(_raw(flights))!r}, nullstr = 'NA') AS r
-        ON r.carrier = f.carrier AND r.flight = f.flight AND r.origin = f.origin AND r.dest = f.dest
-            AND timezone('America/New_York', make_timestamp(r.year, r.month, r.day, r.hour, r.minute, 0))::TIMESTAMP = f.scheduled_departure
-        WHERE f.arrival IS NOT NULL AND timezone(f.tzone, timezone('UTC', f.arrival))::TIME
-            <> make_time((r.arr_time // 100) % 24, r.arr_time % 100, 0)""",
+        f"""
+        SELECT count(*)
+        FROM flights AS f
+        JOIN read_csv({str(_raw(flights))!r}, nullstr = 'NA') AS r
+            ON r.carrier = f.carrier
+            AND r.flight = f.flight
+            AND r.origin = f.origin
+            AND r.dest = f.dest
+            AND timezone(
+                'America/New_York',
+                make_timestamp(r.year, r.month, r.day, r.hour, r.minute, 0)
+            )::TIMESTAMP = f.scheduled_departure
+        WHERE f.arrival IS NOT NULL
+            AND timezone(f.tzone, timezone('UTC', f.arrival))::TIME
+                <> make_time((r.arr_time // 100) % 24, r.arr_time % 100, 0)
+        """,
     ) == (1,)
     shortest, longest = one(
         connection, "SELECT min(arrival - departure), max(arrival - departure) FROM flights"
@@ -116,8 +144,13 @@ def test_the_horizon_covers_the_slowest_label_and_six_hours_would_not(flights):
     labels = domain.use_cases["arrival_delay"].label.of.sql
     slowest, within_six = one(
         connection,
-        f"""SELECT max(created_timestamp - event_timestamp), avg((created_timestamp - event_timestamp <= INTERVAL 6 HOUR)::INT)
-        FROM ({labels}) WHERE is_late IS NOT NULL""",
+        f"""
+        SELECT
+            max(created_timestamp - event_timestamp),
+            avg((created_timestamp - event_timestamp <= INTERVAL 6 HOUR)::INT)
+        FROM ({labels})
+        WHERE is_late IS NOT NULL
+        """,
     )
     assert slowest.total_seconds() / 3600 == pytest.approx(34.7, abs=0.05)
     assert within_six == pytest.approx(0.745, abs=0.01)
@@ -172,7 +205,7 @@ def test_the_definitions_are_those_that_people_have_reviewed(flights):
 
 
 def _raw(flights):
-    """The raw flights as a plain file, for reading what cleaning has left behind."""
+    """The path of the raw flights, unpacked, for comparison with the clean ones."""
     domain, _, _ = flights
     source = next(source for source in domain.sources if source.name == "flights")
     folder = Home.at().path("raw")

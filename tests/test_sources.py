@@ -59,8 +59,14 @@ def test_rows_in_are_rows_clean_plus_quarantined_plus_duplicates(dirty):
         8,
     )
     assert report.rules == {
-        "not_negative": 1, "under_a_day": 1, "not_long": 1, "type": 2, "not a row": 2, "key is null": 1, "key repeated": 1,
-    }  # fmt: skip
+        "not_negative": 1,
+        "under_a_day": 1,
+        "not_long": 1,
+        "type": 2,
+        "not a row": 2,
+        "key is null": 1,
+        "key repeated": 1,
+    }
     assert report.missing_values == {"id": 1, "day": 1}
     with connect() as connection:
         rows = connection.execute(

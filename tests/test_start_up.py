@@ -1,4 +1,4 @@
-"""What a command imports: Feast without its type checks, except in `apply`, and nothing needless."""
+"""Commands import only what they need; only `apply` runs Feast's type checks."""
 
 import json
 import re

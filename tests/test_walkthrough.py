@@ -28,7 +28,7 @@ def masked(line):
 
 
 def assert_shows(output, expected):
-    """Every line of the README is in the output, in this order; `…` stands for the rest of a line."""
+    """Asserts that the output has the expected lines in order; `…` matches the rest of a line."""
     lines = [masked(line) for line in output.splitlines()]
     at = 0
     for wanted in expected:

@@ -180,9 +180,7 @@ def test_without_a_champion_there_is_no_batch(tiny, world):
     assert here.at("2013-12-05T22:00:00Z") == [("batch", "05 06:00", "succeeded")]
 
 
-def test_a_failing_run_is_tried_three_times_with_growing_waits_then_has_failed_and_the_next_moment_goes_on(
-    tiny, world
-):
+def test_a_run_fails_after_three_attempts_with_growing_waits_and_the_next_run_starts(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     tiny.plan("materialize", "70 first", "70 second", "70 third")
     assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "retrying")]
@@ -318,9 +316,7 @@ def test_what_comes_later_than_promised_is_said(tiny, world):
     ]
 
 
-def test_a_run_that_the_dead_left_running_is_interrupted_and_run_again_without_counting_as_a_failure(
-    tiny, world
-):
+def test_a_run_of_a_dead_scheduler_is_interrupted_and_repeated_without_a_failure(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     here.ledger.start(here.scheduler.steps[0], here.now, now=here.now, wall=here.wall)
     assert [run.status for run in here.scheduler.recover()] == ["interrupted"]

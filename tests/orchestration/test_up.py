@@ -17,7 +17,7 @@ from orchestration.ledger import Ledger
 from orchestration.server import HOST
 from punctual.home import Home
 
-# A schedule of the tiny stage, whose clock stands still.
+# A schedule of the tiny stage with a fixed clock.
 SCHEDULER = """
 import datetime, time
 from functools import partial
@@ -32,8 +32,21 @@ step = Step("materialize", "shop", "shop", "0 * * * *", (command,), 60)
 now = datetime.datetime(2013, 12, 5, 20, tzinfo=datetime.UTC)
 wall = lambda: datetime.datetime.now(datetime.UTC)
 with exclusive_lock(Home.at(), SCHEDULE, 3.0) as lock:
-    run = partial(run_step, home=Home.at(), sleep=lambda seconds: time.sleep(min(seconds, 0.05)), keeps=(lock,))
-    scheduler = Scheduler([step], Ledger(Home.at()), lambda: now, run, time.sleep, wall=wall, has_champion=lambda _: True)
+    run = partial(
+        run_step,
+        home=Home.at(),
+        sleep=lambda seconds: time.sleep(min(seconds, 0.05)),
+        keeps=(lock,),
+    )
+    scheduler = Scheduler(
+        [step],
+        Ledger(Home.at()),
+        lambda: now,
+        run,
+        time.sleep,
+        wall=wall,
+        has_champion=lambda _: True,
+    )
     scheduler.recover()
     for run in scheduler.run_due():
         print(run.status, flush=True)

@@ -66,8 +66,10 @@ def test_a_late_row_is_known_from_the_run_that_found_it(taxis):
     (fares, *_) = taxis.build(at(1, 13)).events
     assert (fares.new, fares.late, fares.corrected) == (2, 1, 0)
     assert taxis.events("fares", "trip", "event_timestamp", "created_timestamp") == [
-        (1, utc(1, 10, 30), utc(1, 10, 30)), (2, utc(1, 9, 30), utc(1, 13)), (3, utc(1, 12, 30), utc(1, 12, 30)),
-    ]  # fmt: skip
+        (1, utc(1, 10, 30), utc(1, 10, 30)),
+        (2, utc(1, 9, 30), utc(1, 13)),
+        (3, utc(1, 12, 30), utc(1, 12, 30)),
+    ]
 
 
 def test_what_became_known_at_the_very_moment_of_the_last_run_is_not_late(taxis):

@@ -244,7 +244,7 @@ def key_of(version, declared):
 
 
 def in_window(history, declared, key, grid_time, minutes):
-    """The definition in design.md: newest versions known by g, with event time in (g - window, g]."""
+    """The newest versions known at the grid time g whose event time is in (g - window, g]."""
     return [
         version
         for version in known_at(history, grid_time)

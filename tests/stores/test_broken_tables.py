@@ -327,7 +327,8 @@ def test_a_key_of_another_type_than_the_views_is_refused(views, published, tmp_p
     frame = at(utc(13), driver=driver)
     with pytest.raises(
         InvalidRequest,
-        match="view 'driver_trips' is keyed by 'driver', which is int64; the entity rows have it as",
+        match="view 'driver_trips' is keyed by 'driver', which is int64;"
+        " the entity rows have it as",
     ):
         views.shown(frame)
     with pytest.raises(InvalidRequest, match="view 'driver_trips' is keyed by 'driver'"):

@@ -224,9 +224,7 @@ def test_a_row_that_was_ahead_is_not_missed(world, publish):
     assert world.materialize(at(13)).missed == 0
 
 
-def test_rows_that_come_online_after_their_moment_by_the_clock_are_missed_though_the_run_stands_before_it(
-    world, publish
-):
+def test_rows_that_come_online_after_their_time_on_the_wall_clock_are_missed(world, publish):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     world.materialize(at(11))
     publish(world.table, TRIPS, [(7, 2, utc(12), utc(12, 5)), (8, 2, utc(12), utc(12, 5))], at(12))

@@ -41,7 +41,11 @@ table = FileSource(
     timestamp_field="event_timestamp",
     created_timestamp_column="created_timestamp",
 )
-schema = [Field(name="driver", dtype=Int64), Field(name="trips", dtype=Int64), Field(name="note", dtype=String)]
+schema = [
+    Field(name="driver", dtype=Int64),
+    Field(name="trips", dtype=Int64),
+    Field(name="note", dtype=String),
+]
 pushed = PushSource(name="trips_pushed", batch_source=table)
 driver_trips = FeatureView(name="driver_trips", entities=[driver], schema=schema, source=pushed)
 service = FeatureService(name="everything", features=[driver_trips])

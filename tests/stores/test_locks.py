@@ -12,13 +12,14 @@ from punctual.errors import AlreadyRunning, DataFolderError
 from punctual.home import Home
 from punctual.locks import exclusive_lock, is_running
 
-# Takes the lock, hands it to a child that sleeps, and says so; a scheduler but for the schedule.
+# Like a scheduler: takes the lock, passes it to a sleeping child and prints the child's id.
 HOLDER = """
 import subprocess, sys, time
 from punctual.home import Home
 from punctual.locks import exclusive_lock
 with exclusive_lock(Home.at(), "schedule") as lock:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(lock,))
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    child = subprocess.Popen(command, pass_fds=(lock,))
     print(child.pid, flush=True)
     time.sleep(60)
 """

@@ -156,7 +156,7 @@ class World:
 
     @contextmanager
     def reading(self, *expected):
-        """Reads all the time: never an error, a mixture, or anything but the generations expected."""
+        """Reads all the time; fails on an error, a mixture or an unexpected generation."""
         seen, failures, done = set(), [], threading.Event()
 
         def read():

@@ -35,9 +35,7 @@ def store(tmp_path, online_store):
     )
 
 
-def test_features_that_are_added_removed_and_retyped_are_read_when_they_are_materialized_and_not_before(
-    store, tmp_path, publish
-):
+def test_a_changed_schema_is_read_from_its_materialization_on(store, tmp_path, publish):
     database = packed_database(store.config)
     for number, (features, columns, values) in enumerate(STEPS):
         table = table_source(tmp_path / "tables" / "trips")

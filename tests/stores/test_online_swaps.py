@@ -84,13 +84,11 @@ def test_a_look_finds_what_there_is_however_often_views_are_swapped_meanwhile(tm
 
 
 @pytest.mark.parametrize("online_store", ["redis", "cluster"], indirect=True)
-def test_a_place_that_is_removed_while_redis_is_read_is_not_taken_for_missing_rows(
-    database, another
-):
-    """Redis answers command by command, and others come in between; SQLite reads from one snapshot."""
+def test_a_generation_removed_during_a_redis_read_does_not_read_as_missing_rows(database, another):
+    """Other clients write between two Redis commands; SQLite reads from one snapshot."""
     fill(database)
     assert shown(another) == [OLD] * 10
-    # The records are asked for first, and go just before they are.
+    # The rebuild removes the old records just before the reader's first request for records.
     client = another.records.client
     with just_before(client, "pipeline", lambda: rebuild(database, NEW)):
         assert shown(another) == [NEW] * 10

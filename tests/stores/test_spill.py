@@ -23,7 +23,9 @@ import sys
 from pathlib import Path
 from stores.tables import connect
 connection = connect(memory_limit="12MB", threads=1, temporary=Path(sys.argv[1]))
-connection.execute("CREATE TABLE many AS SELECT range, md5(range::VARCHAR) AS text FROM range(400_000)")
+connection.execute(
+    "CREATE TABLE many AS SELECT range, md5(range::VARCHAR) AS text FROM range(400_000)"
+)
 print(flush=True)
 sys.stdin.read()
 """
@@ -49,9 +51,7 @@ def test_connections_that_share_a_spill_folder_do_not_read_each_others_rows(tmp_
     assert not spilled(folder)
 
 
-def test_what_a_killed_process_spilled_is_removed_by_the_next_one_and_what_a_living_one_spilled_is_not(
-    tmp_path,
-):
+def test_the_next_process_removes_spill_files_of_killed_processes_only(tmp_path):
     def start():
         command = [sys.executable, "-c", SPILLING, str(tmp_path)]
         process = subprocess.Popen(

@@ -361,7 +361,7 @@ store.materialize(datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 1, 20, tzi
 
 
 def killed_while_writing(store, path):
-    """Starts a process that materializes, keeps it waiting for the online file, and kills it there."""
+    """Kills a process that materializes while it waits for a lock on the online file."""
     with closing(sqlite3.connect(path, isolation_level=None)) as somebody:
         somebody.execute("BEGIN IMMEDIATE")
         config = store.config.model_dump_json(by_alias=True, exclude_none=True)

@@ -78,7 +78,7 @@ def test_the_card_says_what_people_have_reviewed(first):
 
 
 def rounded(value):
-    """Numbers to two digits and to a thousandth, since processors differ in the last bits of a sum."""
+    """Rounds to two digits and a thousandth: the last bits of a sum vary by processor."""
     if isinstance(value, dict):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, list):
