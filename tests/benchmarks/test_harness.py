@@ -64,7 +64,7 @@ def test_the_median_the_peak_and_the_hash_are_of_the_contenders_own_process(cont
     assert large.peak_mb - small.peak_mb > 250
 
 
-def test_no_repetition_begins_when_patience_is_over(contender):
+def test_no_repetition_begins_after_the_time_limit(contender):
     assert (
         contender(
             "of_its_own", arguments={"hash": "a", "seconds": 0.3}, repetitions=5, patience=0.2
@@ -155,7 +155,7 @@ def test_a_benchmark_ends_with_its_cases_as_json(capsys):
     assert capsys.readouterr() == (f"{as_json(cases)}\n", "")
 
 
-def test_latencies_are_told_in_milliseconds():
+def test_latencies_are_reported_in_milliseconds():
     assert latencies([0.001] * 99 + [0.1]) == {
         "p50_ms": pytest.approx(1.0),
         "p99_ms": pytest.approx(1.99),
@@ -163,7 +163,7 @@ def test_latencies_are_told_in_milliseconds():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_and_time_of_a_process_are_those_of_its_children_too():
+def test_memory_and_time_of_a_process_include_its_children():
     child = """
 import time
 data = bytearray(200_000_000)

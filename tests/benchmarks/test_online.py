@@ -44,7 +44,7 @@ def test_all_readers_give_the_same_values(place):
     assert len(set(found.values())) == 1, found
 
 
-def test_all_materializers_show_the_same_values_and_say_what_they_take(place):
+def test_all_materializers_write_the_same_values_and_report_their_size(place):
     found = {}
     for contender in MATERIALIZERS:
         work = online_stores.materialize(
@@ -60,7 +60,7 @@ def test_all_materializers_show_the_same_values_and_say_what_they_take(place):
 
 
 @pytest.mark.parametrize("store", ["ours_sqlite", "ours_redis"])
-def test_readers_go_on_while_everything_is_rebuilt(place, monkeypatch, store):
+def test_readers_continue_during_a_rebuild(place, monkeypatch, store):
     outcome(online_stores.fill(store=store, **place))
     ordinary = os.nice(0)
     monkeypatch.setattr(online_rebuild, "cores", lambda: 1)
@@ -108,7 +108,7 @@ def online_stores_rows(data, folder):
     return table.read()
 
 
-def test_the_hash_takes_every_nan_for_the_same_and_knows_shapes():
+def test_the_hash_treats_all_nans_alike_and_depends_on_the_shape():
     one = np.array([[1.0, np.nan]])
     other = np.array([[1.0, -np.nan]])
     assert values_hash(iter([one])) == values_hash(iter([other]))
@@ -116,7 +116,7 @@ def test_the_hash_takes_every_nan_for_the_same_and_knows_shapes():
     assert values_hash(iter([one])) != values_hash(iter([one, one]))
 
 
-def test_every_case_has_contenders_that_there_are():
+def test_every_contender_of_a_case_exists():
     assert {name for case in CASES.values() for name in case.contenders} == set(EVERYONE)
     assert {store_of(name) for name in EVERYONE} == {
         "feast_sqlite",

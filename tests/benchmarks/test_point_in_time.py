@@ -59,7 +59,7 @@ def test_every_contender_has_a_function_and_a_meaning():
     assert all(set(case.contenders) <= set(EVERYONE) for case in CASES.values())
 
 
-def test_data_are_made_once_and_made_anew_when_they_are_not_complete(tmp_path):
+def test_data_are_made_once_and_again_only_when_incomplete(tmp_path):
     data = tiny(CASES["deep"].data)
     folder = tmp_path / "deep"
 
@@ -89,7 +89,7 @@ def test_late_rows_are_published_when_they_become_known(tmp_path):
     assert 0 < late < rows.num_rows / 5
 
 
-def test_the_hash_knows_rows_by_number_and_values_by_meaning():
+def test_the_hash_depends_on_row_numbers_and_values_not_on_types():
     types = {"price": pa.float32()}
     rows = pa.table({"row": [0, 1, 2], "price": pa.array([1.5, None, 0.0], pa.float32())})
     same = pa.table({"row": [2, 0, 1], "price": pa.array([0.0, 1.5, None])})

@@ -32,7 +32,7 @@ def test_all_contenders_give_the_same_bits(folder, rows):
     assert all(0 < one.more["p50_ms"] <= one.more["p99_ms"] for one in measured)
 
 
-def test_other_rows_are_asked_for_in_each_call():
+def test_each_call_predicts_other_rows():
     parts = predictors._parts(1, 50)
 
     assert len({part.start for part in parts}) == 50

@@ -65,7 +65,7 @@ def test_a_closed_loop_sends_the_bodies_in_turn_and_counts_answers(server, targe
     assert done.per_second == pytest.approx(done.answers / done.seconds)
 
 
-def test_in_an_open_loop_a_request_waits_from_the_moment_it_is_due(server, target):
+def test_in_an_open_loop_latency_counts_from_the_time_a_request_is_due(server, target):
     server.takes = [0.4]
     done = drive(target, connections=1, seconds=0.5, rate=40)
     assert (done.answers, done.failed) == (20, 0)
@@ -81,20 +81,20 @@ def test_an_open_loop_keeps_its_rate(server, target):
 
 
 @pytest.mark.parametrize("rate", [None, 20])
-def test_other_answers_than_200_count_as_failed(server, target, rate):
+def test_answers_other_than_200_count_as_failed(server, target, rate):
     server.status = 503
     done = drive(target, connections=2, seconds=0.2, rate=rate)
     assert done.answers == 0 and done.failed == len(server.asked) > 0
 
 
-def test_a_connection_that_the_server_closes_is_made_anew(server, target):
+def test_a_connection_that_the_server_closes_is_reopened(server, target):
     server.closes = True
     done = drive(target, connections=1, seconds=0.3, rate=20)
     assert done.answers + done.failed == 6 and done.answers >= 3
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-def test_wrk_says_the_same_things(server, target):
+def test_wrk_reports_the_same_figures(server, target):
     done = closed_loop(target, 1, 1)
     assert done.failed == 0 and 0 < done.answers <= len(server.asked)
     assert set(server.asked) == {b'{"row": 1}', b'{"row": 2}'}
@@ -102,7 +102,7 @@ def test_wrk_says_the_same_things(server, target):
     assert closed_loop(target, 1, 1).failed > 0
 
 
-def test_without_wrk_a_process_of_ours_asks(server, target, monkeypatch):
+def test_without_wrk_a_process_of_our_own_sends_the_requests(server, target, monkeypatch):
     monkeypatch.setattr(load.shutil, "which", lambda _: None)
     assert closed_loop(target, 1, 0.2).answers > 0
 
@@ -143,7 +143,7 @@ def test_a_measurement_has_the_figures_of_all_three_loads_or_says_what_failed():
     )
 
 
-def test_the_command_prints_a_table_and_ends_with_json_and_says_what_it_could_not_make(
+def test_the_command_prints_a_table_and_json_and_names_what_it_could_not_measure(
     monkeypatch, capsys, tmp_path
 ):
     def measured(run, contender, rows):
@@ -184,7 +184,7 @@ def test_the_command_prints_a_table_and_ends_with_json_and_says_what_it_could_no
     )
 
 
-def test_feasts_own_store_gets_what_the_views_show_and_everybody_the_same_requests(
+def test_feasts_store_holds_the_views_values_and_all_servers_get_the_same_requests(
     built_shop, tmp_path
 ):
     from feast import FeatureStore

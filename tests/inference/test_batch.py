@@ -37,7 +37,7 @@ def test_a_batch_predicts_every_request_of_its_period_once(domain, use_case):
     assert done.path.name == "20240219T120000Z-20240220T120000Z-v1.parquet"
 
 
-def test_batch_and_online_agree_at_one_entity_and_one_moment(domain, use_case):
+def test_batch_and_online_agree_on_one_entity_at_one_time(domain, use_case):
     from pipelines.build import build
     from punctual.progress import Progress
 
@@ -74,7 +74,7 @@ def test_batch_and_online_agree_at_one_entity_and_one_moment(domain, use_case):
     )
 
 
-def test_a_batch_that_is_run_again_changes_nothing_and_leaves_nothing_beside(domain, use_case):
+def test_a_repeated_batch_changes_nothing_and_leaves_no_other_file(domain, use_case):
     first = batch(domain, use_case, NOW)
     before = pq.read_table(first.path)
 
@@ -83,7 +83,7 @@ def test_a_batch_that_is_run_again_changes_nothing_and_leaves_nothing_beside(dom
     assert [path.name for path in first.path.parent.iterdir()] == [first.path.name]
 
 
-def test_periods_that_meet_share_no_request(domain, use_case):
+def test_adjacent_periods_share_no_request(domain, use_case):
     middle = known_events(domain, use_case.requests, as_of=NOW)["event_timestamp"].to_pylist()[-40]
 
     early = batch(domain, use_case, middle, since=NOW - timedelta(days=1))
@@ -98,7 +98,7 @@ def test_periods_that_meet_share_no_request(domain, use_case):
     assert newest_batch(Home.at(), use_case.name, "2", NOW) is None
 
 
-def test_a_moment_beyond_what_is_built_is_cut_to_it_and_one_far_beyond_refused(domain, use_case):
+def test_a_time_after_the_build_is_cut_to_it_and_a_much_later_one_refused(domain, use_case):
     ahead = batch(domain, use_case, NOW + timedelta(hours=3))
     assert (ahead.as_of, ahead.until) == (NOW + timedelta(hours=3), NOW)
 
@@ -110,7 +110,7 @@ def test_a_moment_beyond_what_is_built_is_cut_to_it_and_one_far_beyond_refused(d
         batch(domain, use_case, NOW + timedelta(days=3))
 
 
-def test_a_batch_of_a_past_moment_knows_nothing_later(domain, use_case):
+def test_a_batch_of_a_past_time_uses_nothing_known_later(domain, use_case):
     then = NOW - timedelta(days=10)
 
     done = batch(domain, use_case, then)
@@ -125,9 +125,7 @@ def test_a_batch_of_a_past_moment_knows_nothing_later(domain, use_case):
     assert last < 40
 
 
-def test_a_period_without_requests_gives_an_empty_file_and_one_without_moments_none(
-    domain, use_case
-):
+def test_a_period_without_requests_gives_an_empty_file_and_an_empty_period_none(domain, use_case):
     moments = known_events(domain, use_case.requests, as_of=NOW)["event_timestamp"].to_pylist()
     gap = next(
         later for earlier, later in pairwise(moments) if later - earlier > timedelta(minutes=10)
@@ -148,14 +146,14 @@ def test_a_regression_has_no_decision(domain):
     assert "decision" not in pq.read_table(done.path).column_names
 
 
-def test_what_is_missing_is_said(home, domain, use_case, models):
+def test_a_batch_without_a_champion_is_refused(home, domain, use_case, models):
     models.dethrone(use_case.name)
     with pytest.raises(NoChampion):
         batch(domain, use_case, NOW)
     models.promote(use_case.name, "1")
 
 
-def test_a_batch_needs_nothing_registered(home, domain, use_case):
+def test_a_batch_needs_no_feast_registry(home, domain, use_case):
     registered = batch(domain, use_case, NOW).path.read_bytes()
     (home / "registry.db").unlink()
     assert batch(domain, use_case, NOW).path.read_bytes() == registered

@@ -16,7 +16,7 @@ from stores.models import artifact_folder, registered_version
 DEMO_AT = datetime(2024, 2, 20, 12, 0, tzinfo=UTC)
 
 
-def test_the_champion_predicts_what_it_did_when_it_was_registered(domain, use_case):
+def test_the_champion_predicts_as_it_did_at_registration(domain, use_case):
     champion = load_champion(domain, use_case)
 
     rows = champion.card.parity_rows
@@ -62,7 +62,7 @@ def test_a_given_version_is_loaded_and_an_unknown_one_named(domain, use_case, mo
         load_champion(domain, use_case, "9")
 
 
-def test_a_model_that_predicts_otherwise_than_its_card_says_is_refused(domain, use_case, models):
+def test_a_model_whose_predictions_differ_from_its_card_is_refused(domain, use_case, models):
     def raise_expectations(card):
         card.parity_rows[2].prediction += 2e-6
 
@@ -76,7 +76,7 @@ def test_a_model_that_predicts_otherwise_than_its_card_says_is_refused(domain, u
         load_champion(domain, use_case, version)
 
 
-def test_a_model_reads_by_the_definitions_it_was_trained_with(domain, use_case, row):
+def test_a_model_reads_the_definitions_it_was_trained_with(domain, use_case, row):
     bare = replace(domain, views={}, on_demand_views={}, services={})
 
     def predicted(loaded):
@@ -108,7 +108,7 @@ def test_a_model_whose_views_are_gone_from_the_online_store_too_is_refused(home,
     ],
 )
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_model_whose_files_are_gone_or_torn_is_broken(
+def test_a_model_with_missing_or_truncated_files_is_broken(
     domain, use_case, models, file, message, torn
 ):
     version = models.register_again("parcel_lateness")
@@ -124,7 +124,7 @@ def test_a_model_whose_files_are_gone_or_torn_is_broken(
         reference(Home.at(), champion_card(domain, use_case, version))
 
 
-def test_the_reference_holds_the_models_features_and_its_predictions(domain, use_case):
+def test_the_reference_has_the_models_features_and_predictions(domain, use_case):
     card = champion_card(domain, use_case)
 
     rows = reference(Home.at(), card)

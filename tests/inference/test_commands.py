@@ -60,7 +60,7 @@ def test_a_row_is_predicted_in_process_from_keys_json_or_a_file(home, capsys, ro
     }
 
 
-def test_a_prediction_is_shown_with_what_it_rests_on(home, capsys, row):
+def test_a_prediction_is_shown_with_its_model_and_feature_statuses(home, capsys, row):
     code, out, err = run(
         capsys, "predict", "parcel_lateness", "--row", json.dumps(row(courier="Z"))
     )
@@ -110,7 +110,7 @@ def test_a_prediction_is_shown_with_what_it_rests_on(home, capsys, row):
         (["serve", "parcel_los", "--port", "0"], "UnknownUseCase: no use case 'parcel_los'"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence_with_exit_code_2(home, capsys, arguments, message):
+def test_a_wrong_argument_gives_one_sentence_and_exit_code_2(home, capsys, arguments, message):
     code, _, err = run(capsys, *arguments)
 
     assert code == 2
@@ -118,7 +118,7 @@ def test_what_is_wrong_is_said_in_a_sentence_with_exit_code_2(home, capsys, argu
     assert "Traceback" not in err
 
 
-def test_a_batch_for_a_moment_that_is_not_built_yet_is_to_be_tried_again(home, capsys):
+def test_a_batch_for_a_time_that_is_not_built_yet_is_a_temporary_failure(home, capsys):
     code, _, err = run(capsys, "batch", "parcel_lateness", "--as-of", "2024-03-01")
 
     assert code == 75

@@ -29,14 +29,14 @@ def one(reference, current, feature=NUMBER, span=timedelta(0)):
     return found
 
 
-def test_the_index_is_what_its_formula_says():
+def test_the_population_stability_index_equals_its_formula():
     by_hand = (0.2 - 0.5) * np.log(0.2 / 0.5) + (0.8 - 0.5) * np.log(0.8 / 0.5)
 
     assert psi(np.array([50.0, 50.0]), np.array([20.0, 80.0])) == pytest.approx(by_hand)
     assert psi(np.array([50.0, 50.0]), np.array([500.0, 500.0])) == 0.0
 
 
-def test_an_empty_bin_counts_the_same_however_many_rows_there_are():
+def test_an_empty_bin_counts_the_same_for_any_number_of_rows():
     few, many = (psi(np.array([50.0, 50.0]), np.array([0.0, rows])) for rows in (100.0, 1e6))
 
     assert few == pytest.approx(many)
@@ -91,7 +91,7 @@ def test_a_feature_that_is_always_missing_or_constant_is_stable_until_it_is_not(
     assert one(constant, pa.array(nothing, pa.float64())).verdict == "large"
 
 
-def test_most_values_alike_leave_the_rest_a_bin_of_its_own():
+def test_values_beside_a_dominant_one_have_their_own_bin():
     dry, wet = [0.0] * 990 + [1.0] * 10, [0.0] * 500 + [1.0] * 500
 
     assert one(dry, dry).verdict == "stable"
@@ -109,7 +109,7 @@ def test_a_category_that_training_never_saw_is_drift_and_rare_ones_are_one_bin()
     assert one(known, [None] * 400 + known[:600], CATEGORY).missing_current == 0.4
 
 
-def test_what_windows_as_long_showed_in_training_is_usual():
+def test_a_shift_that_equally_long_training_windows_show_is_usual():
     # A value that goes up and down with the days: a day's window differs from all of training, and
     # nothing is wrong.
     wave = [np.sin(place / 24 / 10 * 2 * np.pi) * 10 for place in np.arange(0, 24 * 60, 0.2)]
@@ -124,7 +124,7 @@ def test_what_windows_as_long_showed_in_training_is_usual():
     assert moved.psi > moved.usual - 0.25
 
 
-def test_a_reference_too_small_to_know_what_is_usual_says_that_it_does_not_know():
+def test_a_small_reference_has_no_usual_shift():
     assert one([1.0, 2.0] * 300, [2.0] * 600, span=timedelta(hours=24)).usual is None
 
 
@@ -145,5 +145,5 @@ def test_the_worst_verdict_comes_first():
     assert [each.name for each in found] == ["gone", "fine"]
 
 
-def test_no_moments_span_nothing():
+def test_no_timestamps_span_no_time():
     assert span_of(pa.chunked_array([pa.array([], pa.timestamp("us", "UTC"))])) == timedelta(0)

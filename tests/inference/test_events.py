@@ -54,7 +54,7 @@ def parcels(domain, use_case, **bounds):
     return known_events(domain, use_case.requests, **bounds)["parcel"].to_pylist()
 
 
-def test_a_correction_is_seen_from_the_moment_on_at_which_it_was_known(domain, use_case, moved):
+def test_a_correction_is_seen_from_the_time_it_was_known(domain, use_case, moved):
     parcel, at = moved
     period = {"since": at - timedelta(minutes=1), "until": at}
 
@@ -62,7 +62,7 @@ def test_a_correction_is_seen_from_the_moment_on_at_which_it_was_known(domain, u
     assert parcels(domain, use_case, as_of=LATER, **period) == []
 
 
-def test_an_event_is_in_the_period_that_its_newest_version_says(domain, use_case, moved):
+def test_an_event_is_in_the_period_of_its_newest_version(domain, use_case, moved):
     parcel, at = moved
     period = {"since": at - timedelta(days=2, minutes=1), "until": at - timedelta(days=2)}
 
@@ -85,7 +85,7 @@ def test_a_withdrawn_event_is_not_shown_from_its_withdrawal_until_its_return(
     assert everything.column_names[-2:] == ["event_timestamp", "created_timestamp"]
 
 
-def test_a_period_reads_the_same_events_as_all_of_history_does(domain, use_case):
+def test_a_period_reads_the_same_events_as_the_whole_history(domain, use_case):
     since, until = NOW - timedelta(days=3, hours=5), NOW - timedelta(days=2)
 
     whole = known_events(domain, use_case.requests, as_of=NOW).to_pylist()

@@ -117,7 +117,7 @@ def one_by_one(fast, numbers, categories):
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])
-def test_every_way_of_asking_gives_the_bits_of_the_pipeline(trained, task):
+def test_every_call_gives_the_bits_of_the_pipeline(trained, task):
     frame = made_inputs(400, seed=9)
     fast, numbers, categories = trained[task].fast, *columns(frame)
 
@@ -221,7 +221,7 @@ def test_infrequent_unknown_and_missing_categories_have_the_encoders_codes(train
 
 
 @pytest.mark.parametrize("kept", [NUMBERS, CATEGORIES])
-def test_a_model_of_numbers_or_of_categories_alone_is_fast(kept):
+def test_a_model_of_only_numbers_or_only_categories_is_fast(kept):
     features = [feature for feature in FEATURES if feature.name in kept]
     dealt = parts("regression", 500)
     for part in dealt.values():
@@ -267,7 +267,7 @@ UNLIKE = {
 
 
 @pytest.mark.parametrize("unlike", UNLIKE)
-def test_a_pipeline_of_another_shape_predicts_by_itself(unlike):
+def test_a_pipeline_of_another_shape_is_used_as_it_is(unlike):
     part = parts("regression", 400)["train"]
     inputs = part.inputs.fillna({"maker": "none"})
     pipeline = UNLIKE[unlike]().fit(inputs, part.labels)
@@ -280,7 +280,7 @@ def test_a_pipeline_of_another_shape_predicts_by_itself(unlike):
     )
 
 
-def test_three_classes_or_another_task_or_no_pipeline_are_not_known(trained):
+def test_three_classes_another_task_or_no_pipeline_are_unsupported(trained):
     part = parts("regression", 400)["train"]
     classes = pipeline_of(model=XGBClassifier(n_estimators=3)).fit(
         part.inputs, np.digitize(part.labels, [8, 12])
@@ -318,7 +318,7 @@ def test_boosters_of_other_shapes_give_the_same_bits_by_trees_or_by_xgboost(unli
     )
 
 
-def test_a_booster_that_adds_otherwise_is_left_to_xgboost(trained, monkeypatch):
+def test_a_booster_that_sums_differently_is_left_to_xgboost(trained, monkeypatch):
     booster = trained["binary"].pipeline.named_steps["model"].get_booster()
     known = Trees.predict
 
@@ -430,7 +430,7 @@ def test_a_fast_model_that_differs_by_a_bit_is_refused(
         load_champion(domain, use_case, flights_like)
 
 
-def test_a_difference_names_the_largest_and_the_manner(trained):
+def test_a_mismatch_names_the_largest_difference_and_the_method(trained):
     frame = made_inputs(FEW_ROWS + 8, seed=6)
     numbers, categories = columns(frame)
     inputs = SimpleNamespace(
@@ -470,7 +470,7 @@ def test_a_model_whose_pipeline_is_unknown_here_needs_no_reference(domain, use_c
     )
 
 
-def test_threads_do_not_disturb_each_other(trained):
+def test_threads_share_a_fast_model(trained):
     from concurrent.futures import ThreadPoolExecutor
 
     numbers, categories = columns(made_inputs(64, seed=8))
@@ -484,7 +484,7 @@ def test_threads_do_not_disturb_each_other(trained):
         } == {expected}
 
 
-def test_a_trees_json_says_what_it_is_read_for(trained):
+def test_the_schema_of_xgboosts_json_is_the_known_one(trained):
     """XGBoost's schema is kept among its versions; where a release changes it, this fails before a
     server does.
     """

@@ -84,7 +84,7 @@ def test_online_features_equal_the_point_in_time_join_bit_for_bit(domain, use_ca
     assert any(column.null_count for column in shown.columns)
 
 
-def test_a_row_may_have_a_moment_of_its_own(online):
+def test_a_row_may_have_its_own_timestamp(online):
     early, late = NOW, datetime(2024, 2, 20, 12, 30, tzinfo=UTC)
 
     together = online.read([one(), one(), one()], [early, late, early])
@@ -94,7 +94,7 @@ def test_a_row_may_have_a_moment_of_its_own(online):
     assert together["parcel_request_features__hours_to_promise"].to_pylist() == [20.0, 19.5, 20.0]
 
 
-def test_a_row_published_ahead_is_shown_from_its_moment_on(online):
+def test_a_row_published_ahead_is_shown_from_its_effective_time(online):
     shown_from = NOW + timedelta(minutes=5)
     couriers = [one(courier=courier) for courier in "ABCDEF"]
 
@@ -125,7 +125,7 @@ def test_values_past_their_ttl_are_outside_max_age(online):
     assert shown.columns["parcel_request_features__idle_hours"] == [None]
 
 
-def test_a_past_that_the_online_store_no_longer_holds_is_refused_and_not_taken_for_unknown(online):
+def test_a_past_that_the_online_store_no_longer_holds_is_refused(online):
     with pytest.raises(
         PastNotKept,
         match=r"materialized to 2024-02-20T12:00:00Z .* punctual batch parcel_lateness --as-of"
@@ -134,7 +134,7 @@ def test_a_past_that_the_online_store_no_longer_holds_is_refused_and_not_taken_f
         online.read([one()], NOW - timedelta(hours=4))
 
 
-def test_a_past_moment_is_answered_where_nothing_has_changed_since(online):
+def test_a_past_time_is_answered_if_nothing_has_changed_since(online):
     unknown = one(courier="Z", depot=None)
 
     shown = online.look_up([unknown], micros(NOW - timedelta(hours=4)))
@@ -197,7 +197,7 @@ def test_a_row_from_which_a_request_time_feature_cannot_be_computed_is_named(onl
         online.read(rows, NOW)
 
 
-def test_what_was_never_materialized_is_named_with_what_to_do(online):
+def test_a_view_that_was_never_materialized_is_named_with_the_remedy(online):
     view = next(view.online for view in online.views if view.name == "depot_deliveries")
     online.database.records.drop(view.schema)
 
@@ -211,7 +211,7 @@ def test_what_was_never_materialized_is_named_with_what_to_do(online):
         online.read([one()], NOW)
 
 
-def test_a_materialization_under_way_makes_nobody_unknown(online):
+def test_a_running_materialization_makes_no_entity_unknown(online):
     view = next(view.online for view in online.views if view.name == "courier_deliveries")
     records = online.database.records
     records.erase(view, [view.key(courier) for courier in "ABCDEF"])
@@ -227,7 +227,7 @@ def test_a_materialization_under_way_makes_nobody_unknown(online):
         online.check_store()
 
 
-def test_without_an_online_store_none_is_made(home, domain, use_case):
+def test_reading_creates_no_online_store(home, domain, use_case):
     for path in home.glob("online.db*"):
         path.unlink()
 

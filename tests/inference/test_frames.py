@@ -100,7 +100,7 @@ def test_every_frame_gives_the_same_features(online, expected, form):
         (lambda: [ROWS[0], "B"], r"rows\[1\] is str; expected a mapping"),
     ],
 )
-def test_what_is_wrong_with_a_frame_is_said_whole(online, rows, said):
+def test_all_problems_of_a_frame_are_reported_at_once(online, rows, said):
     with pytest.raises(InvalidRequest, match=said):
         online.read(rows(), NOW)
 

@@ -89,7 +89,7 @@ def calls():
 
 
 @pytest.mark.parametrize("kind", ["moments", "numbers", "rows", "names"])
-def test_a_hostile_value_is_answered_in_a_sentence(
+def test_a_hostile_value_gives_one_sentence_and_an_exit_code(
     home, tmp_path, monkeypatch, capsys, subtests, kind
 ):
     monkeypatch.chdir(tmp_path)
@@ -112,7 +112,7 @@ def test_a_hostile_value_is_answered_in_a_sentence(
     assert not list(home.glob("logs/crash-*"))
 
 
-def test_the_last_moment_leaves_a_data_folder_in_which_later_commands_work(home, capsys):
+def test_a_run_at_the_last_possible_time_leaves_a_usable_data_folder(home, capsys):
     assert main(["up", "--as-of", "9999-12-31"]) == 2
     assert main(["features", "build", "parcels", "--as-of", "2262-01-01"]) == 2
     assert main(["status", "--json"]) == 0
@@ -133,7 +133,7 @@ def test_two_rows_are_two_predictions(home, row, capsys):
 @pytest.mark.parametrize(
     "text", [b"", b"x", b"\xff\x00", b"9" * 40, b"-1e3", b"253402300800000000"]
 )
-def test_a_damaged_clock_is_named_with_its_cure_and_set_again_by_a_build(home, text, capsys):
+def test_a_damaged_clock_is_named_with_the_remedy_and_reset_by_a_build(home, text, capsys):
     (home / "clock").write_bytes(text)
     for command in (["status"], ["batch", USE_CASE], ["predict", USE_CASE, "--row", "{}"]):
         assert main(command) == 2
@@ -144,7 +144,7 @@ def test_a_damaged_clock_is_named_with_its_cure_and_set_again_by_a_build(home, t
     assert main(["status", "--json"]) == 0
 
 
-def test_a_rollback_to_the_present_champion_says_that_it_changes_nothing(home, capsys):
+def test_a_rollback_to_the_current_champion_reports_no_change(home, capsys):
     assert main(["rollback", USE_CASE, "--to", "1"]) == 0
     said = capsys.readouterr().out
     assert said == f"Version 1 is the champion of {USE_CASE} already; nothing is changed.\n"

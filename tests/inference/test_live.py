@@ -47,7 +47,7 @@ def predictions(rows, **changes):
     return pa.table({**columns, **changes})
 
 
-def test_predictions_are_joined_by_the_ids_they_carry(domain, use_case, booked):
+def test_predictions_are_joined_by_their_ids(domain, use_case, booked):
     old = [row for row in booked if row["event_timestamp"] <= OLD and not row["lost"]]
 
     found = outcomes(domain, use_case, predictions(old), NOW)
@@ -57,7 +57,7 @@ def test_predictions_are_joined_by_the_ids_they_carry(domain, use_case, booked):
     assert found.left_out == {}
 
 
-def test_predictions_without_ids_are_joined_by_what_was_sent(domain, use_case, booked):
+def test_predictions_without_ids_are_joined_by_their_request_columns(domain, use_case, booked):
     old = [row for row in booked if row["event_timestamp"] <= OLD and not row["lost"]]
     nameless = predictions(old, parcel=pa.nulls(len(old), pa.int64()))
     # Sent without the depot, which may be left out, and a while after the booking.
@@ -73,7 +73,7 @@ def test_predictions_without_ids_are_joined_by_what_was_sent(domain, use_case, b
         assert found.left_out == {}
 
 
-def test_young_requests_wait_all_of_them_even_those_whose_label_is_known(domain, use_case, booked):
+def test_requests_within_the_horizon_are_not_scored_even_with_a_label(domain, use_case, booked):
     young = [row for row in booked if row["event_timestamp"] > NOW - timedelta(hours=48)]
     assert any(row["label"] is not None for row in young)
 
@@ -83,7 +83,7 @@ def test_young_requests_wait_all_of_them_even_those_whose_label_is_known(domain,
     assert found.left_out == {"waiting for the label": len(young)}
 
 
-def test_what_is_left_out_is_said(domain, use_case, booked):
+def test_left_out_predictions_are_counted_by_reason(domain, use_case, booked):
     old = [row for row in booked if row["event_timestamp"] <= OLD]
     lost = [row for row in old if row["lost"]]
     kept = [row for row in old if not row["lost"]]
@@ -111,11 +111,11 @@ def test_the_last_of_several_predictions_for_a_request_counts(domain, use_case, 
     assert outcomes(domain, use_case, table, NOW).predictions.tolist() == [0.3]
 
 
-def test_no_predictions_have_no_outcomes(domain, use_case):
+def test_an_empty_log_has_no_outcomes(domain, use_case):
     assert len(outcomes(domain, use_case, predictions([]), NOW).labels) == 0
 
 
-def test_too_few_labels_are_said_and_not_scored(domain, use_case):
+def test_too_few_labels_are_reported_and_not_scored(domain, use_case):
     card = champion_card(domain, use_case)
 
     few = live_score(use_case, card, Outcomes(np.full(199, 0.5), np.arange(199) % 2.0, {}))

@@ -58,7 +58,7 @@ def test_what_is_appended_is_read_back_exactly(own_home):
     assert found.at == AT
 
 
-def test_numbers_that_are_not_finite_survive(own_home):
+def test_non_finite_numbers_are_read_back(own_home):
     PredictionLog(Home.at(), "late").append(
         [
             prediction(1, a=json_value(math.nan), b=json_value(math.inf), c=1.5),
@@ -99,7 +99,7 @@ def test_the_torn_last_line_of_a_killed_process_is_left_out(own_home):
     assert ids() == ["id-1"]
 
 
-def test_a_line_that_is_broken_otherwise_is_an_error(own_home):
+def test_any_other_broken_line_is_an_error(own_home):
     PredictionLog(Home.at(), "late").append([prediction(1), prediction(2)])
     (path,) = files(own_home)
     path.write_bytes(b"{}\n" + path.read_bytes())
@@ -108,7 +108,7 @@ def test_a_line_that_is_broken_otherwise_is_an_error(own_home):
         ids()
 
 
-def test_bounds_are_after_since_and_up_to_until(own_home):
+def test_a_period_excludes_since_and_includes_until(own_home):
     log = PredictionLog(Home.at(), "late")
     for hours in range(4):
         log.append([prediction(hours, at=AT + timedelta(hours=hours))])
@@ -116,7 +116,7 @@ def test_bounds_are_after_since_and_up_to_until(own_home):
     assert ids(since=AT, until=AT + timedelta(hours=2)) == ["id-1", "id-2"]
 
 
-def test_a_prediction_of_midnight_that_was_received_a_moment_earlier_is_found(own_home):
+def test_a_prediction_for_midnight_that_was_received_earlier_is_found(own_home):
     midnight = datetime(2024, 2, 21, tzinfo=UTC)
     PredictionLog(Home.at(), "late").append(
         [prediction(1, at=midnight, received=midnight - timedelta(seconds=30))]
@@ -125,7 +125,7 @@ def test_a_prediction_of_midnight_that_was_received_a_moment_earlier_is_found(ow
     assert ids(since=midnight - timedelta(seconds=1)) == ["id-1"]
 
 
-def test_where_the_disk_is_full_the_log_stays_whole_and_goes_on_when_there_is_room(own_home):
+def test_a_full_disk_leaves_the_log_whole_and_appendable(own_home):
     # A limit on the size of files does what a full disk does: it cuts a write short. Only a child
     # can have it to itself.
     program = f"""

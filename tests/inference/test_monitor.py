@@ -74,7 +74,9 @@ def test_too_few_predictions_are_no_drift(domain, use_case, log_predictions):
     assert f"drift needs {LEAST_ROWS}" in report.notes[0]
 
 
-def test_where_too_few_were_logged_the_last_batch_is_judged(domain, use_case, log_predictions):
+def test_with_too_few_logged_predictions_the_last_batch_is_judged(
+    domain, use_case, log_predictions
+):
     log_predictions(20)
     batch(domain, use_case, NOW, since=NOW - timedelta(days=8))
 
@@ -87,7 +89,7 @@ def test_where_too_few_were_logged_the_last_batch_is_judged(domain, use_case, lo
     assert "judged is its last batch instead" in report.notes[0]
 
 
-def test_what_the_model_was_trained_on_needs_no_attention_and_is_drawn(domain, use_case):
+def test_training_rows_need_no_attention_and_are_plotted(domain, use_case):
     batch(domain, use_case, NOW, since=NOW - timedelta(days=20))
 
     report = monitor(domain, use_case, as_of=NOW)
@@ -127,7 +129,7 @@ def test_drifted_inputs_and_predictions_need_attention(domain, use_case, log_pre
     assert report.data_drift[0].verdict == "large"
 
 
-def test_another_versions_predictions_are_not_this_ones(domain, use_case, log_predictions, models):
+def test_predictions_of_other_versions_are_left_out(domain, use_case, log_predictions, models):
     log_predictions(30)
     models.promote(use_case.name, models.register_again(use_case.name))
 
@@ -137,7 +139,7 @@ def test_another_versions_predictions_are_not_this_ones(domain, use_case, log_pr
     assert "version 2 has 0 logged predictions (30 by other versions)" in report.notes[0]
 
 
-def test_stale_views_need_attention_from_the_moment_on_that_newer_values_were_due(domain, use_case):
+def test_a_view_needs_attention_once_newer_values_are_due(domain, use_case):
     due = NOW + timedelta(minutes=65)
 
     assert monitor(domain, use_case, as_of=due - timedelta(microseconds=1)).reasons == []
@@ -145,7 +147,7 @@ def test_stale_views_need_attention_from_the_moment_on_that_newer_values_were_du
     assert reason.startswith("4 of 4 views are stale, ") and reason.endswith(" by 2h")
 
 
-def test_freshness_knows_what_was_never_built(domain, predictor, tmp_path):
+def test_a_view_that_was_never_built_is_not_fresh(domain, predictor, tmp_path):
     views = [view.online for view in predictor.features.views]
     elsewhere = replace(domain, home=Home.at(tmp_path / "nowhere"))
 
@@ -158,7 +160,7 @@ def test_freshness_knows_what_was_never_built(domain, predictor, tmp_path):
     assert all(each.behind(NOW) == timedelta(0) for each in found.values())
 
 
-def test_a_report_on_no_time_and_one_without_a_champion_are_refused(domain, use_case, models):
+def test_an_empty_period_and_a_missing_champion_are_refused(domain, use_case, models):
     with pytest.raises(InvalidRequest, match="holds no moment; choose an earlier --since"):
         monitor(domain, use_case, as_of=NOW, since=NOW)
     models.dethrone(use_case.name)
@@ -166,7 +168,7 @@ def test_a_report_on_no_time_and_one_without_a_champion_are_refused(domain, use_
         monitor(domain, use_case, as_of=NOW)
 
 
-def test_a_report_replaces_the_one_of_its_moment_with_its_plots(home, domain, use_case):
+def test_a_report_replaces_the_report_and_plots_of_the_same_time(home, domain, use_case):
     folder = home / "reports" / "parcel_lateness" / "20240220T120000Z"
     folder.mkdir(parents=True)
     (folder / "live.png").write_bytes(b"of an earlier report")

@@ -115,7 +115,7 @@ def test_many_rows_are_answered_in_their_order(client, row):
     assert len(logged()) == 1_000
 
 
-def test_a_moment_with_any_zone_is_the_same_moment(client, row):
+def test_a_timestamp_in_any_zone_is_the_same_timestamp(client, row):
     body = {"rows": [row(promised="2024-02-21T10:00:00+02:00")], "at": "2024-02-20T07:30:00-05:00"}
 
     answer = client.post("/predict", json=body).json()
@@ -217,7 +217,7 @@ def test_a_malformed_body_is_refused_with_the_field_that_is_wrong(client, subtes
             assert {"field": field, "problem": problem} in response.json()["problems"]
 
 
-def test_a_body_that_is_no_json_is_the_callers_fault(client, subtests):
+def test_a_body_that_is_not_json_is_a_client_error(client, subtests):
     for body in NO_JSON:
         with subtests.test(body=body[:20]):
             response = client.post(
@@ -244,7 +244,7 @@ NOT_TEXT = [
 
 
 @pytest.mark.parametrize("served", [["parcel_lateness"], ["parcel_lateness", "parcel_delay"]])
-def test_text_that_cannot_be_written_is_refused_with_its_field(domain, served, row, subtests):
+def test_text_that_is_not_unicode_is_refused_with_its_field(domain, served, row, subtests):
     with client_of(domain, *served) as client:
         ready(client)
         for changes, field in NOT_TEXT:
@@ -261,7 +261,7 @@ def test_text_that_cannot_be_written_is_refused_with_its_field(domain, served, r
     assert logged() == []
 
 
-def test_numbers_that_json_has_not_are_refused(client, row):
+def test_nan_and_infinity_are_refused(client, row):
     body = json.dumps({"rows": [row(weight_grams=float("nan"))]})
 
     response = client.post("/predict", data=body, headers={"content-type": "application/json"})
@@ -283,7 +283,7 @@ def test_every_problem_of_a_request_is_named_at_once(client, row):
     ]
 
 
-def test_a_row_from_which_nothing_can_be_computed_is_named(client, row):
+def test_a_row_that_a_feature_cannot_be_computed_from_is_named(client, row):
     response = client.post("/predict", json={"rows": [row(), row(promised="2024-02-20T12:00:00Z")]})
 
     assert response.status_code == 422
@@ -302,7 +302,7 @@ def test_more_rows_than_one_request_may_have_are_refused_with_the_limit(client, 
     )
 
 
-def test_a_body_that_is_too_long_is_refused_whether_or_not_it_says_so(client):
+def test_a_body_that_is_too_long_is_refused_with_or_without_a_content_length(client):
     def pieces():
         for _ in range(MAX_BODY_BYTES // 65_536 + 1):
             yield b" " * 65_536
@@ -313,7 +313,7 @@ def test_a_body_that_is_too_long_is_refused_whether_or_not_it_says_so(client):
         assert "4,194,304 bytes" in response.json()["message"]
 
 
-def test_the_future_and_a_past_that_is_gone_are_refused(client, row):
+def test_a_future_time_and_a_past_that_is_not_kept_are_refused(client, row):
     future = client.post("/predict", json={"at": "2024-02-20T13:30:00Z", "rows": [row()]})
     past = client.post("/predict", json={"at": "2024-02-19T12:30:00Z", "rows": [row()]})
     recent = client.post("/predict", json={"at": "2024-02-20T12:10:00Z", "rows": [row()]})
@@ -323,14 +323,14 @@ def test_the_future_and_a_past_that_is_gone_are_refused(client, row):
     assert (recent.status_code, recent.json()["at"]) == (200, "2024-02-20T12:10:00Z")
 
 
-def test_a_server_whose_clock_stands_behind_the_store_says_so(domain, row):
+def test_a_server_whose_clock_is_behind_the_store_reports_it(domain, row):
     with client_of(domain, "parcel_lateness", now=NOW - timedelta(days=2)) as client:
         response = ready(client).post("/predict", json={"rows": [row()]})
 
     assert (response.status_code, response.json()["error"]) == (503, "ClockBehindStore")
 
 
-def test_several_use_cases_are_told_apart_by_name(clients, row):
+def test_several_use_cases_are_served_by_name(clients, row):
     by_name = {
         name: clients.post("/predict", json={"use_case": name, "rows": [row()]}).json()
         for name in ("parcel_lateness", "parcel_delay")
@@ -357,9 +357,7 @@ def test_several_use_cases_are_told_apart_by_name(clients, row):
     assert (len(logged("parcel_lateness")), len(logged("parcel_delay"))) == (1, 1)
 
 
-def test_a_server_without_a_champion_lives_says_what_is_missing_and_takes_up_the_first(
-    domain, models, row
-):
+def test_a_server_without_a_champion_reports_it_and_loads_the_first_one(domain, models, row):
     models.dethrone("parcel_lateness")
     with client_of(domain, "parcel_lateness") as client:
         wait_for(lambda: "NoChampion" in str(client.get("/readyz").json()["problems"]))
@@ -376,7 +374,7 @@ def test_a_server_without_a_champion_lives_says_what_is_missing_and_takes_up_the
     assert (alive.status_code, answered.status_code) == (200, 200)
 
 
-def test_another_champion_and_a_rollback_are_taken_up_without_a_restart(client, models, row):
+def test_a_new_champion_and_a_rollback_are_loaded_without_a_restart(client, models, row):
     def version():
         return client.post("/predict", json={"rows": [row()]}).json()["model"]["version"]
 
@@ -398,7 +396,7 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_one_before_it_in_place(clie
     assert (client.get("/readyz").status_code, answer["model"]["version"]) == (200, "1")
 
 
-def test_an_online_store_that_is_gone_or_broken_is_said_and_not_answered_past(home, client, row):
+def test_a_missing_or_broken_online_store_is_an_error(home, client, row):
     for path in home.glob("online.db*"):
         path.write_bytes(b"no database" * 1_000)
     broken = client.post("/predict", json={"rows": [row()]})
@@ -420,7 +418,7 @@ def test_a_view_that_is_dropped_makes_the_server_unready(home, client, row):
     assert "depot_deliveries" in refused.json()["message"]
 
 
-def test_what_cannot_be_logged_is_not_answered(home, client, row):
+def test_a_prediction_that_cannot_be_logged_is_not_returned(home, client, row):
     (home / "predictions").write_text("a file where a folder belongs")
 
     response = client.post("/predict", json={"rows": [row()]})
@@ -464,7 +462,7 @@ def test_the_documentation_types_a_row_and_its_example_works(client):
     assert response.json()["predictions"][0]["unknown"] == []
 
 
-def test_the_page_of_the_documentation_needs_nothing_but_this_server(client):
+def test_the_documentation_page_loads_from_this_server_only(client):
     page = client.get("/docs")
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
@@ -473,7 +471,7 @@ def test_the_page_of_the_documentation_needs_nothing_but_this_server(client):
     assert set(re.findall(r'(?:src|href)="([^"]*)"', page.text)) == {"data:,", "openapi.json"}
 
 
-def test_every_reference_of_the_documentation_leads_somewhere(clients):
+def test_every_reference_of_the_documentation_resolves(clients):
     document = clients.get("/openapi.json").json()
     text = json.dumps(document)
 
@@ -481,7 +479,7 @@ def test_every_reference_of_the_documentation_leads_somewhere(clients):
     assert named <= set(document["components"]["schemas"])
 
 
-def test_the_other_addresses_answer(client, clients):
+def test_the_other_endpoints_answer(client, clients):
     assert client.get("/").json()["documentation"] == "/docs"
     assert client.get("/model").json()["version"] == "1"
     assert clients.get("/model", params={"use_case": "parcel_delay"}).json()["task"] == "regression"

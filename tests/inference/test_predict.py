@@ -31,7 +31,7 @@ def ask(predictor, row):
     return answer
 
 
-def test_an_answer_names_its_model_and_moment_and_decides_by_the_threshold(ask, row):
+def test_an_answer_names_its_model_and_time_and_decides_by_the_threshold(ask, row):
     answer = ask(row(weight_grams=50), row(courier="F", weight_grams=9_000))
 
     assert (answer.model, answer.feature_service) == (
@@ -44,7 +44,7 @@ def test_an_answer_names_its_model_and_moment_and_decides_by_the_threshold(ask, 
     assert (light.decision, heavy.decision) == (False, True)
 
 
-def test_a_probability_at_the_threshold_decides_for(predictor, row):
+def test_a_probability_at_the_threshold_is_a_positive_decision(predictor, row):
     card = predictor.champion.card
     checked = checked_rows(predictor.row_model, [row()])
     fresh = predictor.freshness()
@@ -76,7 +76,7 @@ def test_two_models_predict_from_one_read(domain, predictor, row, monkeypatch):
     assert delays.tolist() == alone.tolist()
 
 
-def test_an_answer_says_which_entities_are_unknown_and_a_key_left_out_is_none(ask, row):
+def test_an_answer_names_unknown_entities_but_not_omitted_keys(ask, row):
     known, stranger, nowhere = ask(row(), row(courier="Z"), row(depot=None)).predictions
 
     assert (known.unknown, nowhere.unknown) == ([], [])
@@ -86,7 +86,7 @@ def test_an_answer_says_which_entities_are_unknown_and_a_key_left_out_is_none(as
     ]
 
 
-def test_an_answer_says_how_old_each_views_values_are_and_whether_newer_ones_were_due(ask):
+def test_an_answer_reports_each_views_age_and_staleness(ask):
     on_time = ask(now=NOW + timedelta(minutes=64)).predictions[0].views["courier_deliveries"]
     late = ask(now=NOW + timedelta(minutes=65)).predictions[0].views["courier_deliveries"]
 
@@ -111,7 +111,7 @@ def test_a_regression_answers_with_a_prediction_and_no_decision(domain, row):
     )
 
 
-def test_the_future_is_refused_but_for_clocks_that_differ_a_little(ask):
+def test_a_future_time_is_refused_beyond_a_clock_tolerance(ask):
     assert ask(at=NOW + timedelta(seconds=59)).at == NOW + timedelta(seconds=59)
     with pytest.raises(
         InvalidRequest, match="at = 2024-02-20T12:02:00Z is later than now, 2024-02-20T12:00:00Z"
@@ -119,7 +119,7 @@ def test_the_future_is_refused_but_for_clocks_that_differ_a_little(ask):
         ask(at=NOW + timedelta(minutes=2))
 
 
-def test_a_past_that_is_gone_is_the_callers_fault_and_a_clock_behind_the_store_the_servers(ask):
+def test_a_lost_past_is_a_client_error_and_a_late_clock_a_server_error(ask):
     earlier = NOW - timedelta(days=3)
     with pytest.raises(PastNotKept):
         ask(at=earlier)
@@ -129,7 +129,7 @@ def test_a_past_that_is_gone_is_the_callers_fault_and_a_clock_behind_the_store_t
         ask(now=earlier)
 
 
-def test_a_store_that_goes_on_while_it_is_read_is_read_again_at_a_later_moment(predictor, row):
+def test_a_store_that_advances_during_a_read_is_read_again_at_a_later_time(predictor, row):
     moments = iter([NOW - timedelta(days=3), NOW])
     rows = checked_rows(predictor.row_model, [row()])
 
@@ -143,7 +143,7 @@ def test_a_store_that_goes_on_while_it_is_read_is_read_again_at_a_later_moment(p
     assert (answer.at, answer.received) == (NOW, NOW)
 
 
-def test_the_log_holds_all_that_a_prediction_rests_on(ask, row, predictor):
+def test_the_log_has_everything_a_prediction_was_computed_from(ask, row, predictor):
     answer = ask(row(parcel=17), at=NOW)
 
     (logged,) = read_log(Home.at(), "parcel_lateness")
@@ -168,7 +168,7 @@ def test_the_log_holds_all_that_a_prediction_rests_on(ask, row, predictor):
     )
 
 
-def test_nothing_is_answered_that_cannot_be_logged(home, ask):
+def test_an_answer_that_cannot_be_logged_is_not_returned(home, ask):
     (home / "predictions").write_text("a file where a folder belongs")
 
     with pytest.raises(
@@ -178,7 +178,7 @@ def test_nothing_is_answered_that_cannot_be_logged(home, ask):
         ask()
 
 
-def test_a_notebook_gets_its_rows_back_with_predictions_and_they_are_logged(home, row):
+def test_a_frame_comes_back_with_predictions_which_are_logged(home, row):
     frame = pd.DataFrame([row(courier="Z", parcel=5), row(depot=None, parcel=6)]).assign(
         note="a column of my own"
     )
@@ -209,7 +209,7 @@ def test_a_frame_may_have_more_rows_than_a_request(home, row):
     assert predict_frame(Home.at(), "parcel_lateness", frame.head(0), NOW).empty
 
 
-def test_a_champion_of_an_earlier_service_reads_that_service(domain, use_case, models):
+def test_a_champion_of_an_earlier_feature_service_reads_that_service(domain, use_case, models):
     from punctual.loaded_domain import LoadedDomain
     from punctual.use_case import UseCase
 

@@ -47,7 +47,7 @@ def answers(predictor, rows, at):
     ]
 
 
-def test_predictions_are_those_of_sqlite_and_a_server_that_is_away_is_said_at_once(
+def test_predictions_equal_those_on_sqlite_and_an_outage_is_an_error_at_once(
     predictor, on_redis, row, redis_server
 ):
     at = on_redis.domain.domain.demo_at

@@ -34,7 +34,7 @@ def where(process):
     raise AssertionError("it never became ready")
 
 
-def test_killing_the_server_loses_no_prediction_that_was_answered(punctual, row):
+def test_killing_the_server_loses_no_answered_prediction(punctual, row):
     server = punctual("serve", "parcel_lateness", "--port", "0")
     url = where(server)
     answered = []
@@ -61,7 +61,7 @@ def test_killing_the_server_loses_no_prediction_that_was_answered(punctual, row)
     assert set(answered) <= logged
 
 
-def test_a_server_answers_the_command_line_and_ends_in_peace_when_asked_to(
+def test_a_server_answers_the_command_line_and_stops_cleanly_on_request(
     home, punctual, row, capsys
 ):
     server = punctual("serve", "--port", "0", "--speed", "60")
@@ -88,7 +88,7 @@ def test_a_server_answers_the_command_line_and_ends_in_peace_when_asked_to(
     assert int((home / "clock").read_text()) > 1_708_430_400_000_000 + 5_000_000
 
 
-def test_a_port_that_is_taken_is_said_before_anything_heavy_is_loaded_and_without_a_traceback(home):
+def test_a_taken_port_is_reported_before_heavy_imports_and_without_a_traceback(home):
     program = (
         "import sys; from inference.__main__ import main; code = main(['serve', '--port',"
         " sys.argv[1]]);"
@@ -114,12 +114,12 @@ def test_a_port_that_is_taken_is_said_before_anything_heavy_is_loaded_and_withou
     assert done.stdout == "[]\n"
 
 
-def test_an_address_that_is_not_this_machines_is_said(capsys):
+def test_a_host_that_is_not_this_machine_is_reported(capsys):
     assert main(["serve", "--host", "192.0.2.1"]) == 2
     assert "AddressUnavailable: cannot listen at 192.0.2.1:8400" in capsys.readouterr().err
 
 
-def test_nobody_at_the_url_is_said_with_what_to_do(home, capsys):
+def test_a_url_without_a_server_is_reported_with_the_remedy(home, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
 

@@ -12,7 +12,7 @@ from punctual.times import moment
 NOW = moment("2020-12-01T06:00Z")
 
 
-def test_the_demonstration_asks_once_about_a_corrected_request_and_not_about_a_withdrawn_one(
+def test_the_demo_asks_once_for_a_corrected_request_and_never_for_a_withdrawn_one(
     built_shop,
 ):
     domain, use_case = find_use_case(Home.at(), "next_sales")

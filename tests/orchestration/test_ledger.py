@@ -13,7 +13,7 @@ WALL = datetime(2025, 1, 1, tzinfo=UTC)
 MOMENT = datetime(2013, 12, 5, 20, tzinfo=UTC)
 
 
-def test_a_run_is_kept_with_both_its_times(tiny):
+def test_a_run_is_recorded_with_both_its_times(tiny):
     run = Ledger(Home.at()).start(tiny.step(), MOMENT, now=NOW, wall=WALL, log="/tmp/log")
     ended = Ledger(Home.at()).finish(
         run, "failed", "no luck", now=NOW, wall=datetime(2025, 1, 1, 0, 0, 7, tzinfo=UTC)
@@ -33,12 +33,12 @@ def test_a_run_is_kept_with_both_its_times(tiny):
     )
 
 
-def test_reading_a_ledger_that_is_not_there_makes_none(home):
+def test_reading_creates_no_ledger(home):
     assert Ledger(Home.at()).recent(5) == []
     assert not home.exists()
 
 
-def test_a_damaged_ledger_is_named_with_what_to_do(home):
+def test_a_damaged_ledger_is_named_with_the_remedy(home):
     home.mkdir()
     (home / "schedule.db").write_text("this is no database, " * 100)
     with pytest.raises(

@@ -10,7 +10,7 @@ SQLITE = "  path: ${PUNCTUAL_HOME}/online.db\n"
 NOW = "2020-12-01T06:00:00Z"
 
 
-def test_a_materialization_whose_redis_stops_meanwhile_is_tried_again_and_succeeds(
+def test_a_materialization_interrupted_by_a_redis_outage_is_retried_and_succeeds(
     built_shop, tmp_path, world, redis_server
 ):
     settings = tmp_path / "repository" / "feature_store.yaml"
@@ -42,5 +42,5 @@ def test_a_materialization_whose_redis_stops_meanwhile_is_tried_again_and_succee
     assert packed_database(store.config).count(view) == 12
 
 
-def test_the_codes_are_those_that_schedulers_know():
+def test_the_exit_codes_are_fixed_numbers():
     assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 70, 75, 130, 141]

@@ -14,20 +14,20 @@ from orchestration.step_run import Stopped
 MONDAY = "2013-12-02"
 
 
-def test_a_run_stands_for_the_newest_moment_that_has_come_however_late_it_starts(tiny, world):
+def test_a_late_run_is_for_the_newest_scheduled_time(tiny, world):
     assert world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:40:31Z") == [
         ("materialize", "05 20:00", "succeeded")
     ]
     assert tiny.ran() == [("materialize", "2013-12-05T20:00:00Z")]
 
 
-def test_a_step_without_history_is_due_at_once_also_exactly_at_its_moment(tiny, world):
+def test_a_step_that_never_ran_is_due_at_once_even_at_its_scheduled_time(tiny, world):
     assert world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:00:00Z") == [
         ("materialize", "05 20:00", "succeeded")
     ]
 
 
-def test_a_step_runs_hour_after_hour_and_once_for_each(tiny, world):
+def test_a_step_runs_once_for_each_hour(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     for now in (
         "20:00:00",
@@ -41,7 +41,7 @@ def test_a_step_runs_hour_after_hour_and_once_for_each(tiny, world):
     assert tiny.ran() == [("materialize", f"2013-12-05T{hour}:00:00Z") for hour in (20, 21, 22)]
 
 
-def test_missed_moments_are_caught_up_once_for_the_newest_of_them(tiny, world):
+def test_missed_scheduled_times_are_caught_up_with_one_run(tiny, world):
     world([tiny.step()], "2013-12-05T20:00:00Z").at("2013-12-05T20:00:00Z")
     restarted = world([tiny.step()], "2013-12-07T15:20:00Z")
     assert restarted.at("2013-12-07T15:20:00Z") == [("materialize", "07 15:00", "succeeded")]
@@ -49,14 +49,14 @@ def test_missed_moments_are_caught_up_once_for_the_newest_of_them(tiny, world):
     assert len(tiny.ran()) == 2
 
 
-def test_a_clock_set_back_behind_the_ledger_has_nothing_due_until_it_is_past_it(tiny, world):
+def test_after_a_clock_is_set_back_nothing_is_due_until_it_passes_the_ledger(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     here.at("2013-12-05T20:00:00Z")
     assert here.at("2013-11-01T10:00:00Z") == []
     assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
 
 
-def test_what_is_due_at_once_runs_after_what_it_comes_after_however_it_is_listed(tiny, world):
+def test_due_steps_run_in_the_order_of_their_dependencies(tiny, world):
     steps = [
         tiny.train(after=("materialize", "batch")),
         tiny.batch(),
@@ -74,7 +74,7 @@ def test_what_is_due_at_once_runs_after_what_it_comes_after_however_it_is_listed
     ]
 
 
-def test_where_there_is_no_champion_the_first_start_trains_and_then_predicts(tiny, world):
+def test_without_a_champion_the_first_start_trains_and_then_predicts(tiny, world):
     steps = [
         tiny.step("materialize"),
         tiny.batch(),
@@ -91,7 +91,7 @@ def test_where_there_is_no_champion_the_first_start_trains_and_then_predicts(tin
     ]
 
 
-def test_what_comes_due_while_others_run_waits_until_what_it_reads_is_built(tiny, world):
+def test_a_step_that_comes_due_during_a_run_waits_for_its_inputs(tiny, world):
     steps = [
         tiny.step("materialize"),
         tiny.batch(),
@@ -114,7 +114,7 @@ def test_what_comes_due_while_others_run_waits_until_what_it_reads_is_built(tiny
     ]
 
 
-def test_a_step_waits_until_what_it_comes_after_has_been_done_for_its_moment(tiny, world):
+def test_a_step_waits_until_its_dependency_has_run_for_the_same_time(tiny, world):
     here = world(
         [tiny.batch(), tiny.step("materialize")],
         "2013-12-05T06:00:00Z",
@@ -140,7 +140,7 @@ def test_a_step_of_another_domain_is_not_waited_for(tiny, world):
     ]
 
 
-def test_a_run_whose_check_failed_is_done_and_says_that_it_needs_attention(tiny, world):
+def test_a_run_whose_check_failed_is_finished_and_needs_attention(tiny, world):
     here = world([tiny.step("materialize"), tiny.batch()], "2013-12-05T06:00:00Z", {"batch-target"})
     tiny.plan("materialize", "1 3 of 12 features have drifted.")
     assert here.at("2013-12-05T06:00:00Z") == [
@@ -153,7 +153,7 @@ def test_a_run_whose_check_failed_is_done_and_says_that_it_needs_attention(tiny,
     assert here.at("2013-12-05T06:10:00Z") == []
 
 
-def test_how_often_a_run_is_tried_its_step_says(tiny, world):
+def test_a_step_sets_its_number_of_attempts(tiny, world):
     here = world([tiny.step(retries=1, retry_delay_seconds=60)], "2013-12-05T20:00:00Z")
     tiny.plan("materialize", "75 first", "75 second")
     assert here.at("2013-12-05T20:00:00Z")[0][2] == "retrying"
@@ -163,7 +163,7 @@ def test_how_often_a_run_is_tried_its_step_says(tiny, world):
     assert here.at("2013-12-05T20:01:00Z")[0][2] == "failed"
 
 
-def test_where_there_is_a_champion_training_waits_for_its_next_moment(tiny, world):
+def test_with_a_champion_training_waits_for_its_next_scheduled_time(tiny, world):
     here = world([tiny.train()], "2013-12-05T20:00:00Z", champions={"train-target"})
     assert here.at("2013-12-05T20:00:00Z") == []
     assert [(run.status, run.message) for run in here.ledger.recent(5)] == [
@@ -204,7 +204,7 @@ def test_a_run_fails_after_three_attempts_with_growing_waits_and_the_next_run_st
     ]
 
 
-def test_a_restart_goes_on_with_the_tries_that_are_left(tiny, world):
+def test_a_restart_continues_with_the_remaining_attempts(tiny, world):
     tiny.plan("materialize", "70 first", "70 second", "70 third")
     for hours, status in enumerate(("retrying", "retrying", "failed")):
         here = world([tiny.step()], "2013-12-05T20:00:00Z")
@@ -212,7 +212,7 @@ def test_a_restart_goes_on_with_the_tries_that_are_left(tiny, world):
         assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", status)]
 
 
-def test_other_steps_go_on_while_one_waits_for_its_next_try(tiny, world):
+def test_other_steps_run_while_one_waits_for_its_next_attempt(tiny, world):
     here = world([tiny.step(), tiny.train()], "2013-12-05T20:00:00Z")
     tiny.plan("train", "70 no luck")
     assert here.at("2013-12-05T20:00:00Z") == [
@@ -224,7 +224,7 @@ def test_other_steps_go_on_while_one_waits_for_its_next_try(tiny, world):
     assert here.at("2013-12-05T21:00:10Z") == [("train", "02 07:00", "succeeded")]
 
 
-def test_the_next_moment_ends_the_tries_for_an_older_one(tiny, world):
+def test_the_next_scheduled_time_ends_the_attempts_for_an_older_one(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     tiny.plan("materialize", "70 boom")
     here.at("2013-12-05T20:00:00Z")
@@ -235,7 +235,7 @@ def test_the_next_moment_ends_the_tries_for_an_older_one(tiny, world):
     ]
 
 
-def test_a_refused_model_is_a_finished_run_that_nobody_tries_again(tiny, world):
+def test_a_refused_model_is_a_finished_run_and_is_not_retried(tiny, world):
     here = world([tiny.train()], "2013-12-05T20:00:00Z")
     tiny.plan(
         "train", "3 GateRefused: challenger 7 scored 0.412 average_precision, champion 5 0.415."
@@ -265,7 +265,7 @@ def test_a_refused_model_is_a_finished_run_that_nobody_tries_again(tiny, world):
         ("137 killed", "retrying"),
     ],
 )
-def test_what_trying_again_cannot_mend_is_tried_once_and_not_before_its_next_moment(
+def test_a_permanent_failure_is_not_retried_before_the_next_scheduled_time(
     tiny, world, said, status
 ):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
@@ -276,9 +276,7 @@ def test_what_trying_again_cannot_mend_is_tried_once_and_not_before_its_next_mom
     assert here.at("2013-12-05T21:00:00Z") == [("materialize", "05 21:00", "succeeded")]
 
 
-def test_a_run_that_hangs_is_stopped_when_its_time_is_up_and_the_schedule_goes_on(
-    tiny, world, alive
-):
+def test_a_hanging_run_is_stopped_at_its_time_limit_and_the_schedule_continues(tiny, world, alive):
     here = world(
         [tiny.step(timeout_seconds=1), tiny.step("batch")],
         "2013-12-05T20:00:00Z",
@@ -296,9 +294,7 @@ def test_a_run_that_hangs_is_stopped_when_its_time_is_up_and_the_schedule_goes_o
     )
 
 
-def test_the_second_stage_of_a_step_waits_for_the_first_and_does_not_follow_a_failed_one(
-    tiny, world
-):
+def test_the_second_command_of_a_step_runs_only_after_the_first_succeeds(tiny, world):
     here = world([tiny.step(stages=("build", "publish"))], "2013-12-05T20:00:00Z")
     tiny.plan("build", "70 no disk")
     here.at("2013-12-05T20:00:00Z")
@@ -306,7 +302,7 @@ def test_the_second_stage_of_a_step_waits_for_the_first_and_does_not_follow_a_fa
     assert [stage for stage, _ in tiny.ran()] == ["build", "build", "publish"]
 
 
-def test_what_comes_later_than_promised_is_said(tiny, world):
+def test_a_run_later_than_promised_is_reported(tiny, world):
     here = world([tiny.step(promised_within_seconds=300)], "2013-12-05T20:00:00Z")
     here.at("2013-12-05T20:05:00Z")
     here.at("2013-12-05T21:05:01Z")
@@ -341,7 +337,7 @@ def test_stopping_ends_the_running_step_and_the_next_start_repeats_it(tiny, worl
     ]
 
 
-def test_a_step_that_is_killed_says_so(tiny, world, monkeypatch):
+def test_a_killed_step_is_reported(tiny, world, monkeypatch):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     tiny.plan("materialize", "sleep")
     killed = []
@@ -358,7 +354,7 @@ def test_a_step_that_is_killed_says_so(tiny, world, monkeypatch):
     assert here.shown[-1].message.endswith("was killed by signal 9 and said nothing")
 
 
-def test_a_run_is_told_in_a_line(tiny, world):
+def test_a_run_is_shown_in_one_line(tiny, world):
     here = world([tiny.step()], "2013-12-05T20:00:00Z")
     tiny.plan("materialize", "75 AlreadyRunning: 'build' runs in data already.", "0")
     here.at("2013-12-05T20:00:00Z")
@@ -379,7 +375,7 @@ def test_a_run_is_told_in_a_line(tiny, world):
     ),
     st.datetimes(datetime(2011, 1, 1), datetime(2016, 12, 31), timezones=st.just(UTC)),
 )
-def test_moments_are_without_a_gap(cron, now):
+def test_scheduled_times_have_no_gap(cron, now):
     before, after = last_moment(cron, now), next_moment(cron, now)
     assert before <= now < after
     assert next_moment(cron, before) == after

@@ -59,7 +59,7 @@ def look_after(server, until, seconds=10):
     assert until()
 
 
-def test_it_tells_where_it_serves_once_it_answers(started, port, home):
+def test_the_address_is_announced_once_the_server_answers(started, port, home):
     server, shown = started(LISTENS)
     look_after(server, lambda: shown)
     server.look_after()
@@ -82,7 +82,7 @@ def test_a_server_that_dies_is_started_again(started, tiny, alive):
     assert not alive(second)
 
 
-def test_a_server_that_cannot_start_is_tried_again_with_growing_waits_and_says_why_once(started):
+def test_a_server_that_cannot_start_is_retried_with_growing_waits_and_one_message(started):
     server, shown = started(FAILS, first_wait=0.05)
     look_after(server, lambda: len(shown) == 3)
     assert shown == [

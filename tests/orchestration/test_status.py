@@ -37,7 +37,7 @@ def shown(capsys, *arguments, code=0):
     return capsys.readouterr().out
 
 
-def test_an_empty_data_folder_is_left_empty_and_what_is_missing_is_said(shop, capsys):
+def test_an_empty_data_folder_stays_empty_and_what_is_missing_is_named(shop, capsys):
     before = sorted(path.name for path in shop.iterdir())
     found = json.loads(shown(capsys, "--json"))
     assert sorted(path.name for path in shop.iterdir()) == before == ["raw"]
@@ -78,7 +78,7 @@ def test_a_view_that_is_built_and_not_online_is_not_fresh(built):
     )
 
 
-def test_events_say_how_far_they_are_known(built):
+def test_events_show_until_when_they_are_known(built):
     assert status(Home.at(), "2020-12-01T02:00:00Z")["events"]["closed_days"] == {
         "domain": "shop",
         "rows": 30 * 12,
@@ -105,7 +105,7 @@ def test_a_failed_run_is_shown_with_its_reason(built, capsys):
     assert "BrokenSource: source 'sales': there is no file" in shown(capsys)
 
 
-def test_what_a_scheduler_that_is_gone_left_running_does_not_run(built):
+def test_a_run_of_a_dead_scheduler_is_not_shown_as_running(built):
     Ledger(Home.at()).start(
         steps_of(load_domain(Home.at(), "shop"))[0], BUILT, now=BUILT, wall=WALL
     )
@@ -113,7 +113,7 @@ def test_what_a_scheduler_that_is_gone_left_running_does_not_run(built):
     assert (found["scheduler"], found["runs"][0]["status"]) == ("stopped", "interrupted")
 
 
-def test_the_schedule_says_what_is_next(built):
+def test_the_schedule_shows_the_next_runs(built):
     assert status(Home.at(), "2020-12-01T02:00:00Z")["schedule"] == [
         {
             "domain": "shop",

@@ -88,7 +88,7 @@ def _declare(tmp_path, schedule):
     path.write_text(declared.replace('schedule={"materialize": "0 0 * * *"}', schedule))
 
 
-def test_all_problems_of_a_schedule_are_said_at_once_when_the_domain_is_loaded(shop, tmp_path):
+def test_all_problems_of_a_schedule_are_reported_when_the_domain_is_loaded(shop, tmp_path):
     schedule = {
         "materialise": "0 * * * *",
         "batch": "0 25 * * *",
@@ -119,9 +119,7 @@ def test_all_problems_of_a_schedule_are_said_at_once_when_the_domain_is_loaded(s
 
 
 @pytest.mark.parametrize("demo_at", ["datetime(2020, 12, 1)", "datetime(9999, 1, 1, tzinfo=UTC)"])
-def test_a_demo_moment_that_no_command_accepts_is_said_when_the_domain_is_loaded(
-    shop, tmp_path, demo_at
-):
+def test_an_unusable_demo_time_is_reported_when_the_domain_is_loaded(shop, tmp_path, demo_at):
     path = tmp_path / "repository" / "shop" / "shop.py"
     declared = path.read_text()
     assert 'demo_at=moment("2020-12-01T06:00Z")' in declared
@@ -132,7 +130,7 @@ def test_a_demo_moment_that_no_command_accepts_is_said_when_the_domain_is_loaded
         load_domain(Home.at(), "shop")
 
 
-def test_a_command_is_told_the_time_at_which_it_starts(tiny, tmp_path):
+def test_a_command_gets_the_time_at_which_it_starts(tiny, tmp_path):
     step = tiny.step(stages=("build", "publish"), options=("--clock", "{clock}"))
     clock = lambda: f"after {len(tiny.calls('ends'))}"  # noqa: E731
     for each in (step, tiny.step()):

@@ -61,7 +61,7 @@ def wait_for(what, seconds=60.0):
     return found
 
 
-def test_a_killed_scheduler_takes_its_step_along_and_the_next_one_repeats_the_run(tiny, alive):
+def test_a_killed_scheduler_ends_its_step_and_the_next_one_repeats_the_run(tiny, alive):
     tiny.plan("materialize", "sleep")
     first = subprocess.Popen([sys.executable, "-c", SCHEDULER])
     step = wait_for(tiny.calls)[0]["pid"]
@@ -180,7 +180,7 @@ def scheduled_shop(small_shop, tmp_path):
     return small_shop
 
 
-def test_up_builds_trains_predicts_and_serves_a_new_domain_and_goes_on_day_after_day(
+def test_up_builds_trains_predicts_and_serves_a_new_domain_day_after_day(
     scheduled_shop, up, port, punctual
 ):
     running = up("--port", str(port), "--as-of", "2020-12-01T00:00:00Z", "--speed", "3600")
@@ -208,7 +208,7 @@ def test_up_builds_trains_predicts_and_serves_a_new_domain_and_goes_on_day_after
     assert after["as_of"] >= status["as_of"] > "2020-12-02"
 
 
-def test_a_taken_port_is_said_before_anything_runs(scheduled_shop, port, punctual):
+def test_a_taken_port_is_reported_before_anything_runs(scheduled_shop, port, punctual):
     with socket.create_server((HOST, port)):
         code, _, refusal = punctual("up", "--port", str(port))
     assert (code, refusal) == (
@@ -218,7 +218,7 @@ def test_a_taken_port_is_said_before_anything_runs(scheduled_shop, port, punctua
     assert not (scheduled_shop / "schedule.db").exists()
 
 
-def test_domains_of_different_times_need_a_word_from_the_caller(scheduled_shop, tmp_path, punctual):
+def test_domains_in_different_times_need_an_option(scheduled_shop, tmp_path, punctual):
     copy = tmp_path / "repository" / "market"
     copy.mkdir()
     for name in ("__init__.py", "use_case.py"):
@@ -234,7 +234,7 @@ def test_domains_of_different_times_need_a_word_from_the_caller(scheduled_shop, 
     )
 
 
-def test_the_present_has_its_own_speed(scheduled_shop, punctual):
+def test_the_present_cannot_be_sped_up(scheduled_shop, punctual):
     code, _, refusal = punctual("up", "--as-of", "now", "--speed", "60")
     assert (code, "the present cannot go faster" in refusal) == (2, True)
 
