@@ -23,7 +23,7 @@ def answer(capsys, *arguments, code=0):
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_domain_of_one_small_csv_runs_through_all_stages_and_each_answers_in_json(shop, capsys):
+def test_a_domain_of_one_csv_runs_through_all_stages_with_json_output(shop, capsys):
     built = answer(capsys, "features", "build", "shop")
     assert built["sources"][0]["rows_in"] == 730 * 12
     assert {view["view"]: view["rows"] for view in built["views"]}["shop_sales"] == 700 * 12
@@ -75,7 +75,7 @@ def test_a_domain_of_one_small_csv_runs_through_all_stages_and_each_answers_in_j
     assert status["views"]["shop_sales"]["online_rows"] == 12
 
 
-def test_a_run_that_is_late_by_the_clock_says_what_it_missed(built_shop, capsys):
+def test_a_run_that_is_late_by_the_wall_clock_reports_what_it_missed(built_shop, capsys):
     # Each view is promised an hour after midnight; the second run stands for midnight too, and
     # starts at nine.
     answer(capsys, "features", "materialize", "shop")
@@ -93,7 +93,7 @@ def test_a_run_that_is_late_by_the_clock_says_what_it_missed(built_shop, capsys)
     assert missed == [{"shop_sales": 0, "last_day": 0}, {"shop_sales": 12, "last_day": 12}]
 
 
-def test_without_the_flights_the_platform_still_stands(shop, tmp_path):
+def test_the_platform_works_without_the_flights(shop, tmp_path):
     project = tmp_path / "project"
     for package in (
         "feature_repo",

@@ -88,7 +88,7 @@ def test_a_package_imports_only_what_the_picture_allows(package):
                 assert top in MAY_IMPORT[package], f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_a_room_of_the_stores_is_imported_through_its_face():
+def test_a_room_of_the_stores_is_imported_through_its_init():
     for package in sorted(OURS - {"benchmarks"}):
         for path in modules(package):
             here = room_of(dotted(path))
@@ -108,7 +108,7 @@ def test_a_room_imports_only_the_rooms_below_it(room):
 
 
 @pytest.mark.parametrize("package", ["punctual", *sorted(ROOMS)])
-def test_a_face_gives_every_name_that_it_lists(package):
+def test_an_init_gives_every_name_that_it_lists(package):
     path = ROOT / package.replace(".", "/") / "__init__.py"
     block = next(node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
     names = [alias.name for line in block.body for alias in line.names]
@@ -117,7 +117,7 @@ def test_a_face_gives_every_name_that_it_lists(package):
         assert getattr(module, name) is not None
 
 
-def test_the_front_door_imports_a_stage_only_when_asked_for_it():
+def test_the_punctual_command_imports_a_stage_only_on_demand():
     for path in modules("orchestration"):
         for name, at_import in imported(path):
             assert not (at_import and name.split(".")[0] in STAGES), (
@@ -148,7 +148,7 @@ def _without_docstrings_and_examples(path):
     return tree
 
 
-def test_only_a_command_line_asks_the_clock():
+def test_only_a_command_line_reads_the_clock():
     asks = {"now", "utcnow", "today"}
     for package in OURS:
         for path in modules(package):
@@ -167,7 +167,7 @@ def test_only_a_command_line_asks_the_clock():
                     pytest.fail(f"{name}:{node.lineno} asks the clock")
 
 
-def test_every_package_says_what_it_is_for():
+def test_every_package_has_a_docstring():
     for package in OURS:
         for path in (ROOT / package).rglob("__init__.py"):
             doc = ast.get_docstring(ast.parse(path.read_text()))
@@ -179,13 +179,13 @@ def test_the_feature_repository_holds_its_configuration_and_domains_only():
     assert files == {"__init__.py", "feature_store.yaml"}
 
 
-def test_there_is_no_drawer_for_everything():
+def test_no_module_is_called_common_or_utils():
     for package in OURS:
         for path in modules(package):
             assert path.stem not in {"utils", "util", "helpers", "common", "core", "misc"}, path
 
 
-def test_no_module_grows_past_the_second_idea():
+def test_no_module_is_longer_than_its_limit():
     for package in OURS:
         for path in modules(package):
             lines = len(path.read_text().splitlines())

@@ -199,7 +199,7 @@ def test_both_sides_of_a_game_are_read_from_one_view_in_training_and_in_serving(
     assert batch(domain, use_case, AS_OF).rows == 20
 
 
-def test_a_view_that_is_only_read_under_another_name_is_named(league):
+def test_a_view_that_is_read_only_under_another_name_is_reported(league):
     text = league.read_text().replace("team_form = windowed", "home_form = windowed", 1)
     league.write_text(
         text.replace("home_form = team_form.with_name", "home_form = home_form.with_name").replace(
@@ -221,16 +221,14 @@ def test_a_view_that_is_only_read_under_another_name_is_named(league):
         ("", "__import__('x') and Any(at)", "uses 'Any'"),
     ],
 )
-def test_a_request_time_function_that_needs_its_module_is_found_when_the_domain_is_loaded(
-    league, before, body, said
-):
+def test_a_request_time_function_that_needs_its_module_is_refused(league, before, body, said):
     text = league.read_text().replace("at.weekday() for at", f"{body} for at")
     league.write_text(f"{before}\n{text}")
     with pytest.raises(InvalidDeclaration, match=f"request-time view 'game_day' {said}"):
         load_domain(Home.at(), "games")
 
 
-def test_a_request_time_function_that_imports_its_domains_modules_is_found_when_it_is_loaded(
+def test_a_request_time_function_that_imports_its_domains_modules_is_refused(
     league,
 ):
     league.with_name("helpers.py").write_text("def day(at):\n    return at.weekday()\n")
@@ -244,7 +242,7 @@ def test_a_request_time_function_that_imports_its_domains_modules_is_found_when_
         load_domain(Home.at(), "games")
 
 
-def test_a_request_time_function_may_import_what_is_installed_and_be_annotated(league):
+def test_a_request_time_function_may_import_libraries_and_have_annotations(league):
     body = '''def game_day(inputs: "Nowhere") -> dict[str, list]:
     """Its documentation."""
     import math as m

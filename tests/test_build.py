@@ -72,7 +72,7 @@ def test_building_again_changes_nothing(shop):
     assert [events.new for events in again.events] == [0, 0, 0]
 
 
-def test_building_week_by_week_gives_the_rows_of_building_at_once(shop, built_at_once):
+def test_building_week_by_week_gives_the_same_rows_as_building_at_once(shop, built_at_once):
     domain = load_domain(Home.at(), "shop")
     at = moment("2019-01-03T06:00Z")
     while at < END:
@@ -82,7 +82,7 @@ def test_building_week_by_week_gives_the_rows_of_building_at_once(shop, built_at
     assert hashes(shop) == built_at_once
 
 
-def test_what_is_late_or_corrected_is_known_from_the_run_that_found_it(shop):
+def test_late_and_corrected_rows_are_known_from_the_run_that_found_them(shop):
     domain, path = load_domain(Home.at(), "shop"), shop / "raw" / "sales.csv"
     lines = path.read_text().splitlines()
     held_back, path_lines = lines[30], lines[:30] + lines[31:]
@@ -140,7 +140,7 @@ def test_two_builds_at_once_are_refused(shop):
         build(load_domain(Home.at(), "shop"), END, QUIET)
 
 
-def test_a_changed_definition_is_a_new_version_of_its_table_only(shop, tmp_path):
+def test_a_changed_definition_makes_a_new_version_of_its_table_only(shop, tmp_path):
     build(load_domain(Home.at(), "shop"), END, QUIET)
     before = hashes(shop)
     changed = tmp_path / "changed"

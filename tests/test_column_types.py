@@ -308,7 +308,7 @@ def test_a_join_key_finds_its_rows_offline_and_online(training_rows, online, kin
 
 
 @pytest.mark.parametrize("kind", REQUESTED)
-def test_a_request_column_is_given_to_a_function_as_in_training(training_rows, online, kind):
+def test_a_request_column_reaches_a_function_as_in_training(training_rows, online, kind):
     name = f"echo__saw_{COLUMNS[kind]}"
     sent = checked_rows(row_model(online), [as_json(row) for row in request_rows()])
     found = online.read(sent, NOW)[name].to_pylist()
@@ -317,7 +317,7 @@ def test_a_request_column_is_given_to_a_function_as_in_training(training_rows, o
 
 
 @pytest.mark.parametrize("kind", IDS)
-def test_an_id_of_a_request_is_read_as_the_events_have_it(training_rows, online, kind):
+def test_a_request_id_is_read_with_the_type_of_the_events(training_rows, online, kind):
     sent = checked_rows(row_model(online), [as_json(row) for row in request_rows()])
     found, name = [row[f"id_{COLUMNS[kind]}"] for row in sent], f"id_{COLUMNS[kind]}"
     expected = training_rows[name].to_pylist()
@@ -359,7 +359,7 @@ def as_json(row):
         ("Decimal(9,2)", "DECIMAL(9, 2)"),
     ],
 )
-def test_a_type_is_known_by_every_name_and_in_every_case(declared, canonical):
+def test_a_type_is_known_by_every_alias_in_every_case(declared, canonical):
     assert column_type(declared).duckdb == canonical
 
 
@@ -376,7 +376,7 @@ def test_a_type_is_known_by_every_name_and_in_every_case(declared, canonical):
         "INTERVAL",
     ],
 )
-def test_a_type_that_is_not_carried_is_refused_with_those_that_are(declared):
+def test_an_unsupported_type_is_refused_with_the_supported_ones(declared):
     with pytest.raises(UnknownColumnType, match="18 digits"):
         column_type(declared)
 

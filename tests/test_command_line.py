@@ -80,12 +80,12 @@ class Locked(PunctualError):
         (Locked("try again."), 75),
     ],
 )
-def test_an_error_brings_its_exit_code_wherever_it_is_defined(home, error, code, capsys):
+def test_an_error_has_its_exit_code_in_any_module(home, error, code, capsys):
     assert run(raising(error), []) == code
     assert capsys.readouterr().err == f"{error}\n"
 
 
-def test_an_unexpected_exception_is_said_in_a_sentence_and_its_traceback_is_in_a_log(home, capsys):
+def test_an_unexpected_exception_gives_one_sentence_and_logs_its_traceback(home, capsys):
     assert run(raising(OverflowError("date value\nout of range")), ["--home", str(home)]) == 70
     [log] = (home / "logs").glob("crash-*.log")
     assert capsys.readouterr().err == (
@@ -97,7 +97,7 @@ def test_an_unexpected_exception_is_said_in_a_sentence_and_its_traceback_is_in_a
     assert "Traceback (most recent call last)" in text and "in end" in text
 
 
-def test_a_traceback_that_has_no_place_in_the_data_folder_is_in_the_temporary_one(
+def test_without_a_writable_data_folder_the_traceback_is_in_the_temporary_folder(
     tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "home").mkdir()
@@ -129,7 +129,7 @@ def test_a_database_that_another_process_has_locked_is_a_temporary_failure(tmp_p
                 assert exit_code_of(error) == 75
 
 
-def test_a_full_disk_is_said_with_exit_code_2_wherever_it_is_met(home, capsys):
+def test_a_full_disk_gives_exit_code_2_anywhere(home, capsys):
     def write(home):
         with Path("/dev/full").open("w") as full:
             full.write("x")
@@ -168,7 +168,7 @@ def test_an_argument_that_is_not_utf_8_is_refused():
     assert done.stderr == b"Error: the argument '\\udcff\\udcfe' is not UTF-8 text.\n"
 
 
-def test_a_reader_that_goes_away_gets_no_traceback():
+def test_a_closed_pipe_gives_no_traceback():
     command = [sys.executable, "-m", "orchestration.cli", "steps", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
         shown.stdout.close()

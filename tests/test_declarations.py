@@ -36,7 +36,7 @@ def test_a_name_has_letters_digits_and_single_underscores(name):
     assert "use letters, digits and single underscores" in name_problem("use case", name)
 
 
-def test_a_good_name_has_no_problem_and_a_bad_one_an_alternative():
+def test_a_valid_name_has_no_problem_and_an_invalid_one_gets_an_alternative():
     assert name_problem("view", "sales_7d") is None
     assert name_problem("use case", "eu/sales").endswith("such as 'eu_sales'.")
 
@@ -104,7 +104,7 @@ def test_a_declared_value_is_checked_when_the_domain_is_loaded(edit, old, new, m
     assert said in problems()
 
 
-def test_all_problems_are_said_at_once(edit):
+def test_all_problems_are_reported_at_once(edit):
     edit('metric="rmse"', 'metric="accuracy"', USE_CASE)
     edit('name="next_sales"', 'name="next sales"', USE_CASE)
     edit("ttl=timedelta(days=3)", "ttl=timedelta(days=-3)")
@@ -120,7 +120,7 @@ def test_two_inputs_of_one_name_behind_a_request_time_view_are_refused(edit):
     assert "'shop_day' has 2 inputs named 'cents_mean_7d'" in problems()
 
 
-def test_a_second_domain_may_not_give_the_names_of_the_first(edit, tmp_path):
+def test_a_second_domain_may_not_reuse_the_names_of_the_first(edit, tmp_path):
     shutil.copytree(tmp_path / "repository" / "shop", tmp_path / "repository" / "market")
     edit(
         'name="shop",\n    description="Daily',
@@ -139,7 +139,7 @@ def test_a_second_domain_may_not_give_the_names_of_the_first(edit, tmp_path):
     assert "view 'LAST_DAY' exists in domain 'shop' too" in problems("market")
 
 
-def test_a_domain_is_loaded_beside_one_that_is_broken(edit, tmp_path):
+def test_a_domain_loads_although_another_one_is_broken(edit, tmp_path):
     broken = tmp_path / "repository" / "broken"
     broken.mkdir()
     (broken / "use_case.py").write_text("raise ValueError('not yet written')\n")

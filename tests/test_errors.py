@@ -35,14 +35,14 @@ def tables(home):
     }
 
 
-def test_a_misspelt_domain_is_guessed(shop, capsys):
+def test_a_misspelt_domain_gets_a_suggestion(shop, capsys):
     assert (
         complaint(capsys, "features", "build", "shpo")
         == "UnknownDomain: no domain 'shpo' in repository/. Did you mean 'shop'? Known: shop.\n"
     )
 
 
-def test_a_misspelt_use_case_is_guessed(shop, capsys):
+def test_a_misspelt_use_case_gets_a_suggestion(shop, capsys):
     expected = (
         "UnknownUseCase: no use case 'nextsales' in repository/. Did you mean 'next_sales'?"
         " Known: next_sales.\n"
@@ -51,7 +51,7 @@ def test_a_misspelt_use_case_is_guessed(shop, capsys):
         assert complaint(capsys, command, "nextsales") == expected
 
 
-def test_a_misspelt_command_is_guessed(capsys):
+def test_a_misspelt_command_gets_a_suggestion(capsys):
     assert (
         "no command 'trian' in punctual. Did you mean 'train'? Known: batch, card, demo"
         in complaint(capsys, "trian", "next_sales")
@@ -73,7 +73,7 @@ def test_a_missing_column_is_named_with_what_was_expected_and_the_tables_stay(bu
     assert tables(built_shop) == before
 
 
-def test_a_damaged_file_an_empty_one_and_none_at_all_are_said_to_be_so(shop, capsys):
+def test_damaged_empty_and_missing_files_are_reported(shop, capsys):
     sales(shop).write_bytes(bytes(range(256)) * 100)
     assert "BrokenSource: source 'sales'" in complaint(capsys, "features", "build", "shop")
     sales(shop).write_text("")
@@ -96,7 +96,7 @@ def test_a_column_of_another_type_stops_the_run(shop, capsys):
     )
 
 
-def test_a_data_folder_that_is_no_folder_is_said_to_be_so(shop, tmp_path, capsys):
+def test_a_data_folder_that_is_not_a_folder_is_refused(shop, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("")
     said = complaint(capsys, "--home", str(file / "data"), "features", "materialize", "shop")
@@ -124,7 +124,7 @@ def test_a_full_disk_loses_nothing(built_shop):
     assert freed.returncode == 0, freed.stderr
 
 
-def test_a_port_in_use_is_said_before_anything_is_loaded(shop, capsys):
+def test_a_port_in_use_is_reported_before_anything_is_loaded(shop, capsys):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -135,7 +135,7 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(shop, capsys):
             assert port in said
 
 
-def test_without_a_champion_one_is_told_to_train(built_shop, capsys):
+def test_without_a_champion_the_error_says_to_train(built_shop, capsys):
     for command in (
         ["card", "next_sales"],
         ["rollback", "next_sales"],
@@ -147,7 +147,7 @@ def test_without_a_champion_one_is_told_to_train(built_shop, capsys):
         assert "punctual train next_sales" in said
 
 
-def test_a_damaged_model_registry_is_named_with_what_to_do(shop, capsys):
+def test_a_damaged_model_registry_is_named_with_the_remedy(shop, capsys):
     shop.joinpath("mlflow.db").write_text("this is no database, " * 100)
     for command in (["card", "next_sales"], ["rollback", "next_sales"]):
         said = complaint(capsys, *command)
@@ -177,7 +177,7 @@ def test_a_store_older_than_the_definitions_is_refused_until_it_is_built_again(
     assert main(["features", "materialize", "shop"]) == 0
 
 
-def test_a_declaration_is_checked_whole(shop, tmp_path, capsys):
+def test_all_problems_of_a_declaration_are_reported(shop, tmp_path, capsys):
     path = tmp_path / "repository" / "shop" / "use_case.py"
     text = path.read_text().replace('"next_sales_v1"', '"next_sales_v2"')
     path.write_text(text)
@@ -192,7 +192,7 @@ def test_a_declaration_is_checked_whole(shop, tmp_path, capsys):
     assert "a window must be a multiple of its grid" in said
 
 
-def test_a_moment_without_a_zone_is_not_guessed(shop, capsys):
+def test_a_time_without_a_zone_is_refused(shop, capsys):
     assert "NaiveTimestamp: 2020-12-01T06:00:00 has no time zone" in complaint(
         capsys, "features", "build", "shop", "--as-of", "2020-12-01T06:00"
     )
@@ -214,12 +214,12 @@ REPORT_NOTHING = {("serve",), ("up",), ("feast",)}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_command_that_reports_takes_json(words, capsys):
+def test_every_reporting_command_has_a_json_option(words, capsys):
     assert main([*words, "--help"]) == 0
     assert ("--json" in capsys.readouterr().out) is (words not in REPORT_NOTHING)
 
 
-def test_the_front_door_says_what_people_have_reviewed(capsys):
+def test_the_help_of_punctual_is_the_reviewed_one(capsys):
     assert main(["--help"]) == 0
     assert (
         capsys.readouterr().out
@@ -245,13 +245,13 @@ KEYS = ["--key", "shop_id=3", "--key", "opens=2020-12-01T08:00Z"]
     ],
     ids=lambda each: " ".join(each[:2]) if isinstance(each, list) else "",
 )
-def test_a_command_before_those_it_needs_names_the_next_one(shop, capsys, words, then):
+def test_a_command_out_of_order_names_the_command_to_run_first(shop, capsys, words, then):
     # Where a run of the schedule may reach it meanwhile, another try may end otherwise.
     assert main(words) in (ExitCode.NEEDS_A_PERSON, ExitCode.TRY_AGAIN)
     assert then in capsys.readouterr().err
 
 
-def test_a_model_is_trained_and_scores_a_batch_without_anything_registered(built_shop, capsys):
+def test_training_and_batch_need_no_feast_registry(built_shop, capsys):
     assert main(["training-set", "next_sales"]) == 0
     assert main(["train", "next_sales"]) == 0
     assert main(["batch", "next_sales"]) == 0

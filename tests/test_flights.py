@@ -45,7 +45,7 @@ def test_no_row_is_dropped_silently(flights):
         )
 
 
-def test_a_wind_of_a_thousand_miles_an_hour_is_quarantined_with_its_reason(flights):
+def test_an_impossible_wind_speed_is_quarantined_with_its_reason(flights):
     _, reports, _ = flights
     assert reports["weather"].rules["wind_possible"] == 1
     assert reports["weather"].quarantined == 1
@@ -55,7 +55,7 @@ def test_a_wind_of_a_thousand_miles_an_hour_is_quarantined_with_its_reason(fligh
     assert Home.at().path("quarantine", "flights", "weather.parquet").exists()
 
 
-def test_what_is_odd_but_not_wrong_stays(flights):
+def test_odd_but_valid_rows_stay(flights):
     _, reports, connection = flights
     assert reports["airports"].supplemented == 4
     assert one(
@@ -69,7 +69,7 @@ def test_what_is_odd_but_not_wrong_stays(flights):
     ) == (50_094,)
 
 
-def test_wall_clocks_become_utc_through_both_changes_of_the_clocks(flights):
+def test_local_times_become_utc_across_both_daylight_saving_changes(flights):
     _, _, connection = flights
     # The distribution's own `time_hour` is the scheduled departure in UTC, cut to the hour.
     assert one(
@@ -107,7 +107,7 @@ def test_wall_clocks_become_utc_through_both_changes_of_the_clocks(flights):
         assert found == [(hour,)]
 
 
-def test_arrivals_are_at_the_destinations_clock_and_after_midnight_on_the_next_day(flights):
+def test_arrivals_are_in_the_destinations_time_zone_and_may_be_on_the_next_day(flights):
     _, _, connection = flights
     # The actual arrival's wall clock, from schedule plus delay, against the one in the file; one
     # flight disagrees.
@@ -162,7 +162,7 @@ def test_the_horizon_covers_the_slowest_label_and_six_hours_would_not(flights):
     assert reasons == {"cancelled": 8255, "no arrival recorded": 1175}
 
 
-def test_no_event_is_known_before_the_rule_says(flights):
+def test_no_event_is_known_before_its_declared_time(flights):
     domain, _, connection = flights
     for events in domain.events:
         early = one(
@@ -173,7 +173,7 @@ def test_no_event_is_known_before_the_rule_says(flights):
         assert events.known, events.name
 
 
-def test_the_catalogue_says_what_the_events_are_and_when_they_are_known(flights):
+def test_the_catalogue_describes_events_and_when_they_are_known(flights):
     domain, _, _ = flights
     assert {
         name: domain.views["origin_weather"].tags[name] for name in ("events_description", "known")
@@ -193,7 +193,7 @@ def test_at_least_forty_features_in_six_views_each_described(flights):
         assert all(feature.description for feature in view.features), view.name
 
 
-def test_the_definitions_are_those_that_people_have_reviewed(flights):
+def test_the_definitions_are_the_reviewed_ones(flights):
     domain, _, _ = flights
     lines = []
     for view in (*domain.views.values(), *domain.on_demand_views.values()):

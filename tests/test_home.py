@@ -70,7 +70,7 @@ def test_two_homes_in_one_process_read_and_write_their_own_folders(homes, monkey
     assert not (tmp_path / "neither").exists()
 
 
-def test_clocks_and_locks_are_each_homes_own(tmp_path):
+def test_each_home_has_its_own_clock_and_locks(tmp_path):
     first, second = Home.at(tmp_path / "first"), Home.at(tmp_path / "second")
     remember_moment(first, BUILT)
 

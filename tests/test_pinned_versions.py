@@ -110,7 +110,7 @@ def versions_and_values(answer):
     return answer["model"]["version"], [each["prediction"] for each in answer["predictions"]]
 
 
-def test_a_server_answers_on_while_a_view_is_changed_and_takes_up_the_model_of_its_new_version(
+def test_a_server_answers_during_a_view_change_and_loads_the_model_of_the_new_version(
     shop_of, online
 ):
     shop = shop_of(online)
@@ -162,7 +162,7 @@ def test_a_server_answers_on_while_a_view_is_changed_and_takes_up_the_model_of_i
         assert versions_and_values(ask()) == versions_and_values(answer)
 
 
-def test_a_changed_function_of_the_request_is_no_part_of_a_champion_that_learned_the_earlier_one(
+def test_a_champion_keeps_the_request_time_function_it_was_trained_with(
     shop_of,
 ):
     shop = shop_of()
@@ -188,7 +188,7 @@ def test_a_changed_function_of_the_request_is_no_part_of_a_champion_that_learned
     assert set(made["shop_day__day_of_week"].to_pylist()) == set(range(100, 107))
 
 
-def test_a_service_that_a_champion_reads_is_changed_under_another_name(shop_of):
+def test_a_service_that_a_champion_reads_changes_only_under_a_new_name(shop_of):
     shop = shop_of()
     first, use_case = shop.changed()
     shop.run(first, AS_OF)

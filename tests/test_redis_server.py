@@ -17,7 +17,7 @@ from benchmarks.redis_server import RedisServer
 ONCE = Retry(NoBackoff(), 0)
 
 
-def test_it_answers_where_it_says_and_nothing_is_left_of_it(tmp_path, start_redis):
+def test_the_server_answers_at_its_url_and_leaves_nothing_behind(tmp_path, start_redis):
     server = start_redis()
     with closing(redis.Redis.from_url(server.url)) as client:
         client.set("trips", 1)
@@ -30,14 +30,14 @@ def test_it_answers_where_it_says_and_nothing_is_left_of_it(tmp_path, start_redi
 
 
 @pytest.mark.parametrize("value", ["1", "2"])
-def test_every_test_finds_the_shared_one_running_and_empty(redis_server, value):
+def test_every_test_finds_the_shared_server_running_and_empty(redis_server, value):
     with closing(redis_server.client()) as client:
         assert client.dbsize() == 0
         client.set("trips", value)
     redis_server.kill()
 
 
-def test_it_comes_back_on_its_port_with_its_data_where_it_appends_them(start_redis):
+def test_a_restarted_server_keeps_its_port_and_its_append_only_data(start_redis):
     for appendonly, left in ((False, None), (True, b"1")):
         server = start_redis(appendonly=appendonly)
         url = server.url
@@ -49,12 +49,12 @@ def test_it_comes_back_on_its_port_with_its_data_where_it_appends_them(start_red
             assert (server.url, client.get("trips")) == (url, left)
 
 
-def test_two_have_ports_of_their_own(start_redis):
+def test_two_servers_have_different_ports(start_redis):
     one, other = start_redis(), start_redis()
     assert one.port != other.port and one.folder != other.folder
 
 
-def test_a_password_is_asked_for_and_is_in_the_url(start_redis):
+def test_a_password_is_required_and_is_in_the_url(start_redis):
     server = start_redis(password="p@ss word/1")
     with closing(redis.Redis.from_url(server.url)) as client:
         assert client.ping()
@@ -65,7 +65,7 @@ def test_a_password_is_asked_for_and_is_in_the_url(start_redis):
         client.ping()
 
 
-def test_tls_is_the_only_way_in_and_its_certificate_is_checked(start_redis):
+def test_a_tls_server_accepts_only_tls_and_has_a_checked_certificate(start_redis):
     server = start_redis(tls=True, password="secret")
     assert server.url.startswith("rediss://:secret@127.0.0.1:")
     with closing(redis.Redis.from_url(server.url, ssl_ca_certs=str(server.certificate))) as client:
@@ -85,7 +85,7 @@ def test_tls_is_the_only_way_in_and_its_certificate_is_checked(start_redis):
         client.ping()
 
 
-def test_a_cluster_of_one_has_every_slot_and_refuses_what_needs_two(start_redis):
+def test_a_cluster_of_one_node_has_every_slot_and_refuses_commands_across_slots(start_redis):
     server = start_redis(cluster=True)
     with closing(RedisCluster.from_url(server.url)) as client:
         client.set("{7}a", 1)
@@ -101,7 +101,7 @@ def test_a_cluster_of_one_has_every_slot_and_refuses_what_needs_two(start_redis)
         assert client.set("{7}a", 1)
 
 
-def test_one_that_cannot_start_says_what_it_said(tmp_path, start_redis):
+def test_a_server_that_cannot_start_is_an_error_with_its_output(tmp_path, start_redis):
     other = RedisServer(tmp_path / "other")
     other.port = start_redis().port
     with pytest.raises(RuntimeError, match="did not start: .*Address already in use"):
@@ -110,7 +110,7 @@ def test_one_that_cannot_start_says_what_it_said(tmp_path, start_redis):
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", "skipped"), ("1", "failed")])
-def test_a_machine_without_it_skips_with_a_reason_and_ci_fails(
+def test_without_redis_tests_are_skipped_and_ci_fails(
     tmp_path, monkeypatch, start_redis, ci, outcome
 ):
     monkeypatch.setenv("PATH", str(tmp_path))

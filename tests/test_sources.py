@@ -76,7 +76,7 @@ def test_rows_in_are_rows_clean_plus_quarantined_plus_duplicates(dirty):
     assert rows == [(1, 5), (8, 2)]
 
 
-def test_each_reason_says_what_was_wrong(dirty):
+def test_each_quarantine_reason_names_the_fault(dirty):
     clean_source(Home.at(), "travel", source(dirty), {})
     reasons = {
         row["rule"]: row["reason"] for row in quarantined_rows(Home.at(), "travel", "trips", 100)
@@ -116,7 +116,7 @@ def test_compressed_files_are_read_like_plain_ones(dirty, tmp_path, kind):
         clean_source(Home.at(), "travel", source(path), {})
 
 
-def test_a_broken_source_leaves_the_clean_rows_of_before(dirty):
+def test_a_broken_source_keeps_the_earlier_clean_rows(dirty):
     clean_source(Home.at(), "travel", source(dirty), {})
     before = clean_path(Home.at(), "travel", "trips").read_bytes()
     for text in (

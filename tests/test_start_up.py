@@ -47,7 +47,7 @@ def test_apply_refuses_a_definition_of_a_wrong_type(shop, tmp_path):
         assert 'argument "join_keys" (int)' in applied.stderr
 
 
-def test_what_materialize_registers_by_itself_is_checked(built_shop, tmp_path):
+def test_definitions_that_materialize_registers_are_checked(built_shop, tmp_path):
     materialize = ("-m", "orchestration.cli", "features", "materialize", "shop")
     with (tmp_path / "repository" / "shop" / "shop.py").open("a") as module:
         module.write(
@@ -96,7 +96,7 @@ except typeguard.TypeCheckError:
     assert ran.stdout.splitlines()[-1:] == ["checked"], ran.stderr
 
 
-def test_typeguard_itself_is_left_as_it_was(shop):
+def test_typeguard_itself_is_unchanged(shop):
     program = """
 import sys
 from punctual.feast_import import skip_type_checks
@@ -182,7 +182,7 @@ def test_status_sees_a_changed_definition_at_once(online_shop, tmp_path):
     assert status() == (set(), shown)
 
 
-def test_status_does_without_what_it_kept_where_that_is_damaged(online_shop):
+def test_status_ignores_a_damaged_cache(online_shop):
     _, shown = status()
     (kept,) = (online_shop / "cache" / "declared").iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
@@ -190,7 +190,7 @@ def test_status_does_without_what_it_kept_where_that_is_damaged(online_shop):
     assert status() == (set(), shown)
 
 
-def test_status_is_shown_where_nothing_can_be_kept(online_shop):
+def test_status_works_without_a_writable_cache(online_shop):
     (online_shop / "cache").write_text("no folder")
     assert status()[1]["champion"]["version"] == "1"
     names, shown = status()

@@ -118,7 +118,7 @@ def test_the_readme_from_raw_flights_to_a_live_prediction(environment):
     assert set(os.listdir(environment["HOME"])) == {"data"}
 
 
-def test_the_table_of_commands_names_every_command_and_what_is_behind_it():
+def test_the_readmes_table_names_every_command():
     rows = dict(re.findall(r"^\| `([^`]+)` \| `([^`]+)`", README, re.MULTILINE))
     rows.pop("punctual …", None)
     for words, target in COMMANDS.items():
@@ -134,6 +134,6 @@ def test_the_table_of_commands_names_every_command_and_what_is_behind_it():
     assert len(rows) == len(COMMANDS)
 
 
-def test_the_targets_that_the_readme_names_are_in_the_makefile():
+def test_the_makefile_has_the_targets_that_the_readme_names():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z]+)", README)) - {"an"} <= targets

@@ -75,15 +75,15 @@ def quarantine():
         b'more,"name",minutes,id\nx,a,5,1\ny,b,6,2\n',
     ],
 )
-def test_the_same_rows_are_read_however_they_are_written(file, content):
+def test_the_same_rows_are_read_from_every_csv_dialect(file, content):
     assert (clean(file, content).rows_clean, rows()) == (2, [(1, 5, "a"), (2, 6, "b")])
 
 
-def test_columns_that_nobody_declared_are_named(file):
+def test_undeclared_columns_are_named(file):
     assert clean(file, b"more,id,minutes,name\nx,1,5,a\n").unused_columns == ["more"]
 
 
-def test_text_may_hold_commas_quotes_lines_and_any_letter(file):
+def test_text_may_contain_commas_quotes_line_breaks_and_any_letter(file):
     clean(file, HEADER + '1,5,"a, ""b""\nc ✈"\n2,6,d\n'.encode())
     assert rows() == [(1, 5, 'a, "b"\nc ✈'), (2, 6, "d")]
 
@@ -94,7 +94,7 @@ def test_a_line_that_is_not_utf_8_is_quarantined(file):
     assert "not utf-8" in quarantine()[0][1]
 
 
-def test_a_quote_that_nothing_closes_takes_no_line_out_of_the_count(file):
+def test_an_unclosed_quote_removes_no_line_from_the_count(file):
     lines = [b"%d,%d,a" % (number, number) for number in range(100)]
     lines[60] = b'60,60,"a'
     report = clean(file, HEADER + b"\n".join(lines) + b"\n")
@@ -108,7 +108,7 @@ def test_a_quote_that_nothing_closes_takes_no_line_out_of_the_count(file):
         clean(file, HEADER + b"\n".join(lines) + b"\n")
 
 
-def test_rows_without_a_key_are_quarantined_each_and_are_no_duplicates(file):
+def test_rows_without_a_key_are_quarantined_and_not_counted_as_duplicates(file):
     report = clean(file, HEADER + b"1,5,a\n,6,b\n,6,b\n2,5,a\n")
     assert (report.rows_clean, report.quarantined, report.duplicates) == (2, 2, 0)
 
@@ -148,7 +148,7 @@ def test_a_number_is_never_rounded_to_fit_its_type(file):
     }  # fmt: skip
 
 
-def test_all_that_is_wrong_with_a_row_is_said(file):
+def test_every_problem_of_a_row_is_reported(file):
     clean(file, b"id,minutes,name\nx,1.5,a\n1,5,b\n2,5,c\n")
     assert quarantine() == [("type", "id is not BIGINT: x; minutes is not INTEGER: 1.5")]
 
@@ -180,9 +180,7 @@ def test_a_null_passes_a_rule(file):
     ],
     ids=range(12),
 )
-def test_a_file_that_is_not_what_was_agreed_says_what_was_expected_and_changes_nothing(
-    file, content, what
-):
+def test_an_unexpected_file_is_refused_and_changes_nothing(file, content, what):
     clean(file, HEADER + b"1,5,a\n")
     with pytest.raises(BrokenSource, match="source 'trips'.*[Ee]xpected.* BIGINT") as error:
         clean(file, content)
@@ -190,7 +188,7 @@ def test_a_file_that_is_not_what_was_agreed_says_what_was_expected_and_changes_n
     assert rows() == [(1, 5, "a")]
 
 
-def test_a_file_that_is_not_there_is_named(file):
+def test_a_missing_file_is_named(file):
     with pytest.raises(BrokenSource, match=r"source 'trips': there is no file .*trips.csv"):
         clean(file)
 
@@ -201,7 +199,7 @@ def a_zip(path, **members):
             archive.writestr(name.replace("_", "."), content)
 
 
-def test_an_archive_with_other_than_one_csv_is_refused(tmp_path, home):
+def test_an_archive_without_exactly_one_csv_is_refused(tmp_path, home):
     path = tmp_path / "trips.csv.zip"
     for members in ({}, {"a_csv": HEADER, "b_csv": HEADER}):
         a_zip(path, **members)
@@ -228,7 +226,7 @@ def test_damage_anywhere_in_a_compressed_file_is_found(tmp_path, home, kind):
     assert rows() == before
 
 
-def test_a_place_that_depends_on_the_environment_is_asked_when_it_is_read(file, monkeypatch):
+def test_a_location_function_is_called_when_the_source_is_read(file, monkeypatch):
     file.write_bytes(HEADER + b"1,5,a\n")
     monkeypatch.setenv("TRIPS", str(file))
     assert clean(lambda: os.environ["TRIPS"]).rows_clean == 1
@@ -251,7 +249,7 @@ def test_a_source_is_cleaned_again_when_what_it_reads_changes(file, tmp_path):
     assert both().rows_clean == 2
 
 
-def test_cleaning_that_does_not_hand_on_the_row_number_is_refused(file):
+def test_cleaning_that_drops_the_row_number_is_refused(file):
     file.write_bytes(HEADER + b"1,5,a\n")
     with pytest.raises(InvalidDeclaration, match="its cleaning gives no column row_number"):
         clean(file, clean="SELECT id, minutes, name FROM trips")

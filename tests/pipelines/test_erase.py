@@ -61,6 +61,6 @@ def test_an_erased_entity_has_no_record_and_the_others_keep_theirs(online_shop, 
         ),
     ],
 )
-def test_what_cannot_be_erased_is_said_to_be_so(shop, capsys, arguments, said):
+def test_an_impossible_erasure_is_refused(shop, capsys, arguments, said):
     assert main(["features", "erase", *arguments]) == 2
     assert said in capsys.readouterr().err

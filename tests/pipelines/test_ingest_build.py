@@ -41,7 +41,7 @@ def at_once(taxis, trips, moment):
     return taxis.hashes()
 
 
-def test_a_first_load_uses_the_rule_alone_and_says_so(taxis):
+def test_a_first_load_uses_only_the_declared_knowledge_times(taxis):
     taxis.write([a_trip(1, at(1, 10)), a_trip(2, at(1, 12))])
     built = taxis.build(at(1, 11))
     assert [(events.events, events.new, events.first_load) for events in built.events] == [
@@ -72,7 +72,7 @@ def test_a_late_row_is_known_from_the_run_that_found_it(taxis):
     ]
 
 
-def test_what_became_known_at_the_very_moment_of_the_last_run_is_not_late(taxis):
+def test_an_event_known_exactly_at_the_last_run_is_not_late(taxis):
     taxis.write([a_trip(1, at(1, 11, 30))])
     taxis.build(at(1, 12))
     assert taxis.events("fares", "created_timestamp") == [(utc(1, 12),)]
@@ -98,7 +98,7 @@ def test_a_correction_is_a_newer_version_known_from_the_run_that_found_it(taxis)
     assert [each.corrected for each in taxis.build(at(1, 15)).events] == [1, 0, 0]
 
 
-def test_a_value_that_comes_to_be_missing_is_a_correction(taxis):
+def test_a_value_that_becomes_null_is_a_correction(taxis):
     taxis.write([a_trip(1, at(1, 10))])
     taxis.build(at(1, 12))
     taxis.write([a_trip(1, at(1, 10), cents="NA")])
@@ -139,7 +139,7 @@ def test_building_again_changes_nothing(taxis):
 
 @settings(max_examples=max(4, settings.get_profile("punctual").max_examples // 10))
 @given(st.lists(st.integers(1, 6 * 24 * 60 - 1), max_size=6, unique=True))
-def test_building_in_steps_gives_the_rows_of_building_at_once(taxis, elsewhere, steps):
+def test_building_in_steps_gives_the_same_rows_as_building_at_once(taxis, elsewhere, steps):
     trips = many_trips()
 
     def in_steps():
@@ -152,7 +152,7 @@ def test_building_in_steps_gives_the_rows_of_building_at_once(taxis, elsewhere, 
     assert elsewhere(in_steps) == elsewhere(lambda: at_once(taxis, trips, at(7)))
 
 
-def test_files_of_many_builds_are_few_and_their_rows_the_same(taxis, elsewhere):
+def test_many_builds_leave_few_files_with_the_same_rows(taxis, elsewhere):
     trips = many_trips()
     taxis.write(trips)
     for hours in range(8, 4 * 24, 4):
@@ -199,7 +199,7 @@ def test_a_build_that_is_killed_when_a_file_appears_is_repaired_by_building_agai
     assert not list(taxis.home.rglob(".aside-*"))
 
 
-def test_a_run_that_died_before_it_noted_what_it_took_in_compares_again(taxis):
+def test_a_run_without_a_note_of_its_input_compares_all_events_again(taxis):
     taxis.write([a_trip(1, at(1, 10), cents=1000)])
     taxis.build(at(1, 12))
     note = taxis.home / "clean" / "taxis" / "fares.ingested.json"
@@ -223,7 +223,7 @@ def test_a_run_that_died_before_it_noted_what_it_took_in_compares_again(taxis):
         ("tripp AS trip", "their SQL does not give the declared columns"),
     ],
 )
-def test_events_that_cannot_be_told_apart_are_refused(taxis, trip, problem):
+def test_events_with_ambiguous_ids_are_refused(taxis, trip, problem):
     taxis.write([a_trip(2, at(1, 10)), a_trip(3, at(1, 10))])
     with pytest.raises(InvalidDeclaration, match=problem):
         taxis.redefined('sql="SELECT trip,', f'sql="SELECT {trip},').build(at(2))
@@ -263,7 +263,7 @@ def test_a_changed_definition_is_a_new_table_and_the_old_one_is_not_materialized
     assert [view.records > 0 for view in again] == [True, False]
 
 
-def test_online_at_the_moment_of_a_run_is_what_the_tables_show_then(taxis):
+def test_the_online_store_at_a_run_equals_the_tables_at_that_time(taxis):
     taxis.write(many_trips())
     store = feature_store(taxis.domain.home)
     apply_definitions(store, [taxis.domain])
@@ -298,14 +298,14 @@ def test_online_at_the_moment_of_a_run_is_what_the_tables_show_then(taxis):
     database.close()
 
 
-def test_what_was_never_built_is_not_materialized(taxis):
+def test_a_view_that_was_never_built_is_not_materialized(taxis):
     store = feature_store(taxis.domain.home)
     with pytest.raises(NotBuilt, match="view 'driver_fares' has no table at"):
         materialize(store, taxis.domain, at(5), QUIET)
     online_database(store).close()
 
 
-def test_a_horizon_that_is_too_short_is_refused_with_the_one_that_is_not(taxis):
+def test_a_short_horizon_is_refused_and_a_long_enough_one_is_named(taxis):
     taxis.write(
         [a_trip(number, at(1, 10), minutes=60 if number else 24 * 60 + 30) for number in range(100)]
     )
@@ -318,7 +318,7 @@ def test_a_horizon_that_is_too_short_is_refused_with_the_one_that_is_not(taxis):
     assert not (taxis.home / "tables" / "driver_fares").exists()
 
 
-def test_a_corrected_label_is_no_late_label(taxis):
+def test_a_corrected_label_is_not_a_late_label(taxis):
     trips = [a_trip(number, at(1, 10)) for number in range(20)]
     taxis.write(trips)
     taxis.build(at(3))
@@ -346,6 +346,6 @@ def test_two_builds_at_once_are_refused(taxis):
     taxis.build(at(3))
 
 
-def test_a_naive_moment_is_refused(taxis):
+def test_a_naive_time_is_refused(taxis):
     with pytest.raises(NaiveTimestamp):
         taxis.build(utc(3))

@@ -291,7 +291,7 @@ def by_hand(history, declared, key, grid_time):
 
 
 @given(histories, runs, st.sampled_from(list(KEYS)))
-def test_a_window_holds_the_newest_versions_known_at_each_grid_time(build, history, runs, name):
+def test_a_window_contains_the_newest_versions_known_at_each_grid_time(build, history, runs, name):
     declared = windowed(name)
     rows = build(declared, history, [10 * MINUTE])
     expected = {}
@@ -315,7 +315,7 @@ def test_a_window_holds_the_newest_versions_known_at_each_grid_time(build, histo
 
 
 @given(histories, runs, st.sampled_from(list(KEYS)))
-def test_the_latest_event_is_the_newest_of_what_was_known(build, history, runs, name):
+def test_the_latest_event_is_the_newest_known_event(build, history, runs, name):
     declared = latest(name)
     rows = build(declared, history, [10 * MINUTE])
     told = [
@@ -373,7 +373,7 @@ def column(rows, name, driver=1):
     }
 
 
-def test_a_row_stands_where_the_last_event_leaves_and_none_where_nothing_changes(build):
+def test_a_row_exists_where_the_last_event_leaves_and_none_where_nothing_changes(build):
     rows = build(windowed("driver"), [a_trip(1, 2, 2, 70)], [10 * MINUTE])
     assert column(rows, "trips_count_1m") == {2: 1, 3: 0, 4: 0, 5: 0}
     assert column(rows, "cents_sum_2m") == {2: 70, 3: 70, 4: None, 5: None}
@@ -386,7 +386,7 @@ def test_a_late_event_counts_from_the_first_grid_time_at_which_it_is_known(build
     assert column(rows, "cents_sum_2m") == {4: None, 5: None}
 
 
-def test_an_event_that_is_known_after_it_has_left_every_window_makes_no_row(build):
+def test_an_event_known_after_it_left_every_window_makes_no_row(build):
     assert build(windowed("driver"), [a_trip(1, 9, 2, 70)], [10 * MINUTE]).num_rows == 0
 
 
@@ -413,7 +413,7 @@ def test_runs_between_grid_times_lose_nothing(build):
         assert canonical_hash(in_steps) == canonical_hash(at_once)
 
 
-def test_the_deviation_of_decimals_is_that_of_their_values(build):
+def test_the_deviation_of_decimals_equals_that_of_their_values(build):
     fees = [Decimal("0.10"), Decimal("0.20"), Decimal("0.60")]
     history = [
         Version(number, 2 * MINUTE, 2 * MINUTE, 1, None, None, fee, None)
@@ -424,7 +424,7 @@ def test_the_deviation_of_decimals_is_that_of_their_values(build):
     ] == pytest.approx(statistics.pstdev(map(float, fees)))
 
 
-def test_a_correction_that_puts_the_last_trip_earlier_brings_back_the_one_before_it(build):
+def test_a_correction_that_moves_the_last_trip_back_restores_the_previous_one(build):
     history = [a_trip(1, 2, 2, 70), a_trip(2, 4, 4, 80), a_trip(2, 6, 1, 80)]
     rows = build(latest("driver"), history, [10 * MINUTE])
     told = [
@@ -445,7 +445,7 @@ def test_a_correction_that_puts_the_last_trip_earlier_brings_back_the_one_before
     ]
 
 
-def test_a_correction_that_takes_the_only_trip_from_a_driver_leaves_nulls(build):
+def test_a_correction_that_removes_a_drivers_only_trip_leaves_nulls(build):
     rows = build(
         latest("driver"), [a_trip(1, 2, 2, 70), a_trip(1, 3, 2, 70, driver=2)], [10 * MINUTE]
     )
@@ -455,7 +455,7 @@ def test_a_correction_that_takes_the_only_trip_from_a_driver_leaves_nulls(build)
     assert told == [(1, 2, 1), (1, 3, None), (2, 3, 1)]
 
 
-def test_two_corrections_between_two_grid_times_are_one(build):
+def test_two_corrections_between_grid_times_count_as_one(build):
     history = [a_trip(1, 1, 1, 70), a_trip(1, 1.5, 1, 71), a_trip(1, 1.6, 1, 72, driver=2)]
     rows = build(latest("driver"), history, [10 * MINUTE])
     told = sorted(
@@ -479,7 +479,7 @@ def in_minutes(rows):
 STEPS = [round(minute * MINUTE) for minute in (1.5, 4.5, 7.5, 10)]
 
 
-def test_where_the_newest_trip_is_withdrawn_one_of_any_age_is_shown_again(build):
+def test_after_a_withdrawal_a_trip_of_any_age_is_the_newest_again(build):
     history = [a_trip(1, 1, 1, 70), a_trip(2, 4, 4, 80)]
     history.append(replace(history[1], known=7 * MINUTE, is_withdrawn=True))
     at_once = build(latest("driver"), history, [10 * MINUTE])
@@ -487,7 +487,7 @@ def test_where_the_newest_trip_is_withdrawn_one_of_any_age_is_shown_again(build)
     assert canonical_hash(build(latest("driver"), history, STEPS)) == canonical_hash(at_once)
 
 
-def test_a_trip_that_returns_is_the_newest_again(build):
+def test_a_withdrawn_trip_that_returns_is_the_newest_again(build):
     history = [a_trip(1, 1, 1, 70)]
     history.append(replace(history[0], known=3 * MINUTE, is_withdrawn=True))
     history.append(replace(history[0], known=6 * MINUTE))
@@ -505,7 +505,7 @@ def test_a_withdrawn_trip_leaves_every_window_when_its_withdrawal_is_known(build
     assert column(rows, "trips_count_3m") == {2: 2, 3: 1, 4: 1, 5: 0}
 
 
-def test_a_run_reads_no_file_of_earlier_trips_unless_one_is_taken_away(build):
+def test_a_run_reads_files_of_earlier_trips_only_after_a_withdrawal(build):
     history = [a_trip(1, 1, 1, 70), a_trip(2, 4, 4, 80), a_trip(3, 8, 8, 90)]
     corrected = replace(history[1], known=round(8.5 * MINUTE), cents=81)
     rows = build(latest("driver"), [*history, corrected], STEPS, lost_before_last=True)

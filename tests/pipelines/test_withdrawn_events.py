@@ -39,7 +39,7 @@ def keeping(taxis):
     return taxis.redefined('key=("trip",),', 'key=("trip",), vanished="keep",')
 
 
-def test_an_event_whose_row_is_gone_is_withdrawn_from_the_build_that_noticed_it(taxis):
+def test_an_event_whose_row_disappears_is_withdrawn_at_the_next_build(taxis):
     taxis.write([FIRST, SECOND])
     taxis.build(at(1, 12))
     taxis.write([FIRST])
@@ -70,7 +70,7 @@ def test_an_event_that_returns_is_a_newer_version(taxis):
     ]
 
 
-def test_where_the_source_keeps_them_events_stay_and_are_counted_in_each_build(keeping):
+def test_with_vanished_keep_events_stay_and_are_counted_in_each_build(keeping):
     keeping.write([FIRST, SECOND])
     keeping.build(at(1, 12))
     keeping.write([FIRST])
@@ -81,7 +81,7 @@ def test_where_the_source_keeps_them_events_stay_and_are_counted_in_each_build(k
     assert counts(keeping.build(at(1, 15)).events[0]) == (0,) * 5
 
 
-def test_a_source_that_keeps_no_more_withdraws_from_then_on_in_the_same_table(keeping):
+def test_a_source_that_stops_keeping_withdraws_in_the_same_table(keeping):
     keeping.write([FIRST, SECOND])
     keeping.build(at(1, 12))
     keeping.write([FIRST])
@@ -93,7 +93,7 @@ def test_a_source_that_keeps_no_more_withdraws_from_then_on_in_the_same_table(ke
     assert event_table(withdrawing.domain, withdrawing.domain.events[0]).version.version == 1
 
 
-def test_a_row_that_comes_to_be_in_quarantine_is_gone(taxis):
+def test_an_event_whose_row_is_now_quarantined_is_withdrawn(taxis):
     third = a_trip(3, at(1, 11), cents=700)
     taxis.write([FIRST, SECOND, third])
     taxis.build(at(1, 12))
@@ -118,7 +118,7 @@ def test_a_correction_of_an_events_time_withdraws_the_earlier_one_and_counts_onc
     assert fares_known(taxis, at(1, 13)) == {1: 1000, 2: 500}
 
 
-def test_a_correction_that_is_known_later_replaces_the_event_at_its_own_moment(taxis):
+def test_a_correction_known_later_replaces_the_event_at_its_own_time(taxis):
     taxis.write([FIRST, SECOND])
     taxis.build(at(1, 12))
     taxis.write([FIRST, a_trip(2, at(1, 11), minutes=150, cents=600)])
@@ -196,9 +196,7 @@ histories = st.dictionaries(st.integers(2, 24), files, min_size=2, max_size=5)
 
 @settings(max_examples=max(4, settings.get_profile("punctual").max_examples // 6))
 @given(histories)
-def test_files_that_change_give_what_was_in_them_and_a_backfill_the_same_rows(
-    patient, elsewhere, history
-):
+def test_changing_files_and_a_backfill_give_the_same_rows(patient, elsewhere, history):
     """`history` maps the half hours of the day with a build to what the file holds then."""
 
     def check():
@@ -244,7 +242,7 @@ def test_files_that_change_give_what_was_in_them_and_a_backfill_the_same_rows(
         ),
     ],
 )
-def test_what_a_domain_may_not_declare_is_refused(taxis, old, new, problem):
+def test_invalid_declarations_of_withdrawals_are_refused(taxis, old, new, problem):
     other = taxis.redefined(old, new)
     with pytest.raises(InvalidDeclaration, match=problem):
         load_domain(Home.at(repository=other.repository), "taxis")

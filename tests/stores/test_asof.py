@@ -112,7 +112,7 @@ def published(folder, history, cuts):
     st.none() | st.sampled_from([0.1, 1.0, 3.0]),
     st.booleans(),
 )
-def test_the_join_equals_looking_at_every_row(
+def test_the_join_equals_a_scan_of_every_row(
     tmp_path, connection, history, cuts, entities, ttl, two_time, as_of, width, is_held
 ):
     described = published(tmp_path, history, cuts)

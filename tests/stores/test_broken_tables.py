@@ -91,7 +91,7 @@ def spoil(file, column):
 
 
 @pytest.mark.parametrize("column", ["driver", "trips", *TIMES])
-def test_garbage_in_the_midst_of_a_column_is_no_value(views, published, tmp_path, column):
+def test_garbage_inside_a_column_is_not_read_as_values(views, published, tmp_path, column):
     # Of rows that are all known equally long after their event, the manifest says when, and the
     # column is not read.
     views.publish("driver_trips", [(7, 4, utc(10), utc(12))])
@@ -102,7 +102,7 @@ def test_garbage_in_the_midst_of_a_column_is_no_value(views, published, tmp_path
 
 
 @pytest.mark.parametrize("is_held", [False, True])
-def test_only_the_columns_that_are_asked_for_are_read(views, monkeypatch, is_held):
+def test_only_requested_columns_are_read(views, monkeypatch, is_held):
     monkeypatch.setattr("stores.offline.join.worth_loading", lambda *_: is_held)
     table = views.add(features={"trips": Int64, "stops": Int64}, rows=[(7, 3, 4, utc(11), utc(12))])
     spoil(views.tables / table.files()[0].path, "stops")
@@ -111,7 +111,7 @@ def test_only_the_columns_that_are_asked_for_are_read(views, monkeypatch, is_hel
         views.shown(at(utc(13)), "driver_trips:stops")
 
 
-def test_files_of_later_events_and_of_later_knowledge_are_not_read(views, published):
+def test_files_of_later_events_or_later_knowledge_are_not_read(views, published):
     later = (
         views.tables / views.publish("driver_trips", [(7, 4, utc(14), utc(15))]).files()[-1].path
     )
@@ -122,7 +122,7 @@ def test_files_of_later_events_and_of_later_knowledge_are_not_read(views, publis
         views.shown(at(utc(16)))
 
 
-def test_a_file_that_is_gone_is_named(views, published, tmp_path):
+def test_a_missing_file_is_named(views, published, tmp_path):
     published.unlink()
     refused_in_all_ways(
         views,
@@ -132,9 +132,7 @@ def test_a_file_that_is_gone_is_named(views, published, tmp_path):
     )
 
 
-def test_without_its_manifest_a_table_is_not_taken_for_files_of_somebody(
-    views, published, tmp_path
-):
+def test_a_table_without_its_manifest_is_not_read_as_foreign_files(views, published, tmp_path):
     views.publish("driver_trips", [(7, 4, utc(11), utc(13))])
     (views.tables / MANIFEST_FILE).unlink()
     refused_in_all_ways(
@@ -145,7 +143,7 @@ def test_without_its_manifest_a_table_is_not_taken_for_files_of_somebody(
     )
 
 
-def test_a_manifest_that_is_no_database_is_named(views, published, tmp_path):
+def test_a_manifest_that_is_not_a_database_is_named(views, published, tmp_path):
     for file in views.tables.glob(f"{MANIFEST_FILE}*"):
         file.write_bytes(b"no database" * 1000)
     refused_in_all_ways(
@@ -225,13 +223,13 @@ def test_a_file_that_was_replaced_by_one_of_another_type_is_named(views, publish
     )
 
 
-def test_files_of_others_are_given_out_with_the_types_that_they_have(views):
+def test_foreign_files_keep_their_own_types(views):
     views.add()
     views.write("driver_trips", rows_of_others(trips=["three", "four"]))
     assert views.shown(at(utc(13))) == ["three"]
 
 
-def test_files_of_others_that_disagree_among_themselves_are_refused(views, tmp_path):
+def test_foreign_files_with_different_types_are_refused(views, tmp_path):
     views.add()
     views.write("driver_trips", rows_of_others(), "a.parquet")
     views.write("driver_trips", rows_of_others(driver=[9, 7], trips=["three", "four"]), "b.parquet")
@@ -243,7 +241,7 @@ def test_files_of_others_that_disagree_among_themselves_are_refused(views, tmp_p
     )
 
 
-def test_keys_of_others_that_disagree_among_themselves_are_refused(views, tmp_path):
+def test_foreign_files_with_different_key_types_are_refused(views, tmp_path):
     views.add()
     views.write("driver_trips", rows_of_others(), "a.parquet")
     views.write("driver_trips", rows_of_others(driver=["7", "8"]), "b.parquet")
@@ -255,7 +253,7 @@ def test_keys_of_others_that_disagree_among_themselves_are_refused(views, tmp_pa
     )
 
 
-def test_a_file_of_others_that_lacks_a_column_is_named(views, tmp_path):
+def test_a_foreign_file_without_a_column_is_named(views, tmp_path):
     views.add()
     views.write("driver_trips", rows_of_others(), "a.parquet")
     views.write("driver_trips", rows_of_others().drop_columns(["trips"]), "b.parquet")
@@ -280,7 +278,7 @@ def test_a_time_that_is_text_is_named(views, tmp_path):
 
 @pytest.mark.parametrize("zone", [None, "UTC"])
 @pytest.mark.parametrize("column", TIMES)
-def test_a_part_of_a_microsecond_is_refused_since_it_would_be_shown_too_early(
+def test_a_fraction_of_a_microsecond_is_refused_since_it_would_be_shown_too_early(
     views, tmp_path, column, zone
 ):
     views.add()
@@ -296,7 +294,7 @@ def test_a_part_of_a_microsecond_is_refused_since_it_would_be_shown_too_early(
 
 
 @pytest.mark.parametrize("zone", [None, "UTC"])
-def test_a_key_with_a_part_of_a_microsecond_is_refused_since_it_would_be_another(views, zone):
+def test_a_key_with_a_fraction_of_a_microsecond_is_refused(views, zone):
     views.add(keys={"driver": UnixTimestamp})
     finer = pa.array(
         [1_370_088_000_000_000_000, 1_370_088_000_000_000_500], pa.timestamp("ns", zone)
@@ -306,7 +304,7 @@ def test_a_key_with_a_part_of_a_microsecond_is_refused_since_it_would_be_another
         views.shown(at(utc(13), driver=utc(12)))
 
 
-def test_keys_that_differ_only_in_case_are_refused_since_sql_would_take_the_first(views, tmp_path):
+def test_keys_that_differ_only_in_case_are_refused(views, tmp_path):
     views.add()
     views.write(
         "driver_trips", rows_of_others(Driver=[8, 7]).select(["Driver", "driver", "trips", *TIMES])
@@ -316,7 +314,7 @@ def test_keys_that_differ_only_in_case_are_refused_since_sql_would_take_the_firs
     )
 
 
-def test_a_folder_of_others_without_files_gives_nulls(views):
+def test_a_foreign_folder_without_files_gives_nulls(views):
     views.add()
     (views.tables / "driver_trips").mkdir(parents=True)
     assert views.shown(at(utc(13))) == [None]
@@ -335,7 +333,7 @@ def test_a_key_of_another_type_than_the_views_is_refused(views, published, tmp_p
         views.job(frame, "driver_trips:trips").to_parquet(tmp_path / "out.parquet")
 
 
-def test_whole_floats_that_pandas_made_of_keys_among_nulls_are_keys(views, published):
+def test_whole_floats_that_pandas_made_of_integer_keys_are_keys(views, published):
     frame = pd.DataFrame(
         {"driver": [7, None], "event_timestamp": pd.to_datetime([utc(13)] * 2, utc=True)}
     )
@@ -343,7 +341,7 @@ def test_whole_floats_that_pandas_made_of_keys_among_nulls_are_keys(views, publi
     assert views.shown(frame) == [3, None]
 
 
-def test_a_float_that_may_stand_for_two_integers_is_no_key(views, published):
+def test_a_float_that_may_be_two_integers_is_not_a_key(views, published):
     with pytest.raises(InvalidRequest, match="the entity rows have it as double"):
         views.shown(at(utc(13), driver=2.0**53 + 2))
 

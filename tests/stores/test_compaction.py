@@ -63,7 +63,7 @@ def test_games_since_1920_that_are_published_at_once_are_one_small_file(scores):
     assert (file.rows, file.in_order, file.is_regular) == (2 * DAYS, True, True)
 
 
-def test_publishing_day_by_day_leaves_few_files_and_every_commit_what_it_was(scores):
+def test_publishing_day_by_day_leaves_few_files_and_unchanged_commits(scores):
     days = 150
     hashes = {}
     with connect() as connection:
@@ -81,7 +81,7 @@ def test_publishing_day_by_day_leaves_few_files_and_every_commit_what_it_was(sco
     assert len(on_disk(scores)) <= days
 
 
-def test_hourly_runs_of_three_years_keep_few_files_and_rewrite_a_row_a_few_times():
+def test_hourly_runs_of_three_years_keep_few_files_and_rewrite_rows_rarely():
     hours, per_run = 3 * 365 * 24, 40
     live, rewritten, most = [], 0, 0
     for hour in range(hours):
@@ -106,7 +106,7 @@ def test_a_full_file_is_never_rewritten():
     assert merges([*full, *small]) == [tuple(small)]
 
 
-def test_files_that_would_be_too_large_together_are_merged_into_several():
+def test_files_too_large_for_one_are_merged_into_several():
     third = [one_file(hour, rows=MAX_FILE_ROWS // 3) for hour in range(FANOUT)]
     assert [len(run) for run in merges(third)] == [3, 3, 2]
 
@@ -133,7 +133,7 @@ publications = st.lists(
 
 @settings(max_examples=25)
 @given(publications)
-def test_whatever_is_merged_every_commit_reads_the_same(tmp_path_factory, publish, publications):
+def test_every_commit_reads_the_same_after_merges(tmp_path_factory, publish, publications):
     """Files hold 16 rows and merge in pairs; rows come in any order of `created_timestamp`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stores.tables.compaction.FANOUT", 2)
@@ -171,7 +171,7 @@ def naive(microseconds):
     return datetime(1970, 1, 1) + timedelta(microseconds=microseconds)
 
 
-def test_rows_that_are_merged_are_still_refused_a_second_time(scores, publish):
+def test_rows_that_were_merged_are_still_refused_a_second_time(scores, publish):
     for hour in range(FANOUT):
         publish(scores, SCORES, [(1, hour, at(hour), at(hour)), (2, hour, at(hour), at(hour))])
     assert len(scores.files()) == 1
@@ -187,7 +187,7 @@ def test_files_whose_columns_are_in_another_order_are_merged(scores, publish):
     assert scores.read()["score"].to_pylist() == [*range(FANOUT - 1), 77]
 
 
-def test_a_file_that_cannot_be_read_is_named_when_it_is_to_be_merged(scores, publish):
+def test_an_unreadable_file_is_named_by_the_merge(scores, publish):
     for hour in range(FANOUT - 1):
         publish(scores, SCORES, [(1, hour, at(hour), at(hour))])
     damaged = scores.root / scores.files()[3].path

@@ -6,9 +6,7 @@ from contextlib import closing
 from stores.tables import make_database, sqlite_uri
 
 
-def test_a_database_in_a_folder_that_nobody_can_write_is_read_and_nothing_is_made_beside_it(
-    tmp_path, monkeypatch
-):
+def test_a_database_in_a_read_only_folder_is_read_without_new_files(tmp_path, monkeypatch):
     path = tmp_path / "a file?.db"
     make_database(path, ["CREATE TABLE t (n)", "INSERT INTO t VALUES (7)"])
     monkeypatch.setattr("os.access", lambda *_: False)
@@ -21,7 +19,7 @@ def test_a_database_in_a_folder_that_nobody_can_write_is_read_and_nothing_is_mad
         ] == ["a file?.db"]
 
 
-def test_a_journal_that_is_not_yet_in_the_database_is_read_too(tmp_path, monkeypatch):
+def test_a_write_ahead_log_in_a_read_only_folder_is_read_too(tmp_path, monkeypatch):
     path = tmp_path / "with a journal.db"
     make_database(path, ["CREATE TABLE t (n)"])
     with closing(sqlite3.connect(path)) as writer:

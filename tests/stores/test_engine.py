@@ -189,7 +189,7 @@ def test_online_after_a_run_is_what_the_offline_join_shows(shared, publish, step
     database.close()
 
 
-def test_a_run_takes_what_became_effective_and_what_is_published_ahead(world, publish):
+def test_a_run_writes_effective_rows_and_rows_published_ahead(world, publish):
     publish(
         world.table,
         TRIPS,
@@ -234,9 +234,7 @@ def test_rows_that_come_online_after_their_time_on_the_wall_clock_are_missed(wor
     assert world.materialize(at(13), clock=lambda: at(13, 30)).missed == 0
 
 
-def test_a_run_that_stands_later_than_the_table_is_built_has_missed_what_was_due_between(
-    world, publish
-):
+def test_a_run_later_than_the_build_reports_the_rows_due_between_as_missed(world, publish):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     world.materialize(at(11))
     publish(world.table, TRIPS, [(7, 2, utc(12), utc(12, 5))], at(12))
@@ -260,9 +258,7 @@ def test_an_online_file_that_was_removed_is_filled_from_the_beginning(tmp_path, 
     assert world.online(NOON) == [1]
 
 
-def test_a_view_that_was_taken_out_and_comes_back_is_filled_from_the_beginning(
-    tmp_path, world, publish
-):
+def test_a_view_that_was_removed_and_returns_is_filled_from_the_beginning(tmp_path, world, publish):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     world.store.materialize(at(0), NOON)
     world.store.apply(
@@ -283,9 +279,7 @@ def test_a_rebuild_starts_from_the_beginning(world, publish):
     assert (done.rows, done.records, done.missed) == (2, 2, 0)
 
 
-def test_another_definition_reads_from_its_own_table_and_only_when_it_is_built(
-    tmp_path, world, publish
-):
+def test_a_new_definition_reads_its_own_table_once_it_is_built(tmp_path, world, publish):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     world.materialize(NOON)
     second = World(
@@ -321,9 +315,7 @@ def next_table(tables, fingerprint):
     return Table(tables, version)
 
 
-def test_a_definition_that_comes_back_shows_nothing_of_what_its_older_table_put_there(
-    tmp_path, world, publish
-):
+def test_a_returning_definition_shows_nothing_of_its_older_table(tmp_path, world, publish):
     publish(world.table, TRIPS, [(7, 1, utc(11), utc(11)), (8, 1, utc(11), utc(11))], at(11))
     world.materialize(NOON)
     for fingerprint in ("second", "first"):
@@ -368,7 +360,7 @@ def test_feast_materializes_and_reads_through_the_stores(world, publish):
     ] == [5]
 
 
-def test_feast_is_told_what_went_wrong(world):
+def test_errors_reach_feast(world):
     with pytest.raises(NotBuilt, match="has no table at"):
         world.store.materialize(at(0), NOON)
 
@@ -480,7 +472,7 @@ def test_an_older_row_written_online_does_not_replace_a_newer_one(pushing):
     ] == [2]
 
 
-def test_rows_pushed_for_a_moment_that_is_closed_are_refused(pushing):
+def test_rows_pushed_for_a_closed_time_are_refused(pushing):
     with pytest.raises(BrokenTable, match="a late row needs a created_timestamp after that"):
         pushing.push("trips_pushed", pushed(11), to=PushMode.OFFLINE)
     assert trips_at(pushing, at(12)) == [1]

@@ -53,7 +53,7 @@ def test_every_frame_gives_the_same_rows(trips, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_frame_may_be_without_rows(trips, tmp_path, form):
+def test_every_frame_may_be_empty(trips, tmp_path, form):
     frame = in_form(form, at().set_column(0, "driver", pa.array([], pa.int64())), tmp_path)
     job = trips.job(frame, "driver_trips:trips")
     for table in (
@@ -93,7 +93,7 @@ def test_naive_times_are_refused_or_utc_as_the_setting_says(trips, tmp_path, for
         ].to_pylist() == [None, 4]
 
 
-def test_feast_itself_takes_naive_pandas_times_for_utc_unless_it_is_told_not_to(trips):
+def test_feast_reads_naive_pandas_times_as_utc_unless_configured_otherwise(trips):
     naive = pd.DataFrame({"driver": [7], "event_timestamp": [utc(13)]})
     told = trips.opened(coerce_tz_aware=False)
     assert trips.store.get_historical_features(naive, ["driver_trips:trips"]).to_arrow()[
@@ -106,7 +106,7 @@ def test_feast_itself_takes_naive_pandas_times_for_utc_unless_it_is_told_not_to(
         trips.shown(naive)
 
 
-def test_text_is_no_time(trips):
+def test_text_is_not_a_timestamp(trips):
     with pytest.raises(NaiveTimestamp, match="entity column 'event_timestamp' is string"):
         trips.shown(pa.table({"driver": [7], "event_timestamp": ["2013-06-01T12:00Z"]}))
 
@@ -116,7 +116,7 @@ def test_text_is_no_time(trips):
     [7, [{"driver": 7}], pl.LazyFrame({"driver": [7]})],
     ids=["number", "list", "lazy frame"],
 )
-def test_what_is_no_frame_is_refused_with_what_may_be_one(trips, frame):
+def test_another_object_than_a_frame_is_refused_with_the_accepted_types(trips, frame):
     with pytest.raises(
         InvalidRequest,
         match="entity rows came as .*; expected a pandas, polars or Arrow frame, a DuckDB relation",
@@ -146,14 +146,14 @@ def test_two_columns_of_one_name_are_refused(trips):
                 read()
 
 
-def test_the_time_may_have_another_name_where_it_is_the_only_one(trips):
+def test_the_only_timestamp_column_may_have_any_name(trips):
     rows = at(utc(13)).rename_columns(["driver", "asked_at"])
     assert trips.shown(rows) == [4]
     with pytest.raises(InvalidRequest, match="entity rows need a column 'event_timestamp'"):
         trips.shown(rows.append_column("departs_at", rows["asked_at"]))
 
 
-def test_rows_come_out_in_their_order_repeated_ones_too(trips):
+def test_rows_keep_their_order_and_repetitions(trips):
     chance = random.Random(7)
     trips.publish("driver_trips", [(driver, driver, utc(9), utc(9)) for driver in range(100, 200)])
     drivers = [chance.randrange(90, 200) for _ in range(20_000)]
@@ -176,7 +176,7 @@ def test_rows_come_out_in_their_order_repeated_ones_too(trips):
 
 
 @pytest.mark.parametrize("nearby", [False, True])
-def test_that_all_became_known_too_late_is_said(trips, monkeypatch, nearby):
+def test_a_join_whose_values_all_became_known_too_late_warns(trips, monkeypatch, nearby):
     monkeypatch.setattr("stores.offline.asof.worth_looking", lambda *_: nearby)
     job = trips.job(at(utc(11), utc(11, 59)), "driver_trips:trips")
     with pytest.warns(
@@ -189,7 +189,7 @@ def test_that_all_became_known_too_late_is_said(trips, monkeypatch, nearby):
         job.to_reader()
 
 
-def test_nothing_is_said_where_something_is_known_or_nothing_happened_or_all_counts(trips):
+def test_a_join_with_a_value_or_without_events_or_in_event_time_does_not_warn(trips):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert trips.shown(at(utc(11), utc(12))) == [None, 3]
@@ -200,7 +200,7 @@ def test_nothing_is_said_where_something_is_known_or_nothing_happened_or_all_cou
         assert trips.shown(at(utc(11)), store=trips.opened(point_in_time="event_time")) == [4]
 
 
-def test_in_event_time_a_commit_and_as_of_still_hold(trips):
+def test_in_event_time_a_commit_and_as_of_still_apply(trips):
     trips.publish("driver_trips", [(7, 5, utc(11), utc(14))])
     by_event = trips.opened(point_in_time="event_time")
     assert trips.shown(at(utc(11)), store=by_event) == [5]
@@ -209,7 +209,7 @@ def test_in_event_time_a_commit_and_as_of_still_hold(trips):
     assert trips.shown(at(utc(11)), store=by_event, as_of=NOON - timedelta(seconds=1)) == [None]
 
 
-def test_feasts_own_setting_for_one_call_brings_both_times_to_an_event_time_store(trips):
+def test_feasts_setting_for_one_call_adds_knowledge_time_to_an_event_time_store(trips):
     by_event = trips.opened(point_in_time="event_time")
     job = by_event.get_historical_features(
         at(utc(12)), ["driver_trips:trips"], filter_by_created_timestamp=True
@@ -235,7 +235,7 @@ EXPECTED = [3, 4]
         lambda: pd.DataFrame(DRIVERS).assign(driver=[Decimal(7), Decimal(7)]),
     ],
 )
-def test_a_key_of_pandas_may_be_in_the_index_or_of_any_type_that_holds_it(trips, frame):
+def test_a_pandas_key_may_be_in_the_index_or_of_any_type_that_fits(trips, frame):
     assert (
         trips.job(frame(), "driver_trips:trips").to_df()["driver_trips__trips"].tolist() == EXPECTED
     )
@@ -256,6 +256,6 @@ def test_a_key_of_pandas_may_be_in_the_index_or_of_any_type_that_holds_it(trips,
         (lambda: pd.DataFrame(DRIVERS).assign(driver=7.5), "keyed by 'driver'"),
     ],
 )
-def test_what_is_wrong_with_a_pandas_frame_is_said(trips, frame, said):
+def test_problems_of_a_pandas_frame_are_reported(trips, frame, said):
     with pytest.raises(InvalidRequest, match=said):
         trips.job(frame(), "driver_trips:trips").to_arrow()

@@ -57,7 +57,7 @@ class Given:
 
 
 @pytest.mark.parametrize("type_", VALUES, ids=str)
-def test_an_answer_is_what_feast_would_make_of_the_values(type_):
+def test_an_answer_equals_the_message_that_feast_would_make(type_):
     known = VALUES[type_]
     values = [*known, None, None, None]
     statuses = ["PRESENT"] * (len(known) + 1) + ["NOT_FOUND", "OUTSIDE_MAX_AGE"]

@@ -118,7 +118,7 @@ def post(address, path, body):
         return json.loads(said) if said else None
 
 
-def test_feast_serve_gives_what_is_materialized_and_what_is_pushed(repository):
+def test_feast_serve_answers_with_materialized_and_pushed_values(repository):
     asked = {"feature_service": "everything", "entities": {"driver": [7, 8, 9]}}
     with running(repository, "serve", "--workers", "1", "--no-access-log") as address:
         answer = post(address, "/get-online-features", asked)

@@ -42,7 +42,7 @@ FEATURES = {name: type_ for name, (type_, _) in EVERY_TYPE.items()}
 
 
 @pytest.mark.parametrize("is_held", [False, True])
-def test_features_of_every_type_come_out_as_they_went_in(views, monkeypatch, is_held):
+def test_features_of_every_type_are_read_as_they_were_written(views, monkeypatch, is_held):
     monkeypatch.setattr("stores.offline.join.worth_loading", lambda *_: is_held)
     nothing = [None] * len(FEATURES)
     views.add(
@@ -161,7 +161,7 @@ def test_text_that_repeats_may_be_written_with_a_dictionary(views):
 
 
 @pytest.mark.parametrize("is_built", [False, True])
-def test_no_feature_may_bear_the_name_of_the_mark_of_withdrawals(views, is_built):
+def test_no_feature_may_have_the_name_of_the_withdrawal_column(views, is_built):
     views.add(features={"trips": Int64}, rows=[(7, 3, utc(9), utc(9))] if is_built else ())
     schema = [Field(name="driver", dtype=Int64), Field(name="is_withdrawn", dtype=Bool)]
     view = views.store.get_feature_view("driver_trips")
@@ -198,7 +198,7 @@ def test_an_empty_table_has_columns_of_every_declared_type(views):
     assert views.job(at(utc(10)), *refs).to_arrow().schema == empty.schema
 
 
-def test_integers_beside_nulls_keep_all_digits(views):
+def test_integers_among_nulls_keep_all_digits(views):
     views.add(
         "v",
         features={"count": Int64, "counts": Array(Int64)},
@@ -245,7 +245,7 @@ def test_a_key_may_be_of_any_type(views, type_, key, other):
     ]
 
 
-def test_a_time_as_key_may_have_a_zone(views):
+def test_a_timestamp_key_may_have_a_zone(views):
     views.add("v", {"driver": UnixTimestamp}, rows=[(utc(12), 3, utc(9), utc(9))])
     in_new_york = pa.array([utc(12)], pa.timestamp("ns", "America/New_York"))
     assert views.shown(at(utc(10)).set_column(0, "driver", in_new_york), "v:trips") == [3]
@@ -315,7 +315,7 @@ def test_features_keys_and_times_may_have_other_names_in_the_files(views):
     assert views.shown(at(utc(9)), store=views.opened(point_in_time="event_time")) == [3]
 
 
-def test_a_file_without_created_times_is_known_when_it_happens(views):
+def test_without_created_times_a_row_is_known_at_its_event_time(views):
     views.add(created_timestamp_column="")
     views.write(
         "driver_trips",
@@ -340,7 +340,7 @@ def test_the_bounds_of_ttl_are_exact_to_the_microsecond(views):
         (datetime(2013, 11, 3, 6), ["01:30-04:00", "01:30-05:00"]),
     ],
 )
-def test_an_hour_that_is_skipped_or_comes_twice_is_no_other_moment(views, change, rows):
+def test_a_skipped_or_repeated_hour_is_no_other_time(views, change, rows):
     half = timedelta(minutes=30)
     views.add(rows=[(7, 1, change - 2 * half, change - 2 * half), (7, 2, change, change)])
     moments = [(change - half).replace(tzinfo=UTC), (change + half).replace(tzinfo=UTC)]
@@ -405,7 +405,7 @@ def on_demand(views, request):
     return views
 
 
-def test_features_on_demand_are_the_same_in_every_form(on_demand, tmp_path):
+def test_on_demand_features_are_the_same_in_every_form(on_demand, tmp_path):
     frame = at(utc(8), utc(9), utc(10)).append_column("cents", [[100, 200, 300]])
     job = on_demand.job(frame, "driver_trips:trips", "fares:cents_per_trip")
     expected = [None, 50.0, 75.0]
@@ -422,7 +422,7 @@ def test_features_on_demand_are_the_same_in_every_form(on_demand, tmp_path):
     assert short["cents_per_trip"].to_pylist() == expected
 
 
-def test_features_on_demand_of_no_rows_have_their_types(on_demand, tmp_path):
+def test_on_demand_features_of_no_rows_have_their_types(on_demand, tmp_path):
     frame = at().append_column("cents", pa.array([[]], pa.list_(pa.int64())).flatten())
     job = on_demand.job(frame, "driver_trips:trips", "fares:cents_per_trip")
     for table in (job.to_arrow(), job.to_reader().read_all()):
@@ -453,7 +453,7 @@ def test_request_data_that_is_missing_is_named_whatever_the_frame(on_demand, tmp
         on_demand.job(frame.to_pandas(), "fares:cents_per_trip")
 
 
-def test_a_feature_on_demand_does_not_stand_beside_a_column_of_its_name(on_demand):
+def test_an_on_demand_feature_may_not_have_the_name_of_a_column(on_demand):
     frame = at(utc(10)).append_column("cents", [[100]]).append_column("cents_per_trip", [[1]])
     with pytest.raises(
         InvalidRequest,

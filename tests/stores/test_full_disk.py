@@ -78,7 +78,7 @@ def run(program, *arguments):
         (1, "30MB", "table 'trips' in .*Could not write file .*spilled.*: File too large"),
     ],
 )
-def test_a_disk_that_fills_while_rows_are_published_is_named_and_the_table_stays(
+def test_a_disk_that_fills_during_a_publication_is_named_and_the_table_stays(
     tmp_path, publish, megabytes, memory, named
 ):
     table = Table.for_definition(tmp_path / "tables", "trips", "first", ("driver",))
@@ -93,7 +93,7 @@ def test_a_disk_that_fills_while_rows_are_published_is_named_and_the_table_stays
     assert table.rows() == 1_000_001
 
 
-def test_a_disk_that_fills_during_materialization_is_named_and_can_be_done_again(tmp_path, publish):
+def test_a_materialization_on_a_full_disk_is_an_error_and_can_be_repeated(tmp_path, publish):
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))
     rows = [(driver, driver, 0.5, f"{driver}" * 5, FIRST, FIRST) for driver in range(20_000)]
     publish(table, NUMBERS, rows, datetime.fromisoformat("2013-06-03T00:00Z"))

@@ -143,7 +143,7 @@ def rows_of(layout, rows):
 
 
 @given(tables(), st.integers(0, 2**32 - 1))
-def test_rows_come_out_of_a_record_as_they_went_in(table, schema):
+def test_a_record_decodes_to_the_encoded_rows(table, schema):
     types, rows = table
     layout = Layout(types, schema)
     packed = rows_of(layout, rows)
@@ -172,7 +172,7 @@ def test_the_newest_row_that_is_effective_is_shown(table, at):
 
 
 @given(tables(rows=(3, 3)))
-def test_a_column_of_numpy_is_what_the_values_are(table):
+def test_a_numpy_column_equals_the_single_values(table):
     types, rows = table
     types = [type_ for type_ in types if not Layout([type_], 1).variable]
     layout = Layout(types, 7)
@@ -221,7 +221,7 @@ def test_any_flipped_bit_and_any_cut_is_refused(table, data):
 
 
 @given(tables(), st.binary(max_size=80))
-def test_whatever_has_a_right_checksum_is_a_record_or_refused(table, body):
+def test_bytes_with_a_valid_checksum_are_a_record_or_refused(table, body):
     types, _ = table
     layout = Layout(types, 7)
     for front in (body, layout.head + body):
@@ -289,7 +289,7 @@ ARROW = [
 @pytest.mark.parametrize(
     ("type_", "arrow", "values"), ARROW, ids=[f"{type_} of {arrow}" for type_, arrow, _ in ARROW]
 )
-def test_columns_of_arrow_give_the_rows_that_their_values_give(type_, arrow, values):
+def test_arrow_columns_encode_as_their_single_values(type_, arrow, values):
     layout = Layout([type_], 7)
     column = pa.array(
         [
@@ -326,7 +326,7 @@ def test_columns_of_arrow_give_the_rows_that_their_values_give(type_, arrow, val
         (feast.ZonedTimestamp, [1]),
     ],
 )
-def test_a_value_that_is_not_of_its_type_is_refused_when_written(type_, column):
+def test_a_value_of_another_type_is_refused_when_written(type_, column):
     with pytest.raises((pa.ArrowException, OverflowError)):
         Layout([type_], 7).rows([column], [1], [1])
 
@@ -367,7 +367,7 @@ def keys(draw):
 
 
 @given(keys())
-def test_keys_are_one_only_where_their_values_are_and_lie_in_their_order(some):
+def test_encoded_keys_are_equal_and_ordered_as_their_values(some):
     entity_keys, rows = some
     encoded = [entity_keys.encode(row) for row in rows]
     for one, key in zip(rows, encoded, strict=True):
@@ -377,7 +377,7 @@ def test_keys_are_one_only_where_their_values_are_and_lie_in_their_order(some):
 
 
 @given(keys(), st.data())
-def test_columns_of_keys_are_encoded_as_their_values_are(some, data):
+def test_key_columns_are_encoded_as_their_single_values(some, data):
     entity_keys, rows = some
     rows = [
         *rows,
@@ -448,7 +448,7 @@ def test_a_key_of_another_type_is_refused_by_its_name(type_, value):
         (feast.Uuid, UUID(int=5), str(UUID(int=5)).upper()),
     ],
 )
-def test_a_key_is_the_same_in_whatever_form_it_comes(type_, one, other):
+def test_a_key_is_encoded_the_same_from_every_form(type_, one, other):
     entity_keys = EntityKeys(["driver"], [type_])
     assert entity_keys.encode([one]) == entity_keys.encode([other])
     assert entity_keys.encode_all([[one, other, None]]) == [
@@ -458,6 +458,6 @@ def test_a_key_is_the_same_in_whatever_form_it_comes(type_, one, other):
     assert entity_keys.encode_all([[one, other]]) == [entity_keys.encode([one])] * 2
 
 
-def test_a_column_of_keys_that_no_integer_holds_is_refused():
+def test_an_integer_key_beyond_int64_is_refused():
     with pytest.raises(InvalidRequest):
         EntityKeys(["driver"], [feast.Int64]).encode_columns([pa.array([2**63], pa.uint64())])

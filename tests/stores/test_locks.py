@@ -25,12 +25,12 @@ with exclusive_lock(Home.at(), "schedule") as lock:
 """
 
 
-def test_asking_for_a_lock_that_nobody_ever_took_makes_none(home):
+def test_checking_a_lock_creates_no_file(home):
     assert not is_running(Home.at(), "schedule")
     assert not home.exists()
 
 
-def test_a_lock_that_cannot_be_written_is_said_to_be_so(home):
+def test_a_lock_that_cannot_be_written_is_an_error(home):
     home.write_text("")
     with (
         pytest.raises(DataFolderError, match="choose another --home"),
@@ -39,7 +39,7 @@ def test_a_lock_that_cannot_be_written_is_said_to_be_so(home):
         pass
 
 
-def test_two_kinds_of_work_do_not_wait_for_each_other(home):
+def test_two_kinds_of_work_have_separate_locks(home):
     with (
         exclusive_lock(Home.at(), "build"),
         exclusive_lock(Home.at(), "materialize"),

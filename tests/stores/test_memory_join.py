@@ -89,7 +89,7 @@ def no_connection():
     ],
     ids=["no key", "int64 by int32", "int32 by uint32", "text by large text", "two keys"],
 )
-def test_a_history_joined_in_memory_shows_the_rows_that_duckdb_finds(
+def test_a_history_joined_in_memory_gives_the_rows_that_duckdb_finds(
     tmp_path, monkeypatch, keys, entity_keys, two_time
 ):
     history = made_history(tmp_path, keys)

@@ -38,7 +38,7 @@ def registry(home):
         yield client
 
 
-def test_aliases_and_versions_are_those_that_mlflow_gives(registry):
+def test_aliases_and_versions_equal_those_of_mlflow(registry):
     for name in ("sales", "sizes"):
         expected = registry.get_registered_model(name).aliases
         assert aliases(Home.at(), name) == {
@@ -90,7 +90,7 @@ def test_a_registry_without_its_tables_is_refused(registry, home):
         aliases(Home.at(), "sales")
 
 
-def test_a_file_that_is_no_registry_is_refused(home):
+def test_a_file_that_is_not_a_registry_is_refused(home):
     home.mkdir()
     (home / "mlflow.db").write_bytes(b"no database at all" * 1000)
     with pytest.raises(BrokenRegistry, match="cannot be read: file is not a database"):

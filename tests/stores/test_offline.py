@@ -224,7 +224,7 @@ def test_the_join_equals_reading_the_history_by_hand(world, publish, history, en
 
 
 @given(histories(), entity_frames, st.sampled_from([0.01, 1.0, 3.0]), st.booleans())
-def test_the_join_over_the_rows_near_each_moment_equals_reading_the_history_by_hand(
+def test_the_join_over_rows_near_each_timestamp_equals_reading_the_history_by_hand(
     world, publish, history, entities, width, is_two_time
 ):
     folder, two_time, event_time = world
@@ -254,7 +254,9 @@ def streamed(two_time, history, entities):
 
 
 @given(histories(), entity_frames, offsets, st.tuples(*[st.integers(1, 4)] * 3))
-def test_a_pinned_join_shows_only_what_was_there(world, publish, history, entities, as_of, commits):
+def test_a_pinned_join_shows_only_rows_of_its_commit(
+    world, publish, history, entities, as_of, commits
+):
     folder, two_time, _ = world
     publish_history(folder, history, publish)
     pins = {name: (1, commit) for name, commit in zip(VIEWS, commits, strict=True)}
@@ -304,9 +306,7 @@ def test_a_naive_as_of_is_refused(trips):
         trips_at(trips, at(utc(23)), as_of=utc(12))
 
 
-def test_a_file_that_is_published_later_with_older_knowledge_does_not_hide_what_is_newer(
-    tmp_path, trips, publish
-):
+def test_a_later_file_with_older_knowledge_does_not_hide_newer_rows(tmp_path, trips, publish):
     table = Table.current(tmp_path / "tables", "driver_trips")
     publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(7, 5, utc(12), utc(12, 30))])
     # The correction that is known from 13:00 on describes 11:00; what describes 12:00 was known
@@ -314,7 +314,7 @@ def test_a_file_that_is_published_later_with_older_knowledge_does_not_hide_what_
     assert trips_at(trips, at(utc(12), utc(12, 30), utc(13))) == [3, 5, 5]
 
 
-def test_the_older_of_two_commits_may_hold_what_is_known_last(tmp_path, trips, publish):
+def test_the_older_commit_may_have_the_row_known_last(tmp_path, trips, publish):
     table = Table.current(tmp_path / "tables", "driver_trips")
     publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(8, 1, utc(10), utc(16))])
     publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(8, 2, utc(12), utc(14))])
@@ -329,7 +329,7 @@ def test_nanoseconds_are_cut_and_not_rounded(trips):
     assert trips_at(trips, frame) == [None, 3]
 
 
-def test_files_that_nobody_can_see_any_more_are_not_read(tmp_path, publish):
+def test_files_without_visible_rows_are_not_read(tmp_path, publish):
     store = open_store(tmp_path)
     store.apply(
         [
@@ -347,7 +347,7 @@ def test_files_that_nobody_can_see_any_more_are_not_read(tmp_path, publish):
         trips_at(store, at(utc(2)))
 
 
-def test_another_zone_is_the_same_moment(trips):
+def test_a_timestamp_in_another_zone_is_the_same_timestamp(trips):
     in_new_york = pd.DataFrame(
         {
             "driver": [7],
@@ -357,7 +357,7 @@ def test_another_zone_is_the_same_moment(trips):
     assert trips_at(trips, in_new_york) == [3]
 
 
-def test_entity_rows_that_lack_a_moment_are_counted_and_refused(trips):
+def test_entity_rows_with_null_timestamps_are_counted_and_refused(trips):
     # DuckDB's ASOF join would take a null for the end of time.
     with pytest.raises(InvalidRequest, match="1 of 2 entity rows have no event_timestamp"):
         trips_at(trips, at(None, utc(12)))
@@ -381,7 +381,7 @@ def test_entity_rows_without_the_key_are_refused_by_its_name(trips):
         trips_at(trips, at(utc(12)).drop_columns(["driver"]))
 
 
-def test_entity_rows_without_a_moment_are_refused(trips):
+def test_entity_rows_without_a_timestamp_column_are_refused(trips):
     with pytest.raises(
         InvalidRequest,
         match="entity rows need a column 'event_timestamp', or one timestamp under another name;"
@@ -394,7 +394,7 @@ def test_a_key_of_another_case_is_another_column(trips):
     assert trips_at(trips, at(utc(12)).add_column(0, "Driver", pa.array([8]))) == [3]
 
 
-def test_a_column_of_the_frame_that_bears_a_features_name_is_not_overwritten(trips):
+def test_a_frame_column_with_the_name_of_a_feature_is_not_overwritten(trips):
     with pytest.raises(
         InvalidRequest,
         match="feature 'trips' of view 'driver_trips' would stand beside a column of that name",
@@ -411,7 +411,7 @@ def test_no_entity_rows_give_the_columns_and_no_row(trips):
     assert none.num_rows == 0
 
 
-def test_without_entity_rows_those_of_the_view_are_taken(trips):
+def test_without_entity_rows_the_rows_of_the_view_are_used(trips):
     job = trips.get_historical_features(
         features=["driver_trips:trips"],
         start_date=NOON - timedelta(hours=1),
@@ -446,7 +446,7 @@ def test_a_table_without_rows_gives_nulls_of_the_declared_type(tmp_path, trips):
     assert column.type == pa.bool_() and column.to_pylist() == [None]
 
 
-def test_a_view_that_was_never_built_says_what_to_run(tmp_path, trips):
+def test_a_view_that_was_never_built_is_an_error_with_the_command_to_run(tmp_path, trips):
     trips.apply([CITY, a_view(tmp_path, "city_weather", [CITY], {"is_raining": Bool})])
     frame = pa.table(
         {"city": ["Oslo"], "event_timestamp": pa.array([NOON], pa.timestamp("us", "UTC"))}
@@ -486,7 +486,7 @@ def test_a_pinned_join_needs_a_commit_of_each_table(trips):
         trips_at(trips, at(utc(12)), commits={"driver_trips": (2, 1)})
 
 
-def test_names_with_quotes_and_odd_endings_are_kept(tmp_path, publish):
+def test_names_with_quotes_and_odd_suffixes_are_kept(tmp_path, publish):
     key, feature, other = 'driver\'s "id"', 'fare "net"; --', "fare_y"
     driver = Entity(name="driver", join_keys=[key], value_type=ValueType.INT64)
     schema = [
@@ -549,7 +549,7 @@ def test_a_view_without_entities_has_one_history(tmp_path, publish):
     assert result["fuel_price__cents"].to_pylist() == [None, 150, 160]
 
 
-def test_files_of_others_are_joined_and_cut_in_the_same_way(tmp_path):
+def test_foreign_files_are_joined_and_cut_in_the_same_way(tmp_path):
     store = open_store(tmp_path)
     store.apply([DRIVER, a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64})])
     (tmp_path / "tables").mkdir()
@@ -580,7 +580,7 @@ def test_joins_from_many_threads_are_the_same(trips):
     assert together == [alone] * 12
 
 
-def test_a_join_can_be_kept_as_a_file(tmp_path, trips):
+def test_a_join_can_be_saved_as_a_file(tmp_path, trips):
     job = trips.get_historical_features(at(utc(12)), ["driver_trips:trips"])
     place = SavedDatasetFileStorage(str(tmp_path / "set.parquet"))
     job.persist(place)
@@ -589,7 +589,7 @@ def test_a_join_can_be_kept_as_a_file(tmp_path, trips):
         job.persist(place)
 
 
-def test_feasts_own_readings_take_the_newest_and_all_rows(trips):
+def test_feasts_pull_methods_read_the_newest_and_all_rows(trips):
     source = trips.get_feature_view("driver_trips").batch_source
     asked = (
         trips.config,

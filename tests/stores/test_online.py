@@ -71,12 +71,12 @@ OF_ONE_DRIVER = {
 }
 
 
-def test_a_row_older_than_the_ttl_gives_its_moment_and_no_value(store):
+def test_a_row_older_than_the_ttl_gives_its_timestamp_and_no_value(store):
     store.push("trips_pushed", row(7, 1), to=PushMode.ONLINE)
     assert told(store.get_online_features(**ASKED)) == OF_ONE_DRIVER
 
 
-def test_asynchronous_calls_do_and_tell_the_same(store):
+def test_asynchronous_calls_give_the_same_answers(store):
     async def push_and_read():
         await store.push_async("trips_pushed", row(7, 1), to=PushMode.ONLINE)
         return await store.get_online_features_async(**ASKED)
@@ -92,7 +92,7 @@ def test_a_view_that_was_never_written_has_nothing(store):
     }
 
 
-def test_a_key_that_is_null_or_left_out_is_not_found(store):
+def test_a_null_or_omitted_key_is_not_found(store):
     depot = Entity(name="depot", join_keys=["depot"], value_type=ValueType.STRING)
     source = store.get_data_source("trips_table")
     fields = [Field(name="depot", dtype=String), Field(name="size", dtype=Int64)]

@@ -67,7 +67,7 @@ def held(files, drivers):
 
 
 @pytest.mark.parametrize("whole_view", [False, True])
-def test_no_byte_of_what_was_erased_is_in_the_files_of_sqlite(tmp_path, whole_view):
+def test_no_erased_byte_remains_in_the_files_of_sqlite(tmp_path, whole_view):
     path = tmp_path / "online.db"
     database = PackedDatabase(SqliteRecords(path))
     drivers = list(range(300))
@@ -105,7 +105,7 @@ def test_no_byte_of_what_was_erased_is_in_the_files_of_sqlite(tmp_path, whole_vi
 
 @pytest.mark.parametrize("cluster", [False, True])
 @pytest.mark.parametrize("appendonly", [False, True])
-def test_no_byte_of_what_was_erased_is_in_the_files_of_redis(start_redis, appendonly, cluster):
+def test_no_erased_byte_remains_in_the_files_of_redis(start_redis, appendonly, cluster):
     server = start_redis(appendonly=appendonly, cluster=cluster)
     database = PackedDatabase(RedisRecords(server.url, "test", cluster=cluster))
     drivers = list(range(60))
@@ -124,7 +124,7 @@ def test_no_byte_of_what_was_erased_is_in_the_files_of_redis(start_redis, append
     database.close()
 
 
-def test_a_redis_that_keeps_no_files_is_given_none(start_redis):
+def test_an_erasure_adds_no_files_to_a_redis_without_persistence(start_redis):
     server = start_redis()
     with closing(PackedDatabase(RedisRecords(server.url, "test"))) as database:
         fill(database)
@@ -133,7 +133,7 @@ def test_a_redis_that_keeps_no_files_is_given_none(start_redis):
         assert sorted(files_of(server.folder)) == before
 
 
-def test_what_an_earlier_definition_holds_of_an_entity_is_erased_too(database, another):
+def test_records_of_an_earlier_definition_are_erased_too(database, another):
     fill(database)
     another.write(CHANGED, rows(NEW, view=CHANGED), 50)
     assert database.erase(CHANGED, KEYS[:2]) == 2
@@ -143,7 +143,7 @@ def test_what_an_earlier_definition_holds_of_an_entity_is_erased_too(database, a
     )
 
 
-def test_an_erasure_waits_for_the_run_that_would_bring_its_rows_back(database, another):
+def test_an_erasure_waits_for_a_running_materialization(database, another):
     fill(database)
     erased = []
 

@@ -33,9 +33,7 @@ def an_older_file(path, *, version=0):
 
 @pytest.mark.parametrize("version", [0, 1, 2])
 @pytest.mark.parametrize("is_open", [False, True])
-def test_a_file_of_an_older_format_is_moved_aside_by_the_next_run_and_by_nobody_else(
-    tmp_path, version, is_open
-):
+def test_only_the_next_run_renames_a_file_of_an_older_format(tmp_path, version, is_open):
     path = tmp_path / "online.db"
     an_older_file(path, version=version)
     holder = sqlite3.connect(path) if is_open else None
@@ -81,7 +79,7 @@ def test_a_file_of_an_older_format_is_moved_aside_by_the_next_run_and_by_nobody_
     database.close()
 
 
-def test_a_file_of_a_newer_format_is_left_alone(tmp_path):
+def test_a_file_of_a_newer_format_is_not_changed(tmp_path):
     path = tmp_path / "online.db"
     an_older_file(path, version=FORMAT + 1)
     before = path.read_bytes()
@@ -110,7 +108,7 @@ def of_somebody_else(path):
         (lambda path: path.mkdir(), "is a folder"),
     ],
 )
-def test_what_is_no_online_store_is_left_alone(tmp_path, make, message):
+def test_a_file_that_is_not_an_online_store_is_not_changed(tmp_path, make, message):
     path = tmp_path / "online.db"
     make(path)
     database = PackedDatabase(SqliteRecords(path))
@@ -134,7 +132,7 @@ def test_an_empty_file_is_filled(tmp_path):
     database.close()
 
 
-def test_a_damaged_file_is_said_and_not_taken_for_missing_rows(tmp_path):
+def test_a_damaged_file_is_an_error_and_does_not_read_as_missing_rows(tmp_path):
     path = tmp_path / "online.db"
     with closing(PackedDatabase(SqliteRecords(path))) as database:
         fill(database, keys=[TRIPS.key(driver) for driver in range(3000)])
@@ -154,7 +152,7 @@ def test_a_damaged_file_is_said_and_not_taken_for_missing_rows(tmp_path):
     database.close()
 
 
-def test_a_reader_makes_no_file_where_there_is_none(tmp_path):
+def test_a_reader_creates_no_file(tmp_path):
     database = PackedDatabase(SqliteRecords(tmp_path / "nowhere" / "online.db"))
     with pytest.raises(NotBuilt):
         shown(database)
@@ -168,9 +166,7 @@ def test_a_reader_makes_no_file_where_there_is_none(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_reads_from_a_folder_that_is_closed_to_him_sees_what_its_owner_writes(
-    tmp_path, monkeypatch
-):
+def test_a_reader_of_a_read_only_folder_sees_what_the_owner_writes(tmp_path, monkeypatch):
     """Where nobody else has it open a file is read as it is, and only then."""
     path = tmp_path / "online.db"
     with closing(PackedDatabase(SqliteRecords(path))) as writer:
@@ -230,7 +226,7 @@ def _tried(size, act):
 
 
 @pytest.mark.parametrize("size", [0, 1, 20_000, 20_001, 300_000, 300_001])
-def test_a_disk_that_is_full_is_said_and_the_file_stays_whole(tmp_path, size):
+def test_a_full_disk_is_an_error_and_the_file_stays_whole(tmp_path, size):
     path = tmp_path / "online.db"
     database = PackedDatabase(SqliteRecords(path))
     if size > 1:

@@ -206,7 +206,7 @@ def world(request, tables, tmp_path_factory):
         yield world.fill()
 
 
-def test_a_materializer_killed_at_any_point_leaves_every_entity_whole_and_a_rerun_mends_the_rest(
+def test_a_materializer_killed_anywhere_leaves_whole_entities_and_a_rerun_completes_them(
     world,
 ):
     random_moments = random.Random(7)
@@ -240,7 +240,7 @@ def test_a_materializer_killed_at_any_point_leaves_every_entity_whole_and_a_reru
 
 
 @pytest.mark.parametrize("place", range(len(KINDS)), ids=[kind for kind, _, _ in KINDS])
-def test_materializers_that_begin_together_do_no_harm(world, place):
+def test_concurrent_materializers_do_no_harm(world, place):
     world.back(place)
     _, generation, rebuild = KINDS[place]
     world.run((generation, rebuild, None), (generation, False, None), (generation, rebuild, None))

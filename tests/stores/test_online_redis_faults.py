@@ -13,7 +13,7 @@ from stores.online.backends.redis import RedisRecords
 from tests.stores.online_rows import KEYS, LATER, NEW, OLD, TRIPS, fill, rebuild, rows, shown
 
 
-def test_redis_that_stops_is_an_error_at_once_and_is_used_again_when_it_is_back(start_redis):
+def test_a_stopped_redis_is_an_error_at_once_and_is_used_again_after_its_restart(start_redis):
     server = start_redis(appendonly=True)
     database = PackedDatabase(RedisRecords(server.url, "test", timeout=5.0))
     fill(database)
@@ -37,7 +37,7 @@ def test_redis_that_stops_is_an_error_at_once_and_is_used_again_when_it_is_back(
 
 
 @pytest.mark.parametrize("lose", ["flushall", "restart", "hash"])
-def test_redis_that_lost_its_data_is_filled_from_the_beginning(start_redis, lose):
+def test_a_redis_that_lost_its_data_is_filled_from_the_beginning(start_redis, lose):
     server = start_redis()
     database = PackedDatabase(RedisRecords(server.url, "test"))
 
@@ -70,7 +70,7 @@ def test_redis_that_lost_its_data_is_filled_from_the_beginning(start_redis, lose
     database.close()
 
 
-def test_a_slow_redis_is_an_error_within_the_time_that_is_configured(start_redis):
+def test_a_slow_redis_is_an_error_within_the_configured_timeout(start_redis):
     server = start_redis()
     database = PackedDatabase(RedisRecords(server.url, "test", timeout=0.2))
     fill(database)
@@ -89,7 +89,7 @@ def test_a_slow_redis_is_an_error_within_the_time_that_is_configured(start_redis
     database.close()
 
 
-def test_a_cluster_that_is_not_there_yet_is_used_when_it_is(start_redis):
+def test_a_cluster_that_starts_late_is_used_once_it_runs(start_redis):
     server = start_redis(cluster=True)
     server.stop()
     database = PackedDatabase(RedisRecords(server.url, "test", cluster=True))
@@ -106,7 +106,7 @@ def test_a_cluster_that_is_not_there_yet_is_used_when_it_is(start_redis):
     database.close()
 
 
-def test_redis_with_a_password_and_tls_is_reached_as_its_address_says(start_redis):
+def test_a_redis_url_may_have_a_password_and_tls(start_redis):
     server = start_redis(password="p@ss word/1", tls=True)
     with closing(
         PackedDatabase(RedisRecords(f"{server.url}?ssl_ca_certs={server.certificate}", "test"))
@@ -124,7 +124,7 @@ def test_redis_with_a_password_and_tls_is_reached_as_its_address_says(start_redi
             assert "p@ss" not in str(said.value) and "p%40ss" not in str(said.value)
 
 
-def test_a_run_that_lost_its_turn_neither_swaps_nor_moves_the_mark(redis_server, monkeypatch):
+def test_a_run_that_lost_its_lock_neither_swaps_nor_moves_the_mark(redis_server, monkeypatch):
     """As after a silence of half a minute, when its lock is somebody else's."""
     first, second = (PackedDatabase(RedisRecords(redis_server.url, "test")) for _ in range(2))
     fill(first)
@@ -145,7 +145,7 @@ def test_a_run_that_lost_its_turn_neither_swaps_nor_moves_the_mark(redis_server,
     second.close()
 
 
-def test_a_redis_that_drops_keys_when_it_is_full_is_said_when_it_is_filled(redis_server):
+def test_a_redis_that_evicts_keys_is_reported_when_it_is_filled(redis_server):
     with (
         closing(redis_server.client()) as client,
         closing(PackedDatabase(RedisRecords(redis_server.url, "test"))) as database,
@@ -163,7 +163,7 @@ def test_a_redis_that_drops_keys_when_it_is_full_is_said_when_it_is_filled(redis
             client.config_set("maxmemory-policy", "noeviction")
 
 
-def test_a_redis_that_is_full_says_so_and_keeps_what_it_has(redis_server):
+def test_a_full_redis_is_an_error_and_keeps_its_records(redis_server):
     with (
         closing(redis_server.client()) as client,
         closing(PackedDatabase(RedisRecords(redis_server.url, "test"))) as database,

@@ -28,16 +28,14 @@ from tests.stores.online_rows import (
 )
 
 
-def test_rows_written_while_the_view_is_rebuilt_are_there_after_it(database, another):
+def test_rows_written_during_a_rebuild_survive_it(database, another):
     fill(database)
     rebuild(database, NEW, before_swap=lambda: another.write(TRIPS, rows(LATER, KEYS[:3]), 50))
     assert shown(another) == [LATER] * 3 + [NEW] * 7
 
 
 @pytest.mark.parametrize("step", ["places", "get", "put"])
-def test_rows_are_not_lost_where_a_rebuild_begins_and_ends_between_two_steps_of_their_writer(
-    database, another, step
-):
+def test_a_rebuild_between_two_steps_of_a_writer_loses_no_rows(database, another, step):
     fill(database)
     another.write(TRIPS, rows(25, KEYS[:1]), 50)
     with just_before(another.records, step, lambda: rebuild(database, NEW)):
@@ -46,9 +44,7 @@ def test_rows_are_not_lost_where_a_rebuild_begins_and_ends_between_two_steps_of_
 
 
 @pytest.mark.parametrize("step", ["places", "get", "put"])
-def test_rows_are_not_lost_where_the_place_beside_comes_between_two_steps_of_their_writer(
-    database, another, step
-):
+def test_a_rebuild_that_begins_between_two_steps_of_a_writer_loses_no_rows(database, another, step):
     fill(database)
     with database.records.alone(TRIPS):
         begun = []
@@ -63,7 +59,7 @@ def test_rows_are_not_lost_where_the_place_beside_comes_between_two_steps_of_the
     assert shown(another) == [LATER] * 3 + [NEW] * 7
 
 
-def test_a_reader_that_knew_the_place_finds_the_next(database, another):
+def test_a_reader_of_the_old_generation_finds_the_new_one(database, another):
     fill(database)
     for moment in range(21, 26):
         assert shown(another) == [moment - 1] * 10
@@ -71,7 +67,7 @@ def test_a_reader_that_knew_the_place_finds_the_next(database, another):
         rebuild(database, moment)
 
 
-def test_a_look_finds_what_there_is_however_often_views_are_swapped_meanwhile(tmp_path):
+def test_a_read_finds_all_rows_during_any_number_of_swaps(tmp_path):
     with closing(PackedDatabase(SqliteRecords(tmp_path / "online.db"))) as database:
         fill(database)
         shown(database)
@@ -94,7 +90,7 @@ def test_a_generation_removed_during_a_redis_read_does_not_read_as_missing_rows(
         assert shown(another) == [NEW] * 10
 
 
-def test_a_mark_does_not_speak_for_records_that_somebody_removed(database, another):
+def test_a_mark_does_not_outlive_removed_records(database, another):
     fill(database)
     schema = TRIPS.schema
     with (
@@ -114,7 +110,7 @@ def test_a_mark_does_not_speak_for_records_that_somebody_removed(database, anoth
         rebuild(database, NEW, before_swap=lambda: another.erase_view("test", "driver_trips"))
 
 
-def test_what_a_killed_rebuild_left_goes_with_the_next_run(database, another):
+def test_the_next_run_removes_what_a_killed_rebuild_left(database, another):
     fill(database)
     abandoned = database.records.beside(TRIPS)
     database.write(TRIPS, rows(NEW, KEYS[:5]), 50, place=abandoned)
@@ -127,7 +123,7 @@ def test_what_a_killed_rebuild_left_goes_with_the_next_run(database, another):
     assert (shown(another), another.count(TRIPS)) == ([NEW] * 10, 10)
 
 
-def test_what_an_earlier_definition_left_goes_when_nobody_needs_it(database, another):
+def test_records_of_an_earlier_definition_are_removed_once_unused(database, another):
     fill(database)
     with database.records.alone(CHANGED):
         database.write(CHANGED, rows(NEW, view=CHANGED), 50)
@@ -142,7 +138,7 @@ def test_what_an_earlier_definition_left_goes_when_nobody_needs_it(database, ano
     assert another.records.views("test") == {"driver_trips": [CHANGED.schema]}
 
 
-def test_the_statements_that_are_kept_do_not_grow_with_rebuilds():
+def test_the_statement_cache_is_bounded():
     """They name places, and every rebuild makes one."""
     assert statement_of.cache_info().maxsize and statement_for_one.cache_info().maxsize
 

@@ -113,15 +113,15 @@ def store(tmp_path, online_store):
     return store_of(tmp_path, {"type": "stores.online.PackedOnlineStore", **online_store})
 
 
-def test_what_feast_writes_comes_back_as_from_its_own_store(store, feasts_own):
+def test_written_values_are_read_as_from_feasts_own_store(store, feasts_own):
     assert told(written(store)) == told(feasts_own)
 
 
-def test_what_is_pushed_comes_back_as_from_feasts_own_store(store, feasts_own):
+def test_pushed_values_are_read_as_from_feasts_own_store(store, feasts_own):
     assert told(pushed(store), "pushable", PUSHABLE) == told(feasts_own, "pushable", PUSHABLE)
 
 
-def test_what_is_materialized_comes_back_as_from_feasts_own_store(
+def test_materialized_values_are_read_as_from_feasts_own_store(
     store, feasts_own, tmp_path, publish
 ):
     view = store.get_feature_view("trips")

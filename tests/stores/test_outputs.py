@@ -20,7 +20,7 @@ def job(views):
     return views.job(at(utc(11), utc(12), utc(13)), "driver_trips:trips")
 
 
-def test_every_form_holds_the_same_rows(job, tmp_path):
+def test_every_form_has_the_same_rows(job, tmp_path):
     expected = [None, 2**53 + 1, 2**53 + 1]
     table = job.to_arrow()
     assert table["driver_trips__trips"].to_pylist() == expected
@@ -36,7 +36,7 @@ def test_every_form_holds_the_same_rows(job, tmp_path):
     )
 
 
-def test_a_file_that_is_there_is_replaced_only_if_that_is_wanted(job, tmp_path):
+def test_an_existing_file_is_replaced_only_if_requested(job, tmp_path):
     path = tmp_path / "out.parquet"
     path.write_text("old")
     with pytest.raises(FileExistsError, match="out.parquet exists; overwrite=True replaces it"):
@@ -50,9 +50,7 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_wanted(job, tmp_path):
     "error",
     [BrokenTable("the second piece"), OSError(28, "No space left on device"), KeyboardInterrupt()],
 )
-def test_what_fails_in_the_midst_leaves_no_file_and_an_old_one_as_it_was(
-    job, tmp_path, monkeypatch, error
-):
+def test_a_failed_write_leaves_no_file_or_the_old_one(job, tmp_path, monkeypatch, error):
     usual = type(job._join).batches
 
     def broken(join, rows):
@@ -73,12 +71,12 @@ def test_what_fails_in_the_midst_leaves_no_file_and_an_old_one_as_it_was(
     assert (tmp_path / "old.parquet").read_text() == "old"
 
 
-def test_a_place_that_cannot_be_written_is_named(job, tmp_path):
+def test_an_unwritable_path_is_named(job, tmp_path):
     with pytest.raises(DataFolderError, match="cannot write .*nowhere/out.parquet: "):
         job.to_parquet(tmp_path / "nowhere" / "out.parquet")
 
 
-def test_a_stream_that_is_left_halfway_lets_go_of_what_it_spilled(views, tmp_path):
+def test_an_abandoned_stream_removes_its_spill_files(views, tmp_path):
     views.add(rows=[(7, 3, utc(11), utc(12))])
     store = views.opened(spill_folder=str(tmp_path / "spilled"), memory_limit="20MB", threads=1)
     reader = views.job(at(*[utc(13)] * 200_000), "driver_trips:trips", store=store).to_reader(

@@ -73,7 +73,7 @@ def test_the_same_batch_twice_changes_nothing(database):
 
 
 @pytest.mark.parametrize("is_empty", [True, False])
-def test_a_batch_for_a_place_that_is_taken_for_empty_is_merged_where_it_is_not(database, is_empty):
+def test_a_batch_for_a_generation_assumed_empty_is_merged_if_it_is_not(database, is_empty):
     other = TRIPS.key(8)
     write(database, (KEY, 20, 20, 2, None), now=50)
     assert (
@@ -95,7 +95,7 @@ def test_rows_come_in_any_order_in_one_batch(database):
     assert trips_at(database, 50) == 3
 
 
-def test_a_row_published_ahead_is_shown_exactly_from_its_moment_on(database):
+def test_a_row_published_ahead_is_shown_exactly_from_its_effective_time(database):
     write(
         database,
         (KEY, 20, 20, 2, None),
@@ -112,13 +112,13 @@ def test_a_record_whose_rows_all_take_effect_later_is_not_shown(database):
     assert [trips_at(database, at) for at in (99, 100)] == ["NOT_FOUND", 2]
 
 
-def test_a_row_published_ahead_that_something_newer_overtakes_is_never_shown(database):
+def test_a_row_published_ahead_and_overtaken_by_a_newer_one_is_never_shown(database):
     write(database, (KEY, 20, 20, 2, None), (KEY, 30, 100, 3, None), now=50)
     write(database, (KEY, 40, 60, 4, None), now=60)
     assert [trips_at(database, at) for at in (60, 99, 100, 500)] == [4, 4, 4, 4]
 
 
-def test_a_withdrawn_row_is_not_found_from_its_moment_on_and_an_older_one_does_not_come_back(
+def test_a_withdrawn_row_is_not_found_and_no_older_one_returns(
     database,
 ):
     write(database, (KEY, 20, 20, 2, "x"), (KEY, 30, 60), now=50)
@@ -129,7 +129,7 @@ def test_a_withdrawn_row_is_not_found_from_its_moment_on_and_an_older_one_does_n
     assert trips_at(database, 80) == 5
 
 
-def test_a_value_is_shown_up_to_its_ttl_and_not_a_microsecond_longer(database):
+def test_a_value_is_shown_up_to_its_ttl_to_the_microsecond(database):
     write(database, (KEY, 20, 30, 2, "x"), now=50, view=AGEING)
     assert [trips_at(database, at, AGEING) for at in (29, 30, 120, 121)] == [
         "NOT_FOUND",
@@ -148,7 +148,7 @@ def test_a_key_without_a_value_is_not_found(database):
     assert [row.status for row in found] == ["NOT_FOUND", "NOT_FOUND", "PRESENT", "NOT_FOUND"]
 
 
-def test_a_null_is_a_null_and_a_value_the_value(database):
+def test_nulls_and_values_are_read_as_written(database):
     write(
         database,
         (KEY, 20, 20, None, ""),
@@ -167,7 +167,7 @@ def test_a_write_counts_rows_that_had_been_due(database):
     assert write(database, (KEY, 50, 50, 4, None), now=60).missed == 0
 
 
-def test_several_views_are_read_in_one_look(database):
+def test_several_views_are_read_at_once(database):
     write(database, (KEY, 20, 20, 2, None), now=50)
     write(database, (KEY, 20, 20, 3, None), now=50, view=AGEING)
     keys = [TRIPS.key(driver) for driver in (7, 8)]
@@ -183,7 +183,7 @@ def test_several_views_are_read_in_one_look(database):
         assert second == [tuple(reversed(row)) for row in reversed(found)]
 
 
-def test_a_view_that_was_never_materialized_says_what_to_run(database):
+def test_a_view_that_was_never_materialized_is_an_error_with_the_command_to_run(database):
     other = OnlineView("test", "driver_trips", (("driver", Int64),), (("trips", Int64),))
     with pytest.raises(
         NotBuilt, match="view 'driver_trips' is not in the online store as it is defined now"
@@ -192,7 +192,7 @@ def test_a_view_that_was_never_materialized_says_what_to_run(database):
     assert (database.count(other), database.records.mark(other)) == (0, None)
 
 
-def test_another_schema_has_records_of_its_own(database):
+def test_another_schema_has_its_own_records(database):
     second = OnlineView(
         "test", "driver_trips", (("driver", Int64),), (("note", String), ("trips", Array(Int64)))
     )
@@ -216,7 +216,7 @@ def test_the_mark_never_goes_back_within_a_version_of_the_table(database):
         assert database.records.mark(TRIPS) == Mark(offered.version, expected)
 
 
-def test_what_is_filled_beside_is_seen_when_it_is_swapped_in_and_what_was_there_before_goes(
+def test_a_rebuild_is_seen_at_its_swap_and_the_old_records_go(
     database,
 ):
     write(database, (KEY, 20, 20, 2, None), (TRIPS.key(8), 20, 20, 2, None), now=50)
@@ -251,7 +251,7 @@ def test_views_are_dropped_by_schema_and_another_project_keeps_its_own(database,
     assert trips_at(other_project, 50, mine) == 3
 
 
-def test_a_damaged_record_is_an_error_of_its_own_and_counted(database):
+def test_a_damaged_record_has_its_own_error_and_is_counted(database):
     write(database, (KEY, 20, 20, 2, "x"), (TRIPS.key(8), 20, 20, 3, "y"), now=50)
     place = database.records.place(TRIPS)
     (record,) = database.records.get(place, [KEY])
@@ -275,7 +275,7 @@ def test_a_batch_that_does_not_fit_writes_none_of_its_rows(database):
     assert database.count(TRIPS) == 0
 
 
-def test_erased_entities_are_gone_and_the_others_are_there(database):
+def test_erased_entities_are_removed_and_the_others_stay(database):
     write(
         database, *((TRIPS.key(driver), 20, 20, driver, "secret") for driver in range(100)), now=50
     )

@@ -167,7 +167,7 @@ def test_a_damaged_record_is_invalid_among_the_others(tmp_path, count):
     "damage",
     [lambda record: record[:9], lambda _: b"", lambda _: bytes(4), lambda record: record + b"\x00"],
 )
-def test_a_record_of_another_length_is_invalid_wherever_it_stands(tmp_path, count, damage):
+def test_a_record_of_another_length_is_invalid_at_any_position(tmp_path, count, damage):
     database = filled(
         tmp_path,
         {PLACES: [(f"{number}", 1, 1, (number, number), False) for number in range(count)]},
@@ -185,7 +185,7 @@ def test_a_record_of_another_length_is_invalid_wherever_it_stands(tmp_path, coun
         assert shown.values(0) == [row.values[0] for row in database.read(PLACES, keys, 50)]
 
 
-def test_many_rows_with_rows_to_come_are_read_as_one_by_one(tmp_path):
+def test_many_records_with_rows_published_ahead_are_read_as_one_by_one(tmp_path):
     written = [
         (
             number % 40,
@@ -216,7 +216,7 @@ def test_views_that_were_never_filled_are_named(tmp_path):
         )
 
 
-def test_no_views_show_nothing(tmp_path):
+def test_no_views_give_no_values(tmp_path):
     reader = Reader(PackedDatabase(SqliteRecords(tmp_path / "nobody.db")), [])
     assert reader.read({}, 50) == []
     assert reader.unpacked({}, 50).matrix.size == 0

@@ -77,7 +77,7 @@ def test_the_next_process_removes_spill_files_of_killed_processes_only(tmp_path)
     assert living.returncode == 0
 
 
-def test_without_a_spill_folder_nothing_is_written_beside_the_caller(tmp_path, monkeypatch):
+def test_without_a_spill_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with connect(memory_limit="12MB", threads=1) as connection:
         connection.execute(MANY.format(1))

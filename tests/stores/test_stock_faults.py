@@ -134,7 +134,7 @@ def test_a_value_is_not_used_before_it_was_known(stores):
     assert offline(ours, (1, 12)) == [(1, 10)]
 
 
-def test_a_feature_may_be_named_as_one_likes(stores):
+def test_a_feature_may_have_any_name(stores):
     stock, ours = stores([(1, 10, 9, 9)])
     with pytest.raises(Exception, match="Column 'trips_y' is not found"):
         offline(stock, (1, 12), feature="trips_y")
@@ -152,7 +152,7 @@ def test_the_entity_frame_may_be_arrow_or_sql(stores):
         ].tolist() == [10]
 
 
-def test_without_an_entity_frame_the_rows_of_the_view_are_asked_for(stores):
+def test_without_an_entity_frame_the_rows_of_the_view_are_used(stores):
     stock, ours = stores([(1, 10, 9, 9), (2, 20, 10, 10), (1, 11, 15, 15)])
     asked = {"features": ["driver_trips:trips"], "start_date": at(9), "end_date": at(12)}
     with pytest.raises(TypeError, match="unexpected keyword argument 'start_date'"):
@@ -183,7 +183,7 @@ def doubled(inputs):
     return {"doubled": [2 * trips for trips in inputs["trips"]]}
 
 
-def test_a_dataset_with_features_on_demand_can_be_saved(tmp_path, stores):
+def test_a_dataset_with_on_demand_features_can_be_saved(tmp_path, stores):
     stock, ours = stores([(1, 10, 9, 9)])
 
     def saved(store):
@@ -225,7 +225,7 @@ def test_retrievals_do_not_share_a_connection(stores):
     assert results == [[10]] * 8
 
 
-def test_feasts_default_offline_store_drops_rows_that_share_key_and_moment(tmp_path, stores):
+def test_feasts_default_offline_store_drops_rows_with_the_same_key_and_timestamp(tmp_path, stores):
     _, ours = stores([(1, 10, 9, 9)])
     dask = _store(tmp_path, "files", timedelta(0), **{**STOCK, "offline_store": {"type": "dask"}})
     assert offline(dask, (1, 12), (1, 12)) == [(1, 10)]
@@ -254,7 +254,7 @@ def test_an_offline_write_does_not_replace_the_file_that_others_read(tmp_path, s
     assert offline(ours, (1, 20), (1, 21)) == [(1, 10), (1, 11)]
 
 
-def test_integers_beside_nulls_stay_exact_online(stores):
+def test_integers_among_nulls_stay_exact_online(stores):
     stock, ours = stores([(1, 2**53 + 1, 9, 9), (2, None, 9, 9)])
     for store in (stock, ours):
         store.materialize(at(0), at(20))
@@ -378,7 +378,7 @@ def killed_while_writing(store, path):
         process.communicate()
 
 
-def test_a_killed_materialization_does_not_stop_those_who_read(tmp_path, stores):
+def test_a_killed_materialization_does_not_stop_readers(tmp_path, stores):
     _, ours = stores([(1, 10, 9, 9)])
     # In the file registry, which is Feast's default; its SQL registry forgets to write the state
     # that stops readers.

@@ -70,14 +70,14 @@ def test_rows_of_a_commit_are_in_one_file_named_by_its_range(trips, publish):
     assert not list(trips.folder.glob(".aside*"))
 
 
-def test_a_table_without_rows_reads_as_none(trips, publish):
+def test_an_empty_table_reads_as_no_rows(trips, publish):
     assert publish(trips, TRIPS, [], built_until=aware(1)) == 0
     assert (trips.rows(), trips.built_until, trips.read().num_rows) == (0, aware(1), 0)
     with pytest.raises(BrokenTable, match="table 'trips' has no files yet"):
         trips.scan()
 
 
-def test_each_commit_shows_what_was_there_then(trips, publish):
+def test_each_commit_shows_its_own_rows(trips, publish):
     publish(trips, TRIPS, [(1, 10, day(1), day(1))])
     publish(trips, TRIPS, [(1, 11, day(1), day(2))])
     assert contents(trips, 1) == [(1, 10)]
@@ -95,7 +95,7 @@ def test_two_equal_rows_in_one_batch_are_refused(trips, publish):
     assert trips.rows() == 0
 
 
-def test_a_row_that_is_there_is_refused_a_second_time(trips, publish):
+def test_a_published_row_is_refused_a_second_time(trips, publish):
     publish(trips, TRIPS, [(1, 10, day(1), day(2)), (2, 10, day(1), day(2))])
     publish(trips, TRIPS, [(3, 10, day(1), day(2))])
     with pytest.raises(BrokenTable, match="received two rows for driver=2"):
@@ -117,7 +117,7 @@ def test_two_equal_rows_at_the_edge_of_two_files_are_refused(trips):
     assert [file.rows for file in trips.files()] == [MAX_FILE_ROWS, 300_000 - MAX_FILE_ROWS]
 
 
-def test_a_missing_key_is_a_key_of_its_own(trips, publish):
+def test_a_null_key_is_a_key_of_its_own(trips, publish):
     publish(trips, TRIPS, [(None, 1, day(1), day(1)), (7, 2, day(1), day(1))])
     with pytest.raises(BrokenTable, match="driver=None"):
         publish(trips, TRIPS, [(None, 3, day(1), day(1))])
@@ -155,7 +155,7 @@ def test_rows_without_a_time_or_with_another_kind_of_time_are_refused(trips, pub
     assert trips.rows() == 0
 
 
-def test_rows_with_other_columns_than_those_that_are_there_are_refused(trips, publish):
+def test_rows_with_other_columns_than_the_table_are_refused(trips, publish):
     publish(trips, TRIPS, [(1, 10, day(1), day(1))])
     with pytest.raises(BrokenTable, match=r"added: trips DOUBLE; missing: trips BIGINT"):
         publish(trips, {"driver": pa.int64(), "trips": pa.float64()}, [(1, 10.5, day(2), day(2))])
@@ -165,7 +165,7 @@ def test_rows_with_other_columns_than_those_that_are_there_are_refused(trips, pu
     assert contents(trips) == [(1, 10), (1, 11)]
 
 
-def test_what_is_known_at_a_moment_that_is_closed_is_refused(trips, publish):
+def test_a_row_known_at_a_closed_time_is_refused(trips, publish):
     publish(trips, TRIPS, [(1, 10, day(1), day(1))], built_until=aware(2))
     with pytest.raises(BrokenTable, match="a late row needs a created_timestamp after that"):
         publish(trips, TRIPS, [(1, 11, day(1), day(2))])
@@ -175,7 +175,7 @@ def test_what_is_known_at_a_moment_that_is_closed_is_refused(trips, publish):
     )
 
 
-def test_files_are_in_order_only_where_both_times_went_on(trips, publish):
+def test_files_are_in_order_only_if_both_times_increase(trips, publish):
     publish(trips, TRIPS, [(1, 1, day(3), day(5))])
     publish(trips, TRIPS, [(1, 2, day(3), day(5, 1))])
     assert [file.in_order for file in trips.files()] == [True, True]
@@ -192,7 +192,7 @@ def test_the_built_watermark_never_goes_back(trips, publish):
     assert trips.built_until == aware(5)
 
 
-def test_a_table_may_be_built_until_a_moment_before_1970(trips, publish):
+def test_a_table_may_be_built_until_a_time_before_1970(trips, publish):
     until = datetime(1920, 9, 26, tzinfo=UTC)
     publish(trips, TRIPS, [], built_until=until)
     assert trips.built_until == until
@@ -323,7 +323,7 @@ def test_processes_publish_the_same_table_one_after_the_other(tmp_path, trips):
     assert contents(trips) == [(driver, number) for driver in (1, 2) for number in range(4)]
 
 
-def test_a_manifest_that_others_make_at_the_same_time_is_whole(tmp_path):
+def test_concurrently_created_manifests_are_whole(tmp_path):
     version = TableVersion("trips", 1, "first", ("driver",))
     program = (
         "import sys; from pathlib import Path; from stores.tables import Manifest, TableVersion\n"
@@ -369,7 +369,7 @@ def as_table(rows, schema=SCHEMA):
     st.randoms(use_true_random=False),
     st.sampled_from(["zstd", "none", "snappy"]),
 )
-def test_the_canonical_hash_is_of_the_rows_and_of_nothing_else(tmp_path, rows, chance, compression):
+def test_the_canonical_hash_depends_on_the_rows_only(tmp_path, rows, chance, compression):
     shuffled = random.Random(chance.random()).sample(rows, len(rows))
     table = as_table(rows)
     cut = chance.randint(0, len(rows))
@@ -418,7 +418,7 @@ def test_the_canonical_hash_changes_with_value_type_and_name():
     assert len(set(hashes)) == len(hashes)
 
 
-def test_the_canonical_hash_knows_one_zero_one_nan_and_one_text():
+def test_the_canonical_hash_is_the_same_for_equal_values_of_other_encodings():
     assert one(0.0, pa.float64()) == one(-0.0, pa.float64())
     assert one(float("nan"), pa.float64()) == one(-float("nan"), pa.float64())
     assert (

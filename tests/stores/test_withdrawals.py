@@ -37,7 +37,7 @@ def test_a_withdrawn_row_is_shown_before_and_a_corrected_one_after(withdrawn, mo
     assert withdrawn.shown(at(13, driver=8)) == [5]
 
 
-def test_a_withdrawal_hides_what_is_older_and_not_only_what_it_takes_back(views):
+def test_a_withdrawal_hides_all_older_rows_of_its_keys(views):
     views.add(
         rows=[
             (7, 3, False, utc(8), utc(8)),
@@ -96,7 +96,7 @@ def test_a_table_without_the_column_gets_it_in_a_new_version_only(views):
         views.publish("driver_trips", [(7, None, True, utc(9), utc(12))])
 
 
-def test_a_mark_that_is_no_boolean_is_refused(views):
+def test_a_withdrawal_column_that_is_not_boolean_is_refused(views):
     with pytest.raises(
         BrokenTable,
         match="received is_withdrawn, which marks withdrawals, as BIGINT; expected BOOLEAN",
@@ -104,7 +104,7 @@ def test_a_mark_that_is_no_boolean_is_refused(views):
         views.add(rows=[(7, 3, 0, utc(9), utc(10))], columns={"is_withdrawn": pa.int64()})
 
 
-def test_rows_that_are_pushed_may_withdraw_and_need_not_say_that_they_do_not(withdrawn):
+def test_pushed_rows_may_withdraw_and_may_omit_the_column(withdrawn):
     view = withdrawn.store.get_feature_view("driver_trips")
     times = {
         name: pa.array([utc(15)], pa.timestamp("us"))
@@ -135,7 +135,7 @@ def test_a_withdrawal_pushed_into_a_table_without_the_column_is_refused(views):
         )
 
 
-def test_the_newest_row_as_feast_pulls_it_is_none_where_it_was_withdrawn(withdrawn):
+def test_feasts_pull_of_the_newest_row_gives_none_after_a_withdrawal(withdrawn):
     withdrawn.publish("driver_trips", [(7, None, True, utc(16), utc(16))])
     source = withdrawn.store.get_feature_view("driver_trips").batch_source
     ends = [datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 2, tzinfo=UTC)]
@@ -153,7 +153,7 @@ def test_the_newest_row_as_feast_pulls_it_is_none_where_it_was_withdrawn(withdra
     ].to_pylist() == [8]
 
 
-def test_a_withdrawal_is_shown_online_as_it_is_offline(withdrawn):
+def test_a_withdrawal_has_the_same_effect_online_and_offline(withdrawn):
     table = withdrawn.publish("driver_trips", [(7, 99, True, utc(16), utc(16))])
     table.manifest.commit(table.version, [], datetime(2013, 6, 1, 20, tzinfo=UTC))
     withdrawn.store.materialize_incremental(datetime(2013, 6, 1, 20, tzinfo=UTC))
@@ -178,7 +178,7 @@ def test_withdrawals_make_no_entity_rows(withdrawn):
     ]
 
 
-def test_a_view_with_ttl_shows_neither_what_is_withdrawn_nor_what_it_hid(views):
+def test_a_view_with_a_ttl_shows_neither_withdrawn_nor_hidden_rows(views):
     rows = [(7, 3, False, utc(8), utc(8)), (7, None, True, utc(9), utc(9))]
     views.add(features={"trips": Int64}, rows=rows, columns=MARK, ttl=timedelta(hours=2))
     assert views.shown(at(8, 9, 10)) == [3, None, None]

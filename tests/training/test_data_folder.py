@@ -46,7 +46,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["moved", "copied"])
-def test_a_data_folder_works_where_it_is_moved_or_copied_to(
+def test_a_moved_or_copied_data_folder_works(
     first, trained_once, shop_built_once, shop, tmp_path, capsys, copied
 ):
     assert main(["features", "materialize", "shop", "--quiet"]) == 0
@@ -96,7 +96,7 @@ def names_of_places():
     return {*found, "_MLFLOW_SERVER_ARTIFACT_ROOT", "_MLFLOW_SERVER_FILE_STORE"}
 
 
-def test_no_variable_of_mlflow_sends_a_model_elsewhere(first, tmp_path):
+def test_no_mlflow_variable_redirects_a_model(first, tmp_path):
     other = tmp_path / "other"
     hostile = {
         name: f"sqlite:///{other}/{name}.db" if "URI" in name or "STORE" in name else str(other)
@@ -182,7 +182,7 @@ print(json.dumps({{
     }  # fmt: skip
 
 
-def test_mlflows_own_commands_find_runs_metrics_and_files(first, tmp_path):
+def test_mlflows_commands_find_runs_metrics_and_files(first, tmp_path):
     # As an installation of the project declares it.
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     (name, target) = next(iter(points["mlflow.artifact_repository"].items()))

@@ -20,7 +20,7 @@ def use_case():
     return find_use_case(Home.at(), "arrival_delay")[1]
 
 
-def test_an_embargo_of_the_horizon_lies_between_the_parts():
+def test_the_parts_are_separated_by_an_embargo_of_the_horizon():
     parts = TimeSplit("240d", "30d", "90d").parts(moment("2014-01-04"), HORIZON)
     assert parts["test"] == (moment("2013-10-04T12:00Z"), moment("2014-01-02T12:00Z"))
     assert parts["validation"] == (moment("2013-09-04T12:00Z"), moment("2013-10-03T00:00Z"))
@@ -41,7 +41,7 @@ def test_a_report_may_fix_the_ends():
     assert parts["test"] == (moment("2013-10-01"), moment("2014-01-01"))
 
 
-def test_a_horizon_that_covers_too_little_is_refused_with_the_one_that_would_do(use_case):
+def test_a_short_horizon_is_refused_and_a_sufficient_one_is_named(use_case):
     delays = [HOUR] * 750 + [20 * HOUR] * 249 + [90 * HOUR]
     check_horizon(use_case, delays)
     short = type(use_case)(
@@ -84,5 +84,5 @@ def test_the_gate_names_every_reason_for_a_refusal(use_case):
     assert "champion 5 scored 0.4395, to be beaten by 0.002" in verdict.message
 
 
-def test_a_score_that_cannot_be_computed_passes_no_gate(use_case):
+def test_a_missing_score_passes_no_gate(use_case):
     assert not judge(use_case, float("nan"), {"base_rate": 0.2}, rows=5_000).passed

@@ -23,7 +23,7 @@ from training.run import raise_if_refused
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_what_it_rests_on(
+def test_the_first_model_that_beats_the_baselines_is_champion_with_a_full_card(
     first,
 ):
     assert first.promoted
@@ -62,7 +62,7 @@ def test_the_first_model_that_beats_the_baselines_is_champion_and_its_card_says_
     assert tested.num_rows == card.split["test"].rows
 
 
-def test_the_card_says_what_people_have_reviewed(first):
+def test_the_card_is_the_reviewed_one(first):
     card = json.loads(encode_card(first.card))
     # What another run, another release or another processor changes.
     card["run_id"], card["parameters"]["best_iteration"] = "…", 0
@@ -86,7 +86,7 @@ def rounded(value):
     return float(f"{round(value, 3) + 0.0:.2g}") if isinstance(value, float) else value
 
 
-def test_a_card_is_shown_as_people_have_reviewed_it(capsys):
+def test_the_printed_card_is_the_reviewed_one(capsys):
     show_card(decode_card((GOLDEN / "model_card.json").read_bytes()))
     assert capsys.readouterr().out == (GOLDEN / "model_card.txt").read_text()
 
@@ -108,7 +108,7 @@ def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_chall
         raise_if_refused(Home.at(), worse)
 
 
-def test_champion_and_challenger_are_judged_on_rows_later_than_both_their_training(built_shop, fit):
+def test_champion_and_challenger_are_scored_on_rows_after_the_training_of_both(built_shop, fit):
     fit(as_of=moment("2020-12-01"))
     early = fit()
     # The champion was trained until October 2nd; the earlier challenger has no later rows to show.
@@ -134,7 +134,7 @@ def test_a_rollback_makes_the_earlier_champion_champion_again(first, capsys):
         publish.rollback(Home.at(), "next_sales", "9")
 
 
-def test_the_model_predicts_more_for_a_shop_that_sold_more_and_the_same_whatever_the_order_of_rows(
+def test_predictions_grow_with_past_sales_and_do_not_depend_on_row_order(
     first,
 ):
     pipeline = publish.load_pipeline(Home.at(), first.card)
@@ -148,7 +148,7 @@ def test_the_model_predicts_more_for_a_shop_that_sold_more_and_the_same_whatever
     ].mean() >= 0.9
 
 
-def test_nothing_is_written_beside_the_data_folder(trained_once):
+def test_nothing_is_written_outside_the_data_folder(trained_once):
     _, _, left_behind = trained_once
     assert left_behind == []
 

@@ -27,7 +27,7 @@ def built(shop):
     return store, domain, use_case
 
 
-def test_a_request_is_taken_only_when_its_horizon_is_over(built):
+def test_a_request_is_included_only_after_its_horizon(built):
     made = training_set(*built, as_of=moment("2019-01-31T06:00Z"))
     newest = max(made.rows["event_timestamp"].to_pylist())
     # The prediction of the 30th is 24 hours old at that moment, its label 6.
@@ -39,7 +39,7 @@ def test_a_request_is_taken_only_when_its_horizon_is_over(built):
     assert one_microsecond_less.rows.num_rows == 29 * 12
 
 
-def test_no_label_and_no_feature_is_younger_than_the_rule_lets_it_be(built):
+def test_labels_and_features_are_used_only_once_known(built):
     made = training_set(*built, as_of=moment("2019-01-31T06:00Z"))
     assert max(made.rows["label_timestamp"].to_pylist()) <= moment("2019-01-31T06:00Z")
     first = made.rows.slice(0, 12)
@@ -52,7 +52,7 @@ def test_no_label_and_no_feature_is_younger_than_the_rule_lets_it_be(built):
     ]
 
 
-def test_the_manifest_rebuilds_the_set_after_the_tables_went_on(built, shop):
+def test_the_manifest_rebuilds_the_set_from_changed_tables(built, shop):
     store, domain, use_case = built
     as_of = moment("2019-01-31T06:00Z")
     made = training_set(store, domain, use_case, as_of=as_of)
@@ -71,7 +71,7 @@ def test_the_manifest_rebuilds_the_set_after_the_tables_went_on(built, shop):
     assert training_set(store, domain, use_case, as_of=as_of).rows.equals(made.rows)
 
 
-def test_what_is_withdrawn_leaves_later_sets_and_earlier_ones_rebuild_the_same(built, shop):
+def test_withdrawn_rows_leave_later_sets_and_earlier_sets_rebuild_the_same(built, shop):
     store, domain, use_case = built
     as_of, later = moment("2019-01-31T06:00Z"), moment("2019-01-31T07:00Z")
     made = training_set(store, domain, use_case, as_of=as_of)
@@ -98,7 +98,7 @@ def test_what_is_withdrawn_leaves_later_sets_and_earlier_ones_rebuild_the_same(b
     assert canonical_hash(pinned.rows) == canonical_hash(made.rows)
 
 
-def test_what_has_no_label_is_counted_with_its_reason(built, shop):
+def test_requests_without_a_label_are_counted_by_reason(built, shop):
     store, domain, use_case = built
     path = shop / "raw" / "sales.csv"
     lines = path.read_text().splitlines()
@@ -111,7 +111,7 @@ def test_what_has_no_label_is_counted_with_its_reason(built, shop):
     assert made.rows.num_rows == 31 * 12 - 1
 
 
-def test_a_moment_that_is_not_built_yet_is_refused(built):
+def test_a_time_that_is_not_built_yet_is_refused(built):
     with pytest.raises(
         NotBuilt,
         match=r"is built up to 2019-01-31T06:00:00Z.*punctual features build shop --as-of"
