@@ -1,4 +1,4 @@
-"""Data folders and repositories of a test's own; nothing is written beside tmp_path."""
+"""Data folders and repositories for single tests; nothing is written outside tmp_path."""
 
 import csv
 import datetime as dt
@@ -41,9 +41,7 @@ LONGEST = [
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first: a worker that is done with one helps with the rest, and none is left
-    alone with a long one.
-    """
+    """Runs the longest files first, so that no worker ends with a long file alone."""
     items.sort(
         key=lambda item: (
             LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
@@ -61,7 +59,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def sales(tmp_path_factory):
-    """The file of two years of sales of twelve shops; for copying."""
+    """A file with two years of sales of twelve shops; tests copy it."""
     path = tmp_path_factory.mktemp("sales") / "raw" / "sales.csv"
     write_sales(path)
     return path
@@ -69,9 +67,7 @@ def sales(tmp_path_factory):
 
 @pytest.fixture
 def shop(home, tmp_path, monkeypatch, sales):
-    """The throw-away domain in a repository of its own, with two years of sales of twelve shops;
-    returns the home.
-    """
+    """The shop domain in its own repository, with two years of sales; returns the home."""
     repository = tmp_path / "repository"
     shutil.copytree(REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setenv("PUNCTUAL_REPOSITORY", str(repository))
@@ -81,9 +77,7 @@ def shop(home, tmp_path, monkeypatch, sales):
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """Makes a folder that costs seconds once for the workers of a run: `once(name, make)` gives it,
-    `make(folder)` fills it.
-    """
+    """Makes an expensive folder once for all workers: `once(name, make)` calls `make(folder)`."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -103,7 +97,7 @@ def once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shop_built_once(once, sales):
-    """A data folder in which the shops are built up to December 2020; for copying."""
+    """A data folder with the shops built up to December 2020; tests copy it."""
 
     def build(folder):
         shutil.copytree(sales.parent, folder / "home" / "raw")
@@ -141,11 +135,9 @@ def copy_home():
 
 
 def _copy_home(original: Path, copy: Path) -> None:
-    """A data folder of the test's own; a table's files are never changed, so that a second name
-    will do for them.
+    """Copies a data folder; Parquet files never change, so they become hard links.
 
-    What Feast has registered names the original's tables, so that another worker may be reading its
-    databases meanwhile.
+    Databases are copied by SQLite's backup, since another worker may be reading them.
     """
 
     def copied(source, target):
@@ -164,7 +156,7 @@ def _copy_home(original: Path, copy: Path) -> None:
 
 @pytest.fixture(scope="session")
 def redis_server_of_session(tmp_path_factory):
-    """One Redis server for all tests of a worker, as they left it."""
+    """One Redis server for all tests of a worker; it keeps the state that the last test left."""
     needs_redis()
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
@@ -172,9 +164,7 @@ def redis_server_of_session(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def emptied():
-    """Gives a shared Redis server as a test wants to find it: running, whatever the last one did to
-    it, and empty.
-    """
+    """Makes a shared Redis server running and empty, whatever the last test did to it."""
 
     def emptied(server):
         with closing(server.start().client()) as client:
@@ -192,9 +182,7 @@ def redis_server(redis_server_of_session, emptied):
 
 @pytest.fixture
 def start_redis(tmp_path):
-    """Starts Redis servers of the test's own: `start_redis(appendonly=…, password=…, tls=…,
-    cluster=…)`.
-    """
+    """Starts Redis servers with `start_redis(appendonly=…, password=…, tls=…, cluster=…)`."""
     with ExitStack() as servers:
 
         def start(**options):
@@ -206,17 +194,13 @@ def start_redis(tmp_path):
 
 
 def needs_redis(*, tls=False):
-    """Skips the test where the machine has no Redis server, with the reason; CI must have one, and
-    fails.
-    """
+    """Skips the test, with the reason, on a machine without Redis; in CI the test fails."""
     if reason := RedisServer.missing(tls=tls):
         (pytest.fail if os.environ.get("PUNCTUAL_CI") else pytest.skip)(reason)
 
 
 def write_sales(path: Path) -> None:
-    """Sales that depend on the shop, the day of the week and promotions, with noise; always the
-    same.
-    """
+    """Writes reproducible sales that depend on shop, day of the week and promotions, with noise."""
     noise = random.Random(7)
     path.parent.mkdir(parents=True)
     with path.open("w", newline="") as file:

@@ -1,6 +1,4 @@
-"""The platform knows no domain: another one runs through all stages, and without `flights` it still
-stands.
-"""
+"""The platform knows no domain: another one runs through all stages, also without `flights`."""
 
 import json
 import os
@@ -126,7 +124,7 @@ def test_the_platform_works_without_the_flights(shop, tmp_path):
 
 
 def punctual_file(environment, project):
-    """Which copy of the platform a child process imports."""
+    """The path of the platform that a child process imports."""
     command = [sys.executable, "-c", "import feature_repo; print(feature_repo.__file__)"]
     return subprocess.run(
         command, env=environment, cwd=project, capture_output=True, text=True, check=True

@@ -1,6 +1,4 @@
-"""The feature pipeline as a whole: run again, in steps, killed on the way; what is late, corrected
-or changed.
-"""
+"""The feature pipeline as a whole: repeated, in steps, killed, with late and changed input."""
 
 import os
 import shutil
@@ -49,7 +47,7 @@ def rows(name):
 
 @pytest.fixture(scope="module")
 def built_at_once(tmp_path_factory, sales):
-    """The tables' hashes after a build of the same files in one go."""
+    """The tables' hashes after a single build of the same files."""
     folder = tmp_path_factory.mktemp("at_once")
     shutil.copytree(sales.parent, folder / "raw")
     with pytest.MonkeyPatch.context() as patch:

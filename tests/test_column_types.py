@@ -1,6 +1,4 @@
-"""Every type that a source may declare, from its file to a training row, the online store and a
-request.
-"""
+"""Every type that a source may declare: file, training row, online store and request."""
 
 import datetime as dt
 import shutil
@@ -253,7 +251,7 @@ def online(domain):
 def request_rows():
     """The four rows as a caller sends them.
 
-    A null is sent as the first row's value, and moments have a zone.
+    A null is sent as the first row's value, and timestamps have a zone.
     """
     rows = []
     for number in range(4):
@@ -325,7 +323,7 @@ def test_a_request_id_is_read_with_the_type_of_the_events(training_rows, online,
 
 
 def as_json(row):
-    """The row as it comes out of JSON."""
+    """The row after a round trip through JSON."""
 
     def plain(value):
         return (

@@ -1,4 +1,4 @@
-"""What every command line does with options, exit codes and exceptions, whichever command it is."""
+"""What all command lines do with options, exit codes and exceptions."""
 
 import sqlite3
 import subprocess
@@ -15,7 +15,7 @@ from punctual.errors import AlreadyRunning, GateRefused, NotBuilt, PunctualError
 
 
 def command_of(words):
-    """The click command behind the words."""
+    """The click command of these words."""
     found, context = FRONT_DOOR, click.Context(FRONT_DOOR)
     for word in words:
         found = found.get_command(context, word)
@@ -23,7 +23,7 @@ def command_of(words):
 
 
 def options():
-    """(words, option) for each option of each command, but for --help."""
+    """(words, option) for each option of each command except --help."""
     return [
         pytest.param(words, option, id=f"{' '.join(words)} {option.opts[-1]}")
         for words in COMMANDS
@@ -57,7 +57,7 @@ def test_the_home_may_be_given_before_the_command_and_not_twice(tmp_path, capsys
 
 
 def raising(error):
-    """A command that ends in an exception."""
+    """A command that raises an exception."""
 
     def end(home):
         raise error
@@ -66,7 +66,7 @@ def raising(error):
 
 
 class Locked(PunctualError):
-    """An error of a module of its own."""
+    """An error defined in another module than punctual.errors."""
 
     exit_code = AlreadyRunning.exit_code
 

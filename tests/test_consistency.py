@@ -1,9 +1,8 @@
-"""Offline and online agree: what is read online at t is what the point-in-time join gives at t, bit
-for bit.
+"""An online read at t equals the point-in-time join at t, bit for bit.
 
-The flights' own definitions, over three weeks of their files, with flights that are reported late,
-delays that are corrected and flights that disappear while the clock goes on. Every moment goes the
-real way: build and materialize up to it, then read.
+The flights' own definitions run over three weeks of their files, with flights that are reported
+late, corrected delays and flights that disappear while the clock advances. Each time is built,
+materialized and then read.
 """
 
 import csv
@@ -47,7 +46,7 @@ ROWS_PER_MOMENT = 160
 
 
 class Flights:
-    """The flights' files cut down to some weeks, in which rows can be held back and corrected."""
+    """Some weeks of the flights' files, in which rows can be held back and corrected."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.path = folder / "flights.csv.zip"
@@ -67,13 +66,13 @@ class Flights:
         self.write()
 
     def report(self, count):
-        """The file gets rows that should have been there long ago."""
+        """Adds rows to the file that are overdue."""
         self.reported += self.held_back[:count]
         self.held_back = self.held_back[count:]
         self.write()
 
     def correct(self, every, minutes):
-        """Delays in the file turn out to have been greater."""
+        """Increases delays in the file."""
         for row in self.reported[::every]:
             for column in ("dep_delay", "arr_delay"):
                 if row[column] not in ("", "NA"):
@@ -81,7 +80,7 @@ class Flights:
         self.write()
 
     def remove(self, every):
-        """Rows disappear from the file for a while."""
+        """Removes rows from the file for a while."""
         self.held_back += self.reported[::every]
         del self.reported[::every]
         self.write()
@@ -192,9 +191,7 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
 
 
 def requests_near(use_case, at):
-    """Flights around a moment, as if each were asked about at that moment; some without the
-    optional tail number.
-    """
+    """Flights around a time, each requested at that time; some without the optional tail number."""
     table = Table.current(Home.at().path("tables"), "flights.scheduled_flights")
     with connect() as connection:
         rows = connection.execute(

@@ -1,4 +1,4 @@
-"""Names and values of a declaration are checked when a domain is loaded, all of them at once."""
+"""Names and values of a declaration are checked together when a domain is loaded."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from punctual.repository import load_domain
 
 @pytest.fixture
 def edit(shop, tmp_path):
-    """Replaces a text of the shop's modules."""
+    """Replaces text in the shop's modules."""
 
     def change(old, new, module="shop.py", domain="shop"):
         path = tmp_path / "repository" / domain / module

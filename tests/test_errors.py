@@ -1,4 +1,4 @@
-"""What a person can do wrong: a clear error, exit code 2, no traceback, and nothing lost."""
+"""Mistakes of users: a clear error, exit code 2, no traceback, and nothing lost."""
 
 import resource
 import socket
@@ -14,7 +14,7 @@ from stores.tables import Manifest
 
 
 def complaint(capsys, *arguments):
-    """What a command that must fail says on standard error."""
+    """What a failing command prints on standard error."""
     capsys.readouterr()
     assert main(list(arguments)) == 2
     said = capsys.readouterr()
@@ -27,7 +27,7 @@ def sales(home):
 
 
 def tables(home):
-    """How many rows each table has."""
+    """The number of rows of each table."""
     manifest = Manifest(home / "tables")
     return {
         name: sum(file.rows for file in manifest.files(manifest.current(name)))

@@ -15,9 +15,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory):
-    """The real files, cleaned once; yields (reports by source, a connection that sees the clean
-    rows).
-    """
+    """The real files, cleaned once; yields the domain, reports by source and a connection."""
     patch = pytest.MonkeyPatch()
     patch.setenv("PUNCTUAL_HOME", str(tmp_path_factory.mktemp("flights")))
     domain = load_domain(Home.at(), "flights")

@@ -1,5 +1,6 @@
-"""A champion reads what it was trained with, whatever the domain declares since; what changes is
-refused or a new version.
+"""A champion keeps reading the definitions it was trained with.
+
+A change is refused or makes a new version.
 """
 
 import re
@@ -35,7 +36,7 @@ SERVICE = ("features=[shop_sales, last_day", 'features=[shop_sales[["cents_mean_
 
 
 class Shop:
-    """The shops' data folder, and copies of their repository in which definitions are changed."""
+    """The shops' data folder, and copies of their repository with changed definitions."""
 
     def __init__(self, folder, text):
         self.folder = folder
@@ -43,7 +44,7 @@ class Shop:
         self.repository = Path(Home.at().repository)
 
     def changed(self, *changes):
-        """The domain as it is after a change of its file, and its use case."""
+        """The domain and its use case after changes of the domain's file."""
         for before, after in changes:
             assert self.text.count(before) == 1
             self.text = self.text.replace(before, after)
@@ -53,7 +54,7 @@ class Shop:
         return find_use_case(Home.at(repository=copy), "next_sales")
 
     def run(self, domain, as_of):
-        """What the schedule does."""
+        """Does what the schedule does."""
         build(domain, as_of, Progress(quiet=True))
         store = feature_store(domain.home)
         apply_definitions(store, [domain])
@@ -87,7 +88,7 @@ def shop_of(built_shop, tmp_path):
 
 @contextmanager
 def server_of(domain, use_case, clock):
-    """A server of the domain as it is now; gives a function that asks it."""
+    """Starts a server of the current domain; yields a function that sends it requests."""
     taken = take_port("127.0.0.1", 0)
     taken.listen()
     app = create_app([(domain, use_case)], clock, check_every=0.1)

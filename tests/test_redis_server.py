@@ -1,6 +1,4 @@
-"""The Redis server that tests and benchmarks start: real, on a port of its own, and gone when they
-end.
-"""
+"""The Redis server of tests and benchmarks: real, on its own port, and removed at the end."""
 
 import os
 import ssl

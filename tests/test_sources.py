@@ -1,6 +1,4 @@
-"""Cleaning and validation: every fault of a row has a place and a reason, and no row is dropped
-silently.
-"""
+"""Cleaning and validation: every fault has a row and a reason, and no row is lost silently."""
 
 import gzip
 import zipfile

@@ -28,7 +28,7 @@ HEAVY = {
 
 
 def finished(*arguments):
-    """A command line's process, at its end."""
+    """The finished process of a command line."""
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -114,7 +114,7 @@ print(typeguard.typechecked.__module__)
 
 
 def imported(*arguments):
-    """The top-level names of all modules that a command line imports, and what it prints."""
+    """The top-level modules that a command line imports, and its output."""
     ran = finished("-X", "importtime", *arguments)
     assert ran.returncode == 0, ran.stderr[-2000:]
     return set(re.findall(r"\| +(\w+)$", ran.stderr, re.MULTILINE)), ran.stdout
@@ -135,7 +135,7 @@ def test_help_imports_no_heavy_library(home, arguments):
 
 @pytest.fixture
 def online_shop(built_shop, tmp_path):
-    """The shop, built and online, with a champion in MLflow's registry; returns the home."""
+    """The shop, built and materialized, with a champion in the model registry; returns the home."""
     materialized = finished("-m", "pipelines", "materialize", "shop")
     assert materialized.returncode == 0, materialized.stderr
     card = (ROOT / "tests" / "golden" / "model_card.json").read_bytes()
@@ -150,7 +150,7 @@ def online_shop(built_shop, tmp_path):
 
 
 def status():
-    """The libraries that `punctual status` imports, and what it shows."""
+    """The libraries that `punctual status` imports, and its output."""
     names, printed = imported("-m", "orchestration.cli", "status", "--json")
     return names & HEAVY, json.loads(printed)
 

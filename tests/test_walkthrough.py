@@ -1,4 +1,4 @@
-"""Does what the README says, on the real flights, and finds what the README shows."""
+"""Runs the README's commands on the real flights and compares their output."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def block(name):
 
 
 def masked(line):
-    """A line whose figures and spacing may differ."""
+    """A line with its numbers and spacing masked."""
     return re.sub(r"\s+", " ", re.sub(r"[\d][\d,.:TZ-]*", "#", line)).strip()
 
 

@@ -1,4 +1,4 @@
-"""The harness: a process for each contender, what it says of those that fail, and its form."""
+"""The harness runs each contender in its own process, names failures and prints one form."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ from benchmarks.servers import NoServer, end
 
 
 def of_its_own(hash, seconds=0.0, mb=0):
-    """A contender of this test, told by its arguments."""
+    """A contender of this test, configured by its arguments."""
 
     def run():
         time.sleep(seconds)
@@ -44,7 +44,7 @@ def failing():
 
 @pytest.fixture
 def contender(tmp_path, monkeypatch):
-    """Measures a contender of this file in a process of its own."""
+    """Measures a contender of this file in its own process."""
     (tmp_path / "contenders_of_test.py").write_text(Path(__file__).read_text())
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 

@@ -1,4 +1,4 @@
-"""The online benchmark, tiny: contenders agree, on data and requests that are always the same."""
+"""The online benchmark in miniature: contenders agree, and data and requests are reproducible."""
 
 import json
 import os
@@ -19,7 +19,7 @@ READS = Reads(views=2, rows=4, requests=30, missing=True)
 
 @pytest.fixture
 def place(tmp_path, redis_server):
-    """The arguments of every contender: a folder with data, and a server."""
+    """The arguments of every contender: a data folder and a Redis server."""
     folder = tmp_path / "data"
     TINY.make(folder, Progress())
     return {"folder": str(folder), "data": asdict(TINY), "redis_url": redis_server.url}

@@ -1,4 +1,4 @@
-"""Every case of the point-in-time benchmark, tiny, through all its contenders."""
+"""Every case of the point-in-time benchmark in miniature, through all its contenders."""
 
 import importlib
 import json
@@ -16,15 +16,13 @@ from benchmarks.results import rows_hash
 
 
 def contender_function(name):
-    """As the harness finds it."""
+    """Returns the contender's function as the harness finds it."""
     module, function = point_in_time._target(name).split(":")
     return getattr(importlib.import_module(module), function)
 
 
 def tiny(data):
-    """The same shape, with few entities, steps, days and commits; as many entity rows as the shape
-    needs.
-    """
+    """The same shape with few entities, steps, days, commits and entity rows."""
     views = [
         replace(
             view,

@@ -1,4 +1,4 @@
-"""The benchmark of predictions, tiny, through all its contenders."""
+"""The benchmark of predictions in miniature, through all its contenders."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The load on servers: what is counted, from which moment on, and what the servers are asked."""
+"""The load on servers: what is counted, from when on, and what the requests are."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    """It may take its time, fail, or close the connection after each answer."""
+    """A server that may be slow, fail or close the connection after each answer."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         server.asked, server.takes, server.status, server.closes, server.daemon_threads = (
             [],

@@ -1,4 +1,4 @@
-"""The benchmark of start-up, on the throw-away shop and with one run of each command."""
+"""The benchmark of start-up on the shop domain, with one run of each command."""
 
 import json
 

@@ -1,7 +1,7 @@
-"""Runs Feast's universal tests against our stores: python tests/feast_universal FOLDER, where
-FOLDER is Feast's sdk/python/tests.
+"""Runs Feast's universal tests against our stores.
 
-Arguments after the folder are pytest's.
+Usage: `python tests/feast_universal FOLDER`, where FOLDER is Feast's sdk/python/tests; further
+arguments are pytest's.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Our stores as Feast's universal tests want to be given them; see docs/feast-universal-tests.md.
+"""Our stores in the form that Feast's universal tests use; see docs/feast-universal-tests.md.
 
 Feast imports this module by the name in `FULL_REPO_CONFIGS_MODULE`; `tests` here is Feast's test
 tree, not ours.
@@ -18,9 +18,7 @@ from stores.offline.store import AsofOfflineStoreConfig
 
 
 class AsofDataSourceCreator(FileDataSourceCreator):
-    """Parquet files joined by our offline store, asked for what Feast's tests ask: one time, and
-    naive times in UTC.
-    """
+    """Parquet files joined by our offline store in event time, with naive times read as UTC."""
 
     def create_offline_store_config(self):
         return AsofOfflineStoreConfig(point_in_time="event_time", naive_timestamps="utc")
@@ -34,7 +32,7 @@ class AsofDataSourceCreator(FileDataSourceCreator):
 
 
 class SqliteCreator(OnlineStoreCreator):
-    """Our online store on SQLite, with a file of its own for each of Feast's environments."""
+    """Our online store on SQLite, with one file for each of Feast's environments."""
 
     def __init__(self, project_name, **kwargs):
         super().__init__(project_name)
@@ -51,7 +49,7 @@ class SqliteCreator(OnlineStoreCreator):
 
 
 class RedisCreator(OnlineStoreCreator):
-    """The same on Redis, with a server of its own for each of Feast's environments."""
+    """Our online store on Redis, with one server for each of Feast's environments."""
 
     def __init__(self, project_name, **kwargs):
         super().__init__(project_name)
@@ -67,7 +65,7 @@ class RedisCreator(OnlineStoreCreator):
 
 
 class OnlineStores(dict):
-    """Stores by the names under which Feast's tests ask for them; those for all stores run once."""
+    """Stores by the names that Feast's tests ask for; tests for all stores run once."""
 
     def values(self):
         return [self["sqlite"]]

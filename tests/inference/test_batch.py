@@ -1,4 +1,4 @@
-"""A batch gives every request of a period the features that were known at its moment."""
+"""A batch gives every request of a period the features that were known at its timestamp."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise

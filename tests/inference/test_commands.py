@@ -1,4 +1,4 @@
-"""The command lines: what they print, their exit codes, and how quickly they help."""
+"""The command lines: output, exit codes and a quick --help."""
 
 import json
 import subprocess

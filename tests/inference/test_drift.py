@@ -1,4 +1,4 @@
-"""Drift is told from chance and from season."""
+"""Drift is distinguished from chance and from seasonality."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Events are read as they were known at a moment, in their newest version by then."""
+"""Events are read in the newest version that was known at a time."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,8 +13,9 @@ LATER = NOW + timedelta(hours=1)
 
 @pytest.fixture
 def moved(domain, use_case):
-    """The newest booking, which a correction known an hour later moves two days back; its number
-    and its first moment.
+    """The newest booking, moved back two days by a correction known an hour later.
+
+    Returns its number and its first timestamp.
     """
     last = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-1]
     columns = "parcel, courier, depot, route, weight_grams, promised"
@@ -35,7 +36,7 @@ def moved(domain, use_case):
 
 @pytest.fixture
 def withdrawn(domain, use_case):
-    """The newest booking, withdrawn an hour later and back after another; its number and moment."""
+    """The newest booking, withdrawn after one hour and back after two; its number and timestamp."""
     last = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-1]
     table = event_table(domain, use_case.requests)
     with connect() as connection:

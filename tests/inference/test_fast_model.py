@@ -1,6 +1,4 @@
-"""The fast model against the registered pipeline, to the bit: what training makes, and every way to
-be unlike it.
-"""
+"""The fast model equals the registered pipeline bit for bit, or is not used."""
 
 import json
 from types import SimpleNamespace
@@ -87,7 +85,7 @@ def card(task, features=FEATURES):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A pipeline for each task as training makes it, with the fast model of it."""
+    """For each task a pipeline as training makes it, with its fast model."""
     found = {}
     for task in ("binary", "regression"):
         pipeline = fit(SimpleNamespace(task=task), FEATURES, parts(task), SMALL)
@@ -348,9 +346,7 @@ def test_a_system_without_the_c_librarys_functions_leaves_probabilities_to_xgboo
 
 @pytest.fixture
 def flights_like(home, use_case):
-    """The champion's rows, a model that training makes of them, registered as the next version.
-    Returns the version.
-    """
+    """Registers a model that training makes of the champion's rows; returns its version."""
     made = read_card(Home.at(), use_case.name)
     rows = reference(Home.at(), made)
     inputs, labels = model_input(rows, made.features), rows["label"].to_numpy()
@@ -485,9 +481,7 @@ def test_threads_share_a_fast_model(trained):
 
 
 def test_the_schema_of_xgboosts_json_is_the_known_one(trained):
-    """XGBoost's schema is kept among its versions; where a release changes it, this fails before a
-    server does.
-    """
+    """XGBoost's schema may change with a release; this test fails before a server does."""
     model = json.loads(
         trained["binary"].pipeline.named_steps["model"].get_booster().save_raw("json")
     )["learner"]

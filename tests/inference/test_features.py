@@ -1,4 +1,4 @@
-"""Online features are what the point-in-time join shows at the same moment."""
+"""Online features equal the point-in-time join at the same time."""
 
 import sqlite3
 from datetime import UTC, datetime, timedelta

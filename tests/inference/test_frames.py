@@ -1,6 +1,4 @@
-"""Frames as people have them: each gives the right values, or says what is wrong with which row and
-column.
-"""
+"""Every kind of frame gives the right values or an error that names row and column."""
 
 import decimal
 from datetime import UTC, datetime

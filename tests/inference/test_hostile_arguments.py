@@ -1,4 +1,4 @@
-"""Every command with hostile values: a sentence and a code of the protocol, never a traceback."""
+"""Hostile values for every command: one sentence and an exit code, never a traceback."""
 
 import json
 import re
@@ -49,7 +49,7 @@ OF_A_NAME = [
 
 
 def calls():
-    """The hostile calls, by what is hostile about them. None of them starts a server."""
+    """The hostile calls by kind; none of them starts a server."""
     for moment in MOMENTS:
         yield from (("moments", [*command, "--as-of", moment]) for command in OF_A_MOMENT)
         yield "moments", ["batch", USE_CASE, "--since", moment]

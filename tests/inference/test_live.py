@@ -16,7 +16,7 @@ OLD = NOW - timedelta(hours=49)
 
 @pytest.fixture
 def booked(domain, use_case):
-    """The requests of the last days, newest last, with the label that each gets."""
+    """The requests of the last days, newest last, each with its label."""
     labels = {
         row["parcel"]: row for row in known_events(domain, use_case.label.of, as_of=NOW).to_pylist()
     }
@@ -34,7 +34,7 @@ def booked(domain, use_case):
 
 
 def predictions(rows, **changes):
-    """Predictions as the log gives them: moments that were sent are text."""
+    """Predictions as the log returns them: timestamps of request columns are text."""
     columns = {
         "at": pa.array([row["event_timestamp"] for row in rows], pa.timestamp("us", "UTC")),
         "prediction": pa.array([row["parcel"] / 10_000 for row in rows], pa.float64()),

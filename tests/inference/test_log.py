@@ -1,4 +1,4 @@
-"""The prediction log: appended to, complete, exact, and read past what a killed process left."""
+"""The prediction log is append-only, complete and exact, and skips a torn last line."""
 
 import math
 import resource

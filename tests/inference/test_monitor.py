@@ -1,4 +1,4 @@
-"""A report says what it judged, what needs attention, and what it could not judge."""
+"""A report shows what it judged, what needs attention and what it could not judge."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture
 def log_predictions(predictor, domain, use_case):
-    """Logs predictions for the last requests, as if each had been asked for at its moment."""
+    """Logs predictions for the last requests, as if each was predicted at its own timestamp."""
 
     def log(count, change=lambda row: row):
         requests = known_events(domain, use_case.requests, as_of=NOW).to_pylist()[-count:]

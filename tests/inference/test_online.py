@@ -1,4 +1,4 @@
-"""The prediction API, as a client meets it."""
+"""The prediction API as a client uses it."""
 
 import json
 import re
@@ -21,7 +21,7 @@ NOW = datetime(2024, 2, 20, 12, 30, tzinfo=UTC)
 
 
 class Client(requests.Session):
-    """Asks a server by paths."""
+    """Sends requests to a server by path."""
 
     def __init__(self, url):
         super().__init__()
@@ -33,7 +33,7 @@ class Client(requests.Session):
 
 @contextmanager
 def client_of(domain, *names, now=NOW, check_every=0.2):
-    """A server of its own on a free port, and somebody who asks it."""
+    """Starts a server on a free port; yields a client."""
     taken = take_port("127.0.0.1", 0)
     taken.listen()
     app = create_app(

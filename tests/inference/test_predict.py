@@ -1,4 +1,4 @@
-"""From checked rows to an answer that says what it rests on, logged before it is given."""
+"""Checked rows become an answer with its evidence, which is logged before it is returned."""
 
 from datetime import UTC, datetime, timedelta
 

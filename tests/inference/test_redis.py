@@ -1,6 +1,4 @@
-"""Predictions from online features on Redis: the same as from SQLite, refused quickly while it is
-away, and back when it is.
-"""
+"""Predictions on Redis equal those on SQLite and fail fast during an outage."""
 
 import shutil
 import time
@@ -22,7 +20,7 @@ SQLITE = "  path: ${PUNCTUAL_HOME}/online.db\n"
 
 @pytest.fixture
 def on_redis(built, home, tmp_path, monkeypatch, redis_server):
-    """The parcels with their online features on a Redis server; gives a predictor."""
+    """The parcels domain with its online features on Redis; gives a predictor."""
     repository = tmp_path / "repository"
     shutil.copytree(built[0], repository, ignore=shutil.ignore_patterns("__pycache__"))
     settings = repository / "feature_store.yaml"

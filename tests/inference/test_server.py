@@ -1,4 +1,4 @@
-"""The server as a process: killed, asked to end, and started where another one listens."""
+"""The server as a process: killed, stopped, and started on a taken port."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ from stores.predictions.log import read_log
 
 
 def where(process):
-    """The address that a starting server prints, once it is ready."""
+    """Waits for the address that a starting server prints when it is ready."""
     for line in process.stdout:
         if found := re.search(r"http://127\.0\.0\.1:\d+", line):
             url = found[0]

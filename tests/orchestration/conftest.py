@@ -1,4 +1,4 @@
-"""A stage of a few lines, and a scheduler whose clocks are set by hand."""
+"""A tiny stage, and a scheduler whose clocks are set by hand."""
 
 import json
 import os
@@ -40,7 +40,7 @@ sys.exit(int(code))
 
 
 class Tiny:
-    """The stage `tiny`: what it is to do next, and what it was called with."""
+    """The stage `tiny`: the plan of its next calls and a record of its past ones."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -74,7 +74,7 @@ class Tiny:
         return [call for call in found if call["what"] == what]
 
     def ran(self):
-        """(stage, moment) of each call, in order."""
+        """(stage, timestamp) of each call, in order."""
         return [(call["argv"][0], call["argv"][2]) for call in self.calls()]
 
 
@@ -87,7 +87,7 @@ def tiny(tmp_path, monkeypatch, home):
 
 
 class World:
-    """A scheduler with both clocks set by hand; `champions` are the use cases that have one."""
+    """A scheduler with both clocks set by hand; `champions` are the use cases with a champion."""
 
     def __init__(self, steps, now, champions=()):
         self.now = datetime.fromisoformat(now)
@@ -113,7 +113,7 @@ class World:
         time.sleep(min(seconds, 0.01))
 
     def at(self, now):
-        """Run what is due at a moment; returns (step, moment, status) of the finished runs."""
+        """Runs what is due at a time; returns (step, timestamp, status) of the finished runs."""
         self.now = datetime.fromisoformat(now)
         return [
             (run.step, f"{run.scheduled:%d %H:%M}", run.status) for run in self.scheduler.run_due()
@@ -130,9 +130,7 @@ def world(home):
 
 @pytest.fixture
 def small_shop(shop):
-    """The throw-away shop with the sales of November 2020 alone; a year's tables take seconds to
-    write.
-    """
+    """The shop domain with the sales of November 2020 only, since a year's tables take seconds."""
     sales = shop / "raw" / "sales.csv"
     header, *rows = sales.read_text().splitlines()
     sales.write_text(

@@ -1,4 +1,4 @@
-"""The requests that the demonstration asks about."""
+"""The requests that the demo predicts."""
 
 from datetime import timedelta
 

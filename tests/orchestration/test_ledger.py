@@ -1,4 +1,4 @@
-"""What the ledger keeps."""
+"""What the ledger records."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""A Redis server that is away for a while during a scheduled run: the run is tried again."""
+"""A Redis outage during a scheduled run: the run is retried."""
 
 from orchestration.steps import steps_of
 from punctual.errors import ExitCode

@@ -1,4 +1,4 @@
-"""When steps run, on clocks set by hand; the steps are real child processes of a few lines."""
+"""When steps run, on clocks set by hand; the steps are real child processes."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The server beside the schedule, with one of a few lines in its place."""
+"""The server process beside the schedule, replaced by a program of a few lines."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ def port():
 
 @pytest.fixture
 def started(tiny, home, port):
-    """Makes a server of a source text; it is stopped at the end."""
+    """Starts a server from source text; it is stopped after the test."""
     servers = []
 
     def start(source, **options):

@@ -1,4 +1,4 @@
-"""What `punctual status` shows of folders in different states."""
+"""What `punctual status` shows of data folders in different states."""
 
 import json
 from datetime import UTC, datetime
@@ -18,9 +18,7 @@ WALL = datetime(2025, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def built(small_shop):
-    """The shop, built and online as of midnight; its views are of every day and may be used an hour
-    after it.
-    """
+    """The shop, built and materialized as of midnight; its daily views are available at one."""
     from pipelines.build import build
     from pipelines.materialize import materialize
     from punctual.progress import Progress

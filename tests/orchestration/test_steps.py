@@ -1,4 +1,4 @@
-"""What a domain's schedule becomes: command lines of the stages, described as data."""
+"""A domain's schedule becomes command lines of the stages, described as data."""
 
 import json
 import time
@@ -81,7 +81,7 @@ def test_a_run_has_a_time_limit_which_a_domain_may_set(shop, tmp_path):
 
 
 def _declare(tmp_path, schedule):
-    """The shop with another schedule."""
+    """Gives the shop another schedule."""
     path = tmp_path / "repository" / "shop" / "shop.py"
     declared = path.read_text()
     assert 'schedule={"materialize": "0 0 * * *"}' in declared

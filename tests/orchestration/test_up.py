@@ -1,6 +1,4 @@
-"""Schedule and server together, as processes: they survive a kill, end when asked to, and never run
-twice.
-"""
+"""Schedule and server as processes: they survive a kill, stop on request and run nothing twice."""
 
 import json
 import re
@@ -104,7 +102,7 @@ def test_two_schedulers_at_once_run_nothing_twice(tiny):
 
 
 class Up:
-    """`punctual up` as a process, and what it said so far."""
+    """`punctual up` as a process, with its output so far."""
 
     def __init__(self, folder, *arguments):
         self.out = folder / "up.out"
@@ -147,7 +145,7 @@ def port():
 
 @pytest.fixture
 def punctual(capsys):
-    """Runs a command in this process; gives its exit code, output and errors."""
+    """Runs a command in this process; returns its exit code, output and errors."""
 
     def run(*arguments):
         capsys.readouterr()
@@ -164,7 +162,7 @@ def answers(port):
 
 @pytest.fixture
 def scheduled_shop(small_shop, tmp_path):
-    """The shop with all steps, periods that fit its few sales, and a gate that any model passes."""
+    """The shop with all steps, short periods and a gate that any model passes."""
     repository = tmp_path / "repository" / "shop"
     declared = (repository / "shop.py").read_text()
     schedule = '{"materialize": "0 0 * * *", "batch": "0 6 * * *", "train": "0 7 * * 1"}'

@@ -27,7 +27,7 @@ def taxis(tmp_path, home):
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """Runs a function with a data folder of its own and gives what it returns."""
+    """Runs a function with its own data folder and returns its result."""
 
     def elsewhere(function):
         with monkeypatch.context() as patch:

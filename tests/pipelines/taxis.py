@@ -129,7 +129,7 @@ def a_trip(trip, begun, *, minutes=30, driver=1, cents=1000, tip=True):
 
 
 def many_trips(count=120, seed=5):
-    """Trips of five days, always the same ones for a seed."""
+    """Trips of five days, always the same for a seed."""
     chance = random.Random(seed)
     return [
         a_trip(
@@ -145,7 +145,7 @@ def many_trips(count=120, seed=5):
 
 
 class Taxis:
-    """A repository with the domain, and a data folder with its one raw file."""
+    """A repository with the taxi domain, and a data folder with its raw file."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.home = home

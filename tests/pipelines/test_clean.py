@@ -1,4 +1,4 @@
-"""What a raw file may do to its reader; `tests/test_sources.py` has the faults of single rows."""
+"""Raw files that are hard to read; `tests/test_sources.py` has the faults of single rows."""
 
 import gzip
 import os
@@ -41,7 +41,7 @@ def source(path, **changes):
 
 
 def clean(path, content=None, **changes):
-    """Cleans the file and gives the report, which always adds up."""
+    """Cleans the file and returns the report, after checking that its counts add up."""
     if content is not None:
         path.write_bytes(content)
     report = clean_source(Home.at(), "travel", source(path, **changes), {})

@@ -1,4 +1,4 @@
-"""The command that erases an entity online, on SQLite and on Redis."""
+"""The command that erases an entity from the online store, on SQLite and on Redis."""
 
 import json
 
@@ -15,7 +15,7 @@ MOMENT = "2020-12-01T06:00Z"
 
 @pytest.fixture(params=["sqlite", "redis"])
 def online_shop(request, built_shop):
-    """The shops, built and online; returns how many records the view `shop_sales` has."""
+    """The shops, built and materialized; returns the number of records of `shop_sales`."""
     if request.param == "redis":
         settings = Home.at().repository / "feature_store.yaml"
         url = request.getfixturevalue("redis_server").url

@@ -1,6 +1,4 @@
-"""Ingest, build and materialize of a throw-away domain: in steps, again, killed on the way, late,
-corrected, redefined.
-"""
+"""Ingest, build and materialize: in steps, repeated, killed, late, corrected, redefined."""
 
 import os
 import signal
@@ -35,7 +33,7 @@ from tests.pipelines.taxis import QUIET, a_trip, at, many_trips, utc
 
 
 def at_once(taxis, trips, moment):
-    """The hashes of one build of these trips in an empty data folder."""
+    """The hashes of a single build of these trips in an empty data folder."""
     taxis.write(trips)
     taxis.build(moment)
     return taxis.hashes()

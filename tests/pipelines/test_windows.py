@@ -1,4 +1,4 @@
-"""Windowed features and latest events against their definitions, read by hand.
+"""Windowed features and latest events against their definitions, computed by plain loops.
 
 Histories have late events, corrections and withdrawals, and are built at once and in steps.
 """
@@ -70,7 +70,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Version:
-    """What was known of a trip from `known` on, or its withdrawal.
+    """A version of a trip, or its withdrawal, known from `known` on.
 
     Times are microseconds after the start.
     """
@@ -87,7 +87,7 @@ class Version:
 
 
 def as_ingested(versions):
-    """The versions as ingest publishes them: a withdrawal is of what is there, with its values."""
+    """The versions as ingest publishes them: a withdrawal has the values of what it withdraws."""
     newest, history = {}, []
     for version in sorted(versions, key=lambda version: version.known):
         before = newest.get(version.trip)
@@ -103,7 +103,7 @@ def as_ingested(versions):
 def rows_of(history):
     """The rows of a history.
 
-    A version with another event time comes with a withdrawal of the one it replaces.
+    A version with another event time comes with a withdrawal of the version that it replaces.
     """
     newest, rows = {}, []
     for version in history:
@@ -187,9 +187,9 @@ def connection():
 
 @pytest.fixture
 def build(tmp_path_factory, connection):
-    """Builds a view over a history of events in runs at the given moments; returns its rows.
+    """Builds a view over a history in runs at the given times; returns its rows.
 
-    `lost_before_last` says that the events' first file is gone before the last run.
+    `lost_before_last` removes the first file of events before the last run.
     """
 
     def build(declared, history, runs, *, lost_before_last=False):
@@ -231,7 +231,7 @@ def build(tmp_path_factory, connection):
 
 
 def known_at(history, grid_time):
-    """The newest version of each trip that was known by a grid time, if it is no withdrawal."""
+    """The newest version of each trip known at a grid time, without withdrawn trips."""
     newest = {}
     for version in sorted(history, key=lambda version: version.known):
         if version.known <= grid_time:
@@ -254,7 +254,7 @@ def in_window(history, declared, key, grid_time, minutes):
 
 
 def by_hand(history, declared, key, grid_time):
-    """The features of a key at a grid time, each by its plainest formula."""
+    """The features of a key at a grid time, each by its plain formula."""
     trips = {
         minutes: in_window(history, declared, key, grid_time, minutes) for minutes in (1, 2, 3)
     }
@@ -465,7 +465,7 @@ def test_two_corrections_between_grid_times_count_as_one(build):
 
 
 def in_minutes(rows):
-    """Each row's event time and knowledge time in minutes, and its trip, in order of knowledge."""
+    """Event time and knowledge time in minutes and trip of each row, in order of knowledge time."""
     return sorted(
         (
             row["created_timestamp"].minute,

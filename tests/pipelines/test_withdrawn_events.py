@@ -27,7 +27,7 @@ def counts(ingested):
 
 
 def fares_known(taxis, as_of):
-    """Trip and cents of each fare known at a moment."""
+    """Trip and cents of each fare known at a time."""
     domain = taxis.domain
     rows = known_events(domain, domain.declarations[0].events, as_of=as_of)
     return dict(zip(rows["trip"].to_pylist(), rows["cents"].to_pylist(), strict=True))
@@ -35,7 +35,7 @@ def fares_known(taxis, as_of):
 
 @pytest.fixture
 def keeping(taxis):
-    """The taxis, whose file holds only some of the trips."""
+    """The taxis with `vanished="keep"`."""
     return taxis.redefined('key=("trip",),', 'key=("trip",), vanished="keep",')
 
 
@@ -178,7 +178,7 @@ def test_a_withdrawal_reaches_features_from_its_grid_time_on_in_both_stores(taxi
 
 @pytest.fixture
 def patient(taxis):
-    """The taxis, whose labels may be late."""
+    """The taxis with a longer label horizon."""
     return taxis.redefined("timedelta(hours=6)", "timedelta(hours=30)", "use_case.py")
 
 

@@ -1,6 +1,4 @@
-"""What tests of the stores write by hand: moments, entity rows, stores and sources, and the loop
-that every join must equal.
-"""
+"""Literal data for tests of the stores, and the loop that every join must equal."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +12,7 @@ from stores.tables import CREATED, EVENT
 
 
 def utc(hour, minute=0, microsecond=0):
-    """A moment of 1 June 2013 as tables hold it: naive UTC."""
+    """A moment of 1 June 2013 as tables store it: naive UTC."""
     return datetime(2013, 6, 1, hour, minute, 0, microsecond)
 
 
@@ -29,8 +27,9 @@ def at(*moments, driver=7):
 
 
 def open_store(folder, *, registry="sql", online=None, coerce_tz_aware=True, **offline):
-    """A Feast store of project `test` on our stores: registry and online store are in the folder,
-    where `online` says nothing else.
+    """A Feast store of project `test` on our stores.
+
+    Registry and online store are in the folder unless `online` says otherwise.
     """
     places = {
         "sql": {
@@ -60,7 +59,7 @@ def open_store(folder, *, registry="sql", online=None, coerce_tz_aware=True, **o
 
 
 def table_source(path, **more):
-    """The table at a path as the source of a view; `more` is said to Feast besides or instead."""
+    """The table at a path as the source of a view; `more` adds or replaces arguments."""
     names = {"timestamp_field": EVENT, "created_timestamp_column": CREATED}
     return FileSource(
         name=f"{path.name}_table", path=str(path), file_format=ParquetFormat(), **{**names, **more}
@@ -69,9 +68,7 @@ def table_source(path, **more):
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a view's history; times are microseconds since any moment, `commit` is in order of
-    publication.
-    """
+    """A row of a view's history: times in microseconds, `commit` in order of publication."""
 
     keys: tuple
     event: int
@@ -82,8 +79,9 @@ class Row:
 
 
 def shown(history, keys, at, ttl, *, two_time=True):
-    """The values that the definition in `stores/offline/store.py` gives, found by looking at every
-    row; None for nothing.
+    """The values that the definition in `stores/offline/store.py` gives, by scanning every row.
+
+    None if no row qualifies.
     """
     newest = None
     for row in history:

@@ -1,8 +1,6 @@
-"""Shared by the tests of the stores: how many examples Hypothesis tries, and tables of literal
-rows.
+"""Fixtures for tests of the stores: Hypothesis profiles and tables of literal rows.
 
-The default is for every run; `PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests/stores` is the long
-form.
+`PUNCTUAL_EXAMPLES=100000 pytest --timeout=0 tests/stores` is the long form.
 """
 
 import json
@@ -53,7 +51,7 @@ def publish():
 
 
 class Views:
-    """Feature views and their published tables, in a folder of the test's own."""
+    """Feature views and their published tables in the test's own folder."""
 
     def __init__(self, folder, publish):
         self.folder = folder
@@ -64,7 +62,7 @@ class Views:
         self.store = self.opened()
 
     def opened(self, *, coerce_tz_aware=True, **offline):
-        """A feature store over the same registry, with other settings of the offline store."""
+        """A feature store over the same registry with other settings of the offline store."""
         return open_store(self.folder, registry="file", coerce_tz_aware=coerce_tz_aware, **offline)
 
     def add(
@@ -78,11 +76,9 @@ class Views:
         columns=None,
         **source,
     ):
-        """Declare a view and publish its rows, if there are any: keys, values, event, created;
-        returns its table.
+        """Declares a view and publishes its rows: keys, values, event, created; returns its table.
 
-        Columns have the types that the view declares, or those given in `columns`, and columns
-        besides those.
+        Columns have the types that the view declares or those in `columns`, which may add others.
         """
         keys, features = {"driver": Int64} if keys is None else keys, features or {"trips": Int64}
         entities = [
@@ -100,13 +96,13 @@ class Views:
         return self.publish(name, rows, tuple(keys)) if rows else None
 
     def publish(self, name, rows, keys=("driver",)):
-        """One more commit."""
+        """Publishes one more commit."""
         table = Table.for_definition(self.tables, name, "first", keys)
         self._publish(table, self._types[name], rows)
         return table
 
     def write(self, name, table, file="rows.parquet"):
-        """A Parquet file of somebody else as the view's source."""
+        """Writes a Parquet file of another program as the view's source."""
         (self.tables / name).mkdir(parents=True, exist_ok=True)
         pq.write_table(table, self.tables / name / file)
 
@@ -129,20 +125,20 @@ def views(tmp_path, publish):
 
 @pytest.fixture(scope="session")
 def redis_cluster_of_session(tmp_path_factory, redis_server_of_session):
-    """A cluster of one node, as tests left it: it asks clients for all that a larger one does."""
+    """A cluster of one node for all tests of a worker; clients use the full cluster protocol."""
     with RedisServer(tmp_path_factory.mktemp("redis_cluster"), cluster=True) as server:
         yield server
 
 
 @pytest.fixture
 def redis_cluster(redis_cluster_of_session, emptied):
-    """The same, running and empty."""
+    """A running, empty cluster of one node."""
     return emptied(redis_cluster_of_session)
 
 
 @pytest.fixture(params=["sqlite", "redis", "cluster"])
 def online_store(request, tmp_path):
-    """What `feature_store.yaml` says of the online store, for each backend."""
+    """The settings of the online store in `feature_store.yaml`, for each backend."""
     if request.param == "sqlite":
         return {"path": str(tmp_path / "online.db")}
     if request.param == "redis":
@@ -152,7 +148,7 @@ def online_store(request, tmp_path):
 
 @pytest.fixture
 def online_settings(online_store):
-    """The same as JSON, for other processes."""
+    """The settings of the online store as JSON, for other processes."""
     return json.dumps(online_store)
 
 
@@ -180,17 +176,17 @@ def open_online(online_store):
 
 @pytest.fixture
 def database(open_online):
-    """The packed online store of project `test`, empty."""
+    """The empty packed online store of project `test`."""
     return open_online("test")
 
 
 @pytest.fixture
 def another(open_online):
-    """The same store as another process sees it."""
+    """A second connection to the same store, as another process has it."""
     return open_online("test")
 
 
 @pytest.fixture
 def other_project(open_online):
-    """That of another project in the same place."""
+    """The store of another project on the same backend."""
     return open_online("other")

@@ -1,6 +1,4 @@
-"""Every type that Feast gives a feature, each with a value of it that both stores give back as it
-was.
-"""
+"""Every Feast value type, with a value that both stores return unchanged."""
 
 from datetime import UTC, datetime
 

@@ -1,9 +1,8 @@
-"""A process that materializes when it is told to, each time in a child that it kills after so many
-seconds, if it is told so.
+"""A process that materializes on request, each run in a child that may be killed.
 
-`python materializer.py FOLDER ONLINE` reads lines of JSON, a list of runs that begin together, and
-answers each with one: for every run whether it was killed, how long it took, and what it said if it
-failed. What a run imports is imported once.
+`python materializer.py FOLDER ONLINE` reads lines of JSON, each a list of runs that start together.
+It answers each line with one line of JSON: for every run whether it was killed, how long it took
+and its error message. Imports are paid once.
 """
 
 import json
@@ -40,7 +39,7 @@ def config_of(online):
 
 
 def view_of(tables):
-    """The view over the tables in a folder; where that is makes no other view of it."""
+    """The view over the tables in a folder; the folder does not change its definition."""
     table = FileSource(
         name="driver_trips_table",
         path=str(tables / "driver_trips"),
@@ -68,7 +67,7 @@ def materialize(online, tables, now, rebuild):
 
 
 def run(online, tables, now, rebuild=False, kill_after=None):
-    """Starts a run; returns what waits for its end."""
+    """Starts a run; returns a function that waits for its end."""
     started = time.monotonic()
     reader, writer = os.pipe()
     child = os.fork()

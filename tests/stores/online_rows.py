@@ -1,5 +1,6 @@
-"""An online view of ten drivers' rows, and how tests fill, rebuild and read it; all values follow
-from one moment.
+"""An online view of ten drivers, with helpers that fill, rebuild and read it.
+
+All values follow from one timestamp.
 """
 
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def fill(database, moment=OLD, keys=KEYS, view=TRIPS):
 
 @contextmanager
 def just_before(records, name, act):
-    """Does something just before a method's next call, as another process may."""
+    """Does something just before the next call of a method, as another process may."""
     method = getattr(records, name)
 
     def first(*arguments, **named):

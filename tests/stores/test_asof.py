@@ -1,5 +1,6 @@
-"""The join below Feast, against a loop over the history: a hundredth of a second each, so that a
-hundred thousand can be tried.
+"""The join below Feast against a loop over the history.
+
+An example takes ten milliseconds, so that 100,000 can be tried.
 """
 
 import uuid

@@ -1,4 +1,4 @@
-"""What cannot be read is an error that names view, file and column, and never a wrong row."""
+"""Unreadable data is an error that names view, file and column, and never a wrong row."""
 
 import random
 import resource
@@ -19,19 +19,19 @@ TIMES = ("event_timestamp", "created_timestamp")
 
 @pytest.fixture
 def published(views):
-    """The one file of a view of ours, `driver_trips`."""
+    """The single file of our view `driver_trips`."""
     table = views.add(rows=[(7, 3, utc(11), utc(12))])
     return views.tables / table.files()[0].path
 
 
 def rows_of_others(**columns):
-    """A file as another program writes it: two rows, known from 12:00 on."""
+    """A file of another program: two rows, known from 12:00 on."""
     times = dict.fromkeys(TIMES, pa.array([utc(12)] * 2, pa.timestamp("us")))
     return pa.table({"driver": [7, 8], "trips": [3, 4], **times, **columns})
 
 
 def ways_of_reading(views, tmp_path, rows):
-    """In memory, as a stream, and into a file, over frames that are held in both ways."""
+    """Reads in memory, as a stream and into a file, for both kinds of frames."""
     entities = tmp_path / "entities.parquet"
     pq.write_table(rows, entities)
     for frame in (rows, entities):
@@ -75,7 +75,7 @@ def test_garbage_of_the_same_size_is_named(views, published, tmp_path):
 
 
 def spoil(file, column):
-    """Put garbage in the place of a column's values."""
+    """Overwrites a column's values with garbage."""
     group = pq.read_metadata(file).row_group(0)
     chunk = next(
         chunk
@@ -347,7 +347,7 @@ def test_a_float_that_may_be_two_integers_is_not_a_key(views, published):
 
 
 def many(views):
-    """A view of a hundred thousand drivers, whose join does not fit into a few megabytes."""
+    """A view of 100,000 drivers, whose join does not fit into a few megabytes."""
     count = 100_000
     views.add(features={"name": String})
     times = dict.fromkeys(TIMES, pa.array([utc(12)] * count, pa.timestamp("us")))

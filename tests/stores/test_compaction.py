@@ -1,6 +1,4 @@
-"""How many files a table has: they follow the volume, whatever the days, and commits stay what they
-were.
-"""
+"""The number of files of a table follows its volume, and its commits never change."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -29,7 +27,7 @@ def scores(tmp_path):
 
 
 def games(first, last):
-    """Rows of the first to the last day with games: two teams a day, about 240 days a year."""
+    """Rows from the first to the last day with games: two teams a day, about 240 days a year."""
     days = np.arange(first, last).repeat(2)
     teams = np.arange(2 * first, 2 * last) * 7 % 32
     start = int(FIRST_GAME.timestamp() * 1e6)
@@ -134,7 +132,7 @@ publications = st.lists(
 @settings(max_examples=25)
 @given(publications)
 def test_every_commit_reads_the_same_after_merges(tmp_path_factory, publish, publications):
-    """Files hold 16 rows and merge in pairs; rows come in any order of `created_timestamp`."""
+    """Files have 16 rows and merge in pairs; rows come in any order of `created_timestamp`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stores.tables.compaction.FANOUT", 2)
         patch.setattr("stores.tables.compaction.MAX_FILE_ROWS", 16)

@@ -1,4 +1,4 @@
-"""SQLite files in a folder that may only be read."""
+"""SQLite files in a read-only folder."""
 
 import sqlite3
 from contextlib import closing

@@ -1,6 +1,4 @@
-"""Materialization: online at a moment is what the offline join shows at that moment, whatever
-happened before.
-"""
+"""After a run, the online store shows what the offline join shows at the run's time."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -92,8 +90,9 @@ numbers = st.sampled_from([None, 0, -1, 2**53 + 1])
 
 @dataclass(frozen=True)
 class Step:
-    """What happens between two runs, and the run: rows become known, the table is built, the run
-    may die before its end.
+    """What happens between two runs, and the run.
+
+    Rows become known, the table is built, and the run may be killed.
     """
 
     rows: list
@@ -104,9 +103,7 @@ class Step:
 
 @st.composite
 def lives(draw):
-    """Steps of a table that keeps its promise: what is published takes effect after the moment
-    built until then.
-    """
+    """Steps of a table that keeps its promise: rows take effect after the time built until then."""
     steps, seen, built, now = [], set(), -1, 0
     for _ in range(draw(st.integers(1, 4))):
         rows = []
@@ -131,7 +128,7 @@ def shared(tmp_path_factory):
 
 
 class Killed(Exception):
-    """Stands for a process that dies after its rows are written and before the watermark is."""
+    """Represents a process that dies after it wrote its rows and before it moved the watermark."""
 
 
 @given(lives())
@@ -310,7 +307,7 @@ def test_a_new_definition_reads_its_own_table_once_it_is_built(tmp_path, world, 
 
 
 def next_table(tables, fingerprint):
-    """A new version of the table, though its definition may have made one before."""
+    """A new version of the table, even if its definition made one before."""
     version = Manifest(tables).next_version("driver_trips", fingerprint, ("driver",))
     return Table(tables, version)
 
@@ -420,9 +417,7 @@ def test_a_view_without_entities_has_one_online_row(tmp_path, publish):
 
 @pytest.fixture
 def pushing(tmp_path, publish):
-    """A store with a push source over the view's table, in which one row is known and built up to
-    11:00.
-    """
+    """A store with a push source over the view's table, with one known row, built up to 11:00."""
     store = open_store(tmp_path)
     store.apply(
         [

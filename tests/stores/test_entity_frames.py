@@ -1,4 +1,4 @@
-"""Entity rows in every form that they may come in, with naive times, and in every number."""
+"""Entity rows in every accepted form, with naive times, and in every number."""
 
 import random
 import warnings

@@ -1,4 +1,4 @@
-"""Answers written as bytes are the messages that Feast would have made one by one."""
+"""Answers that we serialize equal the protobuf messages that Feast would build."""
 
 import math
 import struct
@@ -47,7 +47,7 @@ VALUES = {
 
 
 class Given:
-    """What a view shows, as literal rows."""
+    """The values of a view, as literal rows."""
 
     def __init__(self, columns, statuses, events):
         self.columns, self.statuses, self.events = columns, statuses, events
@@ -92,9 +92,7 @@ def protos(values, type_):
 
 
 def bits(value):
-    """A value that compares by its bits: NaN is equal to itself, and zero is not equal to minus
-    zero.
-    """
+    """A value that compares by its bits: NaN equals itself, and 0.0 differs from -0.0."""
     kind = value.WhichOneof("val")
     if kind in ("double_val", "float_val"):
         return kind, struct.pack("<d", getattr(value, kind))

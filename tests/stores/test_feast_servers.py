@@ -1,4 +1,4 @@
-"""Feast's own server and page, as their commands start them, work on top of the stores."""
+"""Feast's own server and UI work on top of the stores."""
 
 import json
 import os
@@ -54,7 +54,7 @@ service = FeatureService(name="everything", features=[driver_trips])
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory, publish):
-    """A Feast repository on our stores, applied by Feast's command, and materialized."""
+    """A Feast repository on our stores, applied by `feast apply` and materialized."""
     folder = tmp_path_factory.mktemp("feast")
     (folder / "feature_store.yaml").write_text(CONFIGURATION.format(folder=folder))
     (folder / "definitions.py").write_text(DEFINITIONS.format(folder=folder))
@@ -79,7 +79,7 @@ def command(folder, *arguments):
 
 @contextmanager
 def running(folder, *arguments):
-    """A server of Feast's at a free port; gives its address."""
+    """Runs one of Feast's servers on a free port; yields its address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

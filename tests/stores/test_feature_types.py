@@ -1,6 +1,4 @@
-"""Features and keys of every type, under every name, come out as they went in: at once, as a
-stream, and as pandas.
-"""
+"""Features and keys of every type and name are returned unchanged, in every output form."""
 
 import inspect
 from datetime import UTC, datetime, timedelta

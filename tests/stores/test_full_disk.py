@@ -1,4 +1,4 @@
-"""A disk that fills: a limit on the size of files stands for it, in a process of its own."""
+"""A full disk, simulated in a child process by a limit on the size of files."""
 
 import re
 import subprocess
@@ -58,7 +58,7 @@ for rebuild in (False, True):
 
 
 def run(program, *arguments):
-    """What a limited process says."""
+    """Runs a program under the limit; returns its output."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LIMITED + program, *map(str, arguments)],
         capture_output=True,

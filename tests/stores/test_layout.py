@@ -1,6 +1,4 @@
-"""The codec of online records: what goes in comes out to the bit, and nothing else is ever taken
-for a record.
-"""
+"""The codec of online records: lossless to the bit, and nothing else passes for a record."""
 
 import math
 import struct
@@ -97,9 +95,7 @@ TYPES = SCALARS | NESTED
 
 
 def as_kept(value):
-    """What is left of a value whose type has no other form in a record: MessagePack knows neither
-    sets nor UUIDs nor decimals.
-    """
+    """What remains of a value that MessagePack has no type for: sets, UUIDs and decimals."""
     if isinstance(value, (list, set)):
         return [as_kept(each) for each in value]
     if isinstance(value, dict):
@@ -108,7 +104,7 @@ def as_kept(value):
 
 
 def exact(value):
-    """A form in which values are equal only if their bits are, and their types."""
+    """A form in which values are equal only if their types and bits are."""
     if isinstance(value, float):
         return "float", struct.pack("<d", value)
     if isinstance(value, datetime):
@@ -122,9 +118,7 @@ def exact(value):
 
 @st.composite
 def tables(draw, rows=(1, 3)):
-    """Types of 0 to 40 features, and rows `(event, created, withdrawn, *values)` with nulls
-    anywhere.
-    """
+    """Types of 0 to 40 features, and rows `(event, created, withdrawn, *values)` with nulls."""
     types = draw(
         st.lists(st.sampled_from(list(TYPES)), max_size=40)
         | st.lists(st.sampled_from([feast.Int64, feast.Bool]), max_size=3)
@@ -360,7 +354,7 @@ _ARROW_KEYS = {
 
 @st.composite
 def keys(draw):
-    """A view's keys and some of their values; no value is null."""
+    """A view's keys and some of their values, without nulls."""
     types = draw(st.lists(st.sampled_from(list(KEYS)), min_size=1, max_size=3))
     rows = draw(st.lists(st.tuples(*(KEYS[type_] for type_ in types)), min_size=1, max_size=6))
     return EntityKeys([f"key_{number}" for number in range(len(types))], types), rows

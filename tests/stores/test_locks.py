@@ -1,4 +1,4 @@
-"""The data folder's locks: one at a time, and the dead let go."""
+"""The data folder's locks: exclusive, and released when their process dies."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def test_one_process_at_a_time_does_a_kind_of_work(home):
 
 @pytest.fixture
 def orphan(home):
-    """The child of a process that took the lock, handed it on and was killed; its number."""
+    """The child of a killed process that passed it the lock; returns the child's id."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True
     ) as holder:

@@ -1,4 +1,4 @@
-"""The join of a history in memory, beside the one that DuckDB does: the same rows."""
+"""The join in memory gives the same rows as the join in DuckDB."""
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ def names(type_):
 
 
 def made_history(tmp_path, keys):
-    """A published history of random rows, of which some are late and some are withdrawn."""
+    """A published history of random rows, some late and some withdrawn."""
     random = np.random.default_rng(7)
     event = random.integers(0, 1_000_000, ROWS)
     created = event + random.integers(0, MOST_LATE, ROWS)
@@ -61,7 +61,7 @@ def made_history(tmp_path, keys):
 
 
 def asked(keys):
-    """Entity rows with some keys that the history does not have, and some that are null."""
+    """Entity rows, some with unknown keys and some with null keys."""
     random = np.random.default_rng(8)
     columns = {}
     for name, most, key in zip(NAMES, MOST_KEYS, keys, strict=False):

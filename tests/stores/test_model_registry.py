@@ -1,4 +1,4 @@
-"""What is read from MLflow's database file is what MLflow answers, and MLflow writes only there."""
+"""What we read from MLflow's database equals MLflow's answers; only MLflow writes to it."""
 
 import sqlite3
 
@@ -20,8 +20,9 @@ from stores.models import (
 
 @pytest.fixture
 def registry(home):
-    """MLflow's client; model `sales` has versions 1 and 2, `sizes` has 1; each run has the file
-    `note.txt`.
+    """MLflow's client with models `sales` (versions 1 and 2) and `sizes` (version 1).
+
+    Each run has the file `note.txt`.
     """
     with model_registry(Home.at()) as client:
         for name, versions in {"sales": 2, "sizes": 1}.items():

@@ -93,9 +93,7 @@ offsets = st.sampled_from([0, 1, 2, 3, 4, 5, DAY - 1, DAY, DAY + 1, DAY + 3, DAY
 
 @st.composite
 def histories(draw):
-    """Rows of each view: late ones, corrections, withdrawals, ties, null keys and values; some
-    arrive in order, some do not.
-    """
+    """Rows of each view, in any order: late, corrected, withdrawn, tied, with null keys and values."""
     everything = {}
     for name, view in VIEWS.items():
         withdrawn = st.sampled_from([None, False, True]) if view.has_withdrawals else st.just(False)
@@ -128,7 +126,7 @@ entity_frames = st.lists(st.tuples(drivers, cities, offsets), min_size=1, max_si
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """One registry for all examples; the tables are made anew for each."""
+    """One registry for all examples; each example has new tables."""
     folder = tmp_path_factory.mktemp("world")
     both = open_store(folder)
     both.apply(
@@ -144,8 +142,9 @@ def world(tmp_path_factory):
 
 
 def publish_history(folder, history, publish):
-    """Publishes each view's rows in up to three commits after an empty first one, without which a
-    view without rows had no table.
+    """Publishes each view's rows in up to three commits after an empty first one.
+
+    Without the empty commit a view without rows would have no table.
     """
     number = 1 + len(list(folder.glob("tables*")))
     if (folder / "tables").exists():
@@ -272,9 +271,7 @@ def test_a_pinned_join_shows_only_rows_of_its_commit(
 
 @pytest.fixture
 def trips(tmp_path, publish):
-    """A store with one view, `driver_trips`: 3 trips known from noon on, 4 for the same moment from
-    one o'clock on.
-    """
+    """A store with one view, `driver_trips`: 3 trips known from 12:00, corrected to 4 at 13:00."""
     store = open_store(tmp_path)
     store.apply([DRIVER, CITY, a_view(tmp_path, "driver_trips", [DRIVER], {"trips": Int64})])
     table = Table.for_definition(tmp_path / "tables", "driver_trips", "first", ("driver",))

@@ -1,4 +1,4 @@
-"""The online store behind Feast's interface: what it answers where there is no value to show."""
+"""The online store behind Feast's interface: its answers where no value can be shown."""
 
 import asyncio
 import sqlite3
@@ -21,7 +21,7 @@ LONG_AGO = datetime(2013, 6, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def store(tmp_path):
-    """Two views of one push source; one of them forgets after an hour."""
+    """Two views of one push source; one of them has a ttl of an hour."""
     store = open_store(tmp_path)
     table = table_source(tmp_path / "tables" / "trips", created_timestamp_column="")
     source = PushSource(name="trips_pushed", batch_source=table)

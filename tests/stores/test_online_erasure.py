@@ -1,6 +1,4 @@
-"""Entities and views that are erased online: no byte of them is left in any file, and no run brings
-them back.
-"""
+"""Erased entities and views: no byte remains in any file, and no run restores them."""
 
 import threading
 from contextlib import closing

@@ -1,6 +1,4 @@
-"""Online files that are not what is expected: of other formats, of others, damaged, closed to their
-reader, on full disks.
-"""
+"""Unexpected online files: old or foreign formats, damaged, unreadable, on a full disk."""
 
 import os
 import resource
@@ -18,7 +16,7 @@ from tests.stores.online_rows import KEYS, LATER, NEW, OLD, TRIPS, fill, rows, s
 
 
 def an_older_file(path, *, version=0):
-    """A file of the first format, or with the tables of a later one that is not known any more."""
+    """A file of the first format, or with the tables of a later unknown one."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(
@@ -167,7 +165,7 @@ def test_a_reader_creates_no_file(tmp_path):
 
 
 def test_a_reader_of_a_read_only_folder_sees_what_the_owner_writes(tmp_path, monkeypatch):
-    """Where nobody else has it open a file is read as it is, and only then."""
+    """A file is read without its journal only while nobody else has it open."""
     path = tmp_path / "online.db"
     with closing(PackedDatabase(SqliteRecords(path))) as writer:
         fill(writer)
@@ -194,8 +192,9 @@ MANY = [TRIPS.key(driver) for driver in range(20_000)]
 
 
 def in_a_child_that_may_write(size, act):
-    """What it says of its failure; the limit is on the size of a file, and is as a full disk to
-    SQLite.
+    """Runs in a child with a limit on the size of files, which SQLite sees as a full disk.
+
+    Returns the child's error message.
     """
     reader, writer = os.pipe()
     child = os.fork()

@@ -1,6 +1,6 @@
-"""Materializers that are killed at random points, and several at once: readers never notice, and a
-rerun mends everything.
+"""Materializers killed at random points, and several at once.
 
+Readers never notice, and a rerun completes what was left.
 `PUNCTUAL_KILLS=200 pytest --timeout=0 tests/stores/test_online_kills.py` is the long form, a few
 minutes; see docs/online-store.md.
 """
@@ -41,13 +41,13 @@ def at(hour):
 
 
 def row(driver, generation, hour):
-    """All of it follows from one number, so that a record of two rows would show."""
+    """A row whose values all follow from one number, so that a mixture of two rows would show."""
     number = driver * 10 + generation
     return driver, number, number / 2, f"{number} " * (1 + driver % 40), utc(hour), utc(hour)
 
 
 def generation_of(driver, values):
-    """Which generation's row these values are; fails where they are of several."""
+    """The generation of a row's values; fails if they are of several."""
     generation = values[0] - driver * 10
     assert values == list(row(driver, generation, 10)[1:4])
     return generation
@@ -55,9 +55,7 @@ def generation_of(driver, values):
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory, publish):
-    """The table as it was after each generation; a tenth of the drivers have a row published ahead
-    as well.
-    """
+    """The table after each generation; a tenth of the drivers also have a row published ahead."""
     folder = tmp_path_factory.mktemp("generations")
     made = []
     for generation, hour in enumerate(HOURS):
@@ -97,7 +95,7 @@ class World:
         self.seconds = []
 
     def fill(self):
-        """The undisturbed runs: what is to come out of the others, and how long each takes."""
+        """The undisturbed runs: the expected results of the others, and the duration of each."""
         for number, (kind, generation, rebuild) in enumerate(KINDS):
             self.keep(number)
             self.seconds.append(self.run((generation, rebuild, None))["seconds"])
@@ -106,9 +104,7 @@ class World:
         return self
 
     def run(self, *runs):
-        """Runs that begin together, each `(generation, rebuild, kill after)`; the first one's
-        answer.
-        """
+        """Runs several `(generation, rebuild, kill after)` together; returns the first answer."""
         told = [
             {
                 "online": self.online,
@@ -124,13 +120,13 @@ class World:
         return answers[0]
 
     def keep(self, number):
-        """Keeps the store as it is now, under a number."""
+        """Saves the store's current state under a number."""
         if self.path and self.path.exists():
             self.database.close()
             shutil.copy(self.path, self.folder / f"kept_{number}.db")
 
     def back(self, number):
-        """The store as it was before the run with this number."""
+        """Restores the store's state from before the run with this number."""
         if self.path:
             self.database.close()
             for suffix in ("", "-wal", "-shm"):
@@ -147,7 +143,7 @@ class World:
         return [record for (record,) in found]
 
     def generations(self):
-        """The generation that each driver is shown in one look, None where there is none."""
+        """The generation of each driver in one read; None for drivers without a row."""
         rows = self.database.read(self.view, self.keys, micros(at(15)))
         return [
             generation_of(driver, row.values) if row.status == "PRESENT" else None

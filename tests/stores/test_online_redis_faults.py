@@ -1,4 +1,4 @@
-"""Redis that stops, forgets, is slow, is full or is somebody else's."""
+"""Redis that stops, loses data, is slow or full, or belongs to somebody else."""
 
 import signal
 import time
@@ -125,7 +125,7 @@ def test_a_redis_url_may_have_a_password_and_tls(start_redis):
 
 
 def test_a_run_that_lost_its_lock_neither_swaps_nor_moves_the_mark(redis_server, monkeypatch):
-    """As after a silence of half a minute, when its lock is somebody else's."""
+    """A lock expires after half a minute of silence and may be taken by another run."""
     first, second = (PackedDatabase(RedisRecords(redis_server.url, "test")) for _ in range(2))
     fill(first)
 

@@ -1,5 +1,6 @@
-"""A view that changes between two `feast apply`: its old records are never read as new ones, and go
-when the new are whole.
+"""A view that changes between two `feast apply`: old records are never read as new ones.
+
+The old records are removed once the new ones are complete.
 """
 
 from datetime import UTC, timedelta

@@ -1,6 +1,4 @@
-"""Places of online records that come, go and are swapped between two steps of somebody else, in
-this process or another.
-"""
+"""Generations of online records that begin, end and are swapped during the work of others."""
 
 import os
 from contextlib import closing
@@ -139,7 +137,7 @@ def test_records_of_an_earlier_definition_are_removed_once_unused(database, anot
 
 
 def test_the_statement_cache_is_bounded():
-    """They name places, and every rebuild makes one."""
+    """Statements name generations, and every rebuild makes a new generation."""
     assert statement_of.cache_info().maxsize and statement_for_one.cache_info().maxsize
 
 

@@ -1,6 +1,4 @@
-"""Values of every Feast type come back online as Feast's own SQLite store gives them, pushed or
-materialized.
-"""
+"""Values of every Feast type are read online as from Feast's own SQLite store."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -31,7 +29,7 @@ ROWS = [
 
 
 def store_of(folder, online):
-    """A store with a view of every type, and one to push to."""
+    """A store with a view of every type and a push source."""
     store, table = open_store(folder, online=online), table_source(folder / "tables" / "trips")
     views = []
     for view, names, source in [
@@ -52,7 +50,7 @@ def store_of(folder, online):
 
 
 def written(store):
-    """Writes the rows as Feast hands them to an online store."""
+    """Writes the rows as Feast passes them to an online store."""
     columns = list(zip(*ROWS, strict=True))
     protos = {
         name: python_values_to_proto_values(list(column), type_.to_value_type())
@@ -74,7 +72,7 @@ def written(store):
 
 
 def pushed(store):
-    """Pushes them as a caller has them."""
+    """Pushes the rows in the form that a caller has."""
     frame = pd.DataFrame(
         {name: [row[1 + place] for row in ROWS] for place, name in enumerate(EVERY_TYPE)},
         dtype=object,

@@ -1,4 +1,4 @@
-"""A result in every form, whole or not at all, from any number of threads and processes."""
+"""A result in every form is whole or absent, from any number of threads and processes."""
 
 import os
 import subprocess

@@ -1,5 +1,6 @@
-"""The contract of the packed online store, the same on every backend: what a record holds and what
-it shows at a moment.
+"""The contract of the packed online store on every backend.
+
+What a record contains, and what it shows at a time.
 """
 
 import os
@@ -33,7 +34,7 @@ KEY = TRIPS.key(7)
 
 
 def rows_of(view, *rows):
-    """Rows `(key, event, created, *values)` as a write takes them; `None` for values withdraws."""
+    """Rows `(key, event, created, *values)` for a write; None for values withdraws."""
     keys, events, created = ([row[place] for row in rows] for place in range(3))
     columns = [
         [row[3 + place] if len(row) > 3 else None for row in rows]
@@ -341,8 +342,9 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def readers():
-    """Two processes that read a store, each a hundred times, whenever they are given its settings;
-    starting them takes seconds.
+    """Two processes that read a store a hundred times for each line of settings.
+
+    They are shared, since starting them takes seconds.
     """
     command = [sys.executable, "-c", READ]
     programs = [

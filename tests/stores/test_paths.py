@@ -1,4 +1,4 @@
-"""Folders and files whose names DuckDB and SQLite could take for patterns and URLs."""
+"""Folders and files whose names look like patterns or URLs to DuckDB and SQLite."""
 
 import shutil
 import sqlite3
@@ -31,7 +31,7 @@ TRIPS = {"driver": pa.int64(), "trips": pa.int64()}
 
 @pytest.fixture(params=NAMES)
 def folder(request, tmp_path):
-    """A folder of such a name, beside others that the name would match as a pattern."""
+    """A folder with such a name, beside folders that the name matches as a pattern."""
     for rival in ("things 1", "a b", "what", "b"):
         (tmp_path / rival).mkdir()
     made = tmp_path / request.param

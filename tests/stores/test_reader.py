@@ -1,6 +1,4 @@
-"""The fast reader: few rows and many, unpacked or as an array, show what the store shows row by
-row.
-"""
+"""The fast reader gives what the store gives row by row, for few and many rows."""
 
 import math
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Each connection spills into a folder of its own."""
+"""Each connection has its own spill folder."""
 
 import os
 import subprocess

@@ -1,8 +1,7 @@
-"""Why parts of Feast 0.67 are replaced: what its DuckDB offline store, its SQLite online store and
-its engine do, beside ours.
+"""Why parts of Feast 0.67 are replaced: its stores and engine compared with ours.
 
-When one of these fails on the stock side, a reason for a replacement is gone. Not shown here,
-because it takes long or depends on chance: the cost of the stock join and of its materialization
+When a test fails on the stock side, a reason for a replacement is gone. Left out, because they
+take long or depend on chance: the cost of the stock join and of its materialization
 (`benchmarks/`), nanosecond Parquet files that DuckDB 2 cannot materialize, arbitrary winners of
 ties without created times, and filters on zoned columns that are not pushed down.
 """
@@ -52,8 +51,9 @@ def at(hour):
 
 @pytest.fixture
 def stores(tmp_path, publish):
-    """Makes Feast's stores and ours, which hold the same rows (driver, trips, event hour, created
-    hour), built up to 20:00.
+    """Makes Feast's stores and ours with the same rows, built up to 20:00.
+
+    Rows are (driver, trips, event hour, created hour).
     """
 
     def make(rows, ttl=timedelta(0)):
@@ -333,7 +333,7 @@ def test_readers_do_not_wait_for_a_writer(tmp_path, stores):
         store.materialize(at(0), at(20))
 
     def many_rows_written(path):
-        """A transaction that outgrows the cache and is not yet committed."""
+        """An uncommitted transaction that is larger than SQLite's cache."""
         writer = sqlite3.connect(path, isolation_level=None)
         writer.execute("BEGIN")
         writer.execute("CREATE TABLE much AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i +"

@@ -1,4 +1,4 @@
-"""Tables: what is published stays, what a commit shows stays, and a process may die anywhere."""
+"""Tables: published rows and commits never change, and a process may die anywhere."""
 
 import os
 import random
@@ -40,7 +40,7 @@ def trips(tmp_path):
 
 
 def day(number, hour=0, microsecond=0):
-    """A moment of June 2013, naive UTC as in the files."""
+    """A moment of June 2013 as naive UTC, as in the files."""
     return datetime(2013, 6, number, hour, 0, 0, microsecond)
 
 

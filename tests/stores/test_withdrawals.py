@@ -1,4 +1,4 @@
-"""A withdrawal is a row of its own: from its effect on its keys show nothing, until a newer row."""
+"""A withdrawal is a row: from its effective time its keys show nothing until a newer row."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ def at(*hours, driver=7):
 
 @pytest.fixture
 def withdrawn(views):
-    """Three trips of 9:00 known at 10:00, withdrawn at 12:00, found to have been four at 14:00."""
+    """Three trips of 9:00 known at 10:00, withdrawn at 12:00, corrected to four at 14:00."""
     views.add(rows=[(7, 3, False, utc(9), utc(10))], columns=MARK)
     views.publish("driver_trips", [(7, 99, True, utc(9), utc(12)), (8, 5, None, utc(9), utc(12))])
     views.publish("driver_trips", [(7, 4, False, utc(9), utc(14))])

@@ -31,9 +31,7 @@ def fit():
 
 @pytest.fixture(scope="session")
 def trained_once(shop_built_once, copy_home, tmp_path_factory):
-    """A data folder with a first champion, its run, and what was found in the folder where it was
-    trained.
-    """
+    """A data folder with a first champion, its run, and the files found where it was trained."""
     folder, beside = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("beside")
     copy_home(shop_built_once, folder / "home")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,4 @@
-"""Models live in the data folder alone: it can be moved, and MLflow's settings stay those of the
-user.
-"""
+"""Models are in the data folder only: it can be moved, and MLflow's settings stay the user's."""
 
 import gc
 import json
@@ -32,7 +30,7 @@ def answer(capsys, *arguments, codes=(0,)):
 
 
 def run_child(program, **variables):
-    """A program that is not the platform's own; returns what it prints as JSON on its last line."""
+    """Runs a program outside the platform; returns the JSON of its last line."""
     ran = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, **variables}, cwd=ROOT, capture_output=True, text=True, timeout=280,
@@ -83,7 +81,7 @@ def test_a_moved_or_copied_data_folder_works(
 
 
 def names_of_places():
-    """MLflow's environment variables that name a place or a record."""
+    """MLflow's environment variables that name a location or a record."""
     import mlflow.environment_variables as variables
 
     names = re.findall(r'"(_?MLFLOW_\w+)"', Path(variables.__file__).read_text())

@@ -1,4 +1,4 @@
-"""How time is split, and what the gate lets through."""
+"""How time is split, and which models the gate accepts."""
 
 from datetime import timedelta
 

@@ -1,6 +1,4 @@
-"""A training run on the shops: what is registered, what the gate and a rollback do, how a fitted
-model behaves.
-"""
+"""A training run on the shops: registration, gate, rollback and the behaviour of the model."""
 
 import json
 import re

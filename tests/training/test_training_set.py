@@ -1,4 +1,4 @@
-"""Which rows a training set has, what it leaves out, and that it can be made again."""
+"""Which rows a training set has and leaves out, and that it can be rebuilt."""
 
 from datetime import date, timedelta
 
