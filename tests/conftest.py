@@ -17,8 +17,8 @@ import pytest
 from benchmarks.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parent / "repository"
-# Threads of XGBoost and scikit-learn that have nothing to do sleep; they would keep the cores from
-# the other workers' tests. OpenMP reads it when it is loaded, here and in children.
+# Idle OpenMP threads of XGBoost and scikit-learn sleep instead of taking the cores from other
+# workers. OpenMP reads the variable when it is loaded, here and in child processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 LONGEST = [
     *(

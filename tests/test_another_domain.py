@@ -74,8 +74,7 @@ def test_a_domain_of_one_csv_runs_through_all_stages_with_json_output(shop, caps
 
 
 def test_a_run_that_is_late_by_the_wall_clock_reports_what_it_missed(built_shop, capsys):
-    # Each view is promised an hour after midnight; the second run stands for midnight too, and
-    # starts at nine.
+    # Each view is promised at 01:00; the second run is for midnight too and starts at 09:00.
     answer(capsys, "features", "materialize", "shop")
     missed = []
     for day, clock in (("2020-12-02", []), ("2020-12-03", ["--clock", "2020-12-03T09:00Z"])):

@@ -31,7 +31,7 @@ MAY_IMPORT = {
 OURS = set(MAY_IMPORT)
 # A room is imported through its `__init__`; inside a room its modules import one another.
 ROOMS = {f"stores.{room}" for room in ("tables", "offline", "online", "models", "predictions")}
-# Rooms that a room may import: offline and online read tables, and freshness is judged by tables.
+# Rooms that a room may import: offline, online and freshness read tables.
 ROOM_MAY_IMPORT = {
     "stores.tables": set(),
     "stores.offline": {"stores.tables"},
@@ -39,7 +39,7 @@ ROOM_MAY_IMPORT = {
     "stores.models": set(),
     "stores.predictions": set(),
 }
-# Asking the clock is a command line's right; Feast's interfaces give no moment with a call.
+# Only command lines read the clock, and Feast's interfaces, whose calls carry no time.
 MAY_ASK_THE_CLOCK = {
     "punctual/clock.py",
     "stores/online/store.py",

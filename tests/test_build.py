@@ -119,7 +119,7 @@ def test_a_build_that_is_killed_is_repaired_by_building_again(shop, built_at_onc
     child = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    # The clock of the kill starts with the first thing written.
+    # The time until the kill counts from the first write.
     patience = time.monotonic() + 60
     while not (shop / "locks" / "build").exists() and time.monotonic() < patience:
         time.sleep(0.01)

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parent / "repository"
 NOW = datetime(2024, 1, 10, tzinfo=UTC)
 SINGLE = 0.100000001490116119384765625  # 0.1 as a 32-bit float
 
-# Of each type: what the file has in four rows, what the value is, and what it is as a feature.
+# For each type: the text of four rows, their values, and their feature values.
 VALUES = {
     "BOOLEAN": (["true", "false", "", "true"], [True, False, None, True], None),
     "TINYINT": (["-128", "127", "", "0"], [-128, 127, None, 0], None),

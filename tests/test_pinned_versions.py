@@ -146,8 +146,7 @@ def test_a_server_answers_during_a_view_change_and_loads_the_model_of_the_new_ve
         time.sleep(0.5)
         answer = ask()
         assert answer["model"]["version"] == "1"
-        # The earlier version's rows are built and brought online as long as the champion reads
-        # them.
+        # The earlier version is built and materialized as long as the champion reads it.
         assert not answer["predictions"][0]["views"]["shop_sales"]["is_stale"]
 
         from training.publish import promote
@@ -184,7 +183,7 @@ def test_a_champion_keeps_the_request_time_function_it_was_trained_with(
     with server_of(second, changed, lambda: AS_OF) as ask:
         assert versions_and_values(ask()) == answered
     assert batch(second, changed, AS_OF).path.read_bytes() == before
-    # The training set is made by the changed function, which is what a model of it is served with.
+    # The training set and the new model's server use the changed function.
     made = training_set(feature_store(second.home), second, changed, as_of=AS_OF).rows
     assert set(made["shop_day__day_of_week"].to_pylist()) == set(range(100, 107))
 

@@ -103,16 +103,15 @@ def test_the_readme_from_raw_flights_to_a_live_prediction(environment):
 
     batch = json.loads(punctual(environment, "batch", "arrival_delay", "--json"))
     assert Path(batch["path"]).is_relative_to(environment["PUNCTUAL_HOME"])
-    # December is colder than the year before it: that needs attention, and the exit code says so.
+    # December is colder than the rest of the year, so monitoring ends with its exit code for drift.
     monitored = json.loads(punctual(environment, "monitor", "arrival_delay", "--json", codes=(1,)))
     assert "features have drifted" in monitored["reasons"][0]
-    # Again: nothing is left to build, the champion is the one of this moment, and the server
-    # answers as before.
+    # The second demo builds nothing, keeps the champion, and its server answers as before.
     again = json.loads(punctual(environment, "demo", "--once", "--json", "--port", free_port()))
     assert [set(row) >= {"probability", "is_late"} for row in again["predictions"]] == [True] * len(
         again["predictions"]
     )
-    # Everything was written in the data folder.
+    # Nothing was written outside the data folder.
     made = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"}
     assert set(os.listdir(ROOT)) - before <= made
     assert set(os.listdir(environment["HOME"])) == {"data"}

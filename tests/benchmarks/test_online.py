@@ -50,7 +50,7 @@ def test_all_materializers_write_the_same_values_and_report_their_size(place):
         work = online_stores.materialize(
             store=store_of(contender), defaults=contender.endswith("_defaults"), **place
         )
-        # A second one starts from nothing again.
+        # Each repetition starts from an empty store.
         repetitions = 2 if contender in ("ours_sqlite", "ours_redis") else 1
         one = Measurement("", **repeat(work, repetitions, 60.0))
         assert (one.rows, one.repetitions) == (80, repetitions)

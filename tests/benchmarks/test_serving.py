@@ -69,8 +69,7 @@ def test_in_an_open_loop_latency_counts_from_the_time_a_request_is_due(server, t
     server.takes = [0.4]
     done = drive(target, connections=1, seconds=0.5, rate=40)
     assert (done.answers, done.failed) == (20, 0)
-    # The one that took long is one in twenty; those that were due meanwhile waited for the only
-    # connection.
+    # One request in twenty is slow, and later requests wait for the only connection.
     assert done.p50_ms > 100 and done.p999_ms > 390
 
 

@@ -23,7 +23,7 @@ def test_commands_are_measured_on_a_copy_and_the_last_line_is_json(built_shop, c
         assert 0 < one["fastest"] <= one["seconds"]
         assert one["peak_mb"] > 0
         assert one["limit_cpu_s"] == start_up.LIMITS[name]
-    # What is measured changes a copy.
+    # The benchmark works on a copy of the data folder.
     assert (built_shop / "tables" / "manifest.db").read_bytes() == manifest
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MARKERS = ("universal_offline_stores", "universal_online_stores")
-# Files that need what no environment of ours can have; see docs/feast-universal-tests.md.
+# Files that cannot run in our environments; see docs/feast-universal-tests.md.
 LEFT_OUT = {"test_dqm_validation.py"}
-# Tests of another store alone, and tests that return at once where FEAST_IS_LOCAL_TEST is set.
+# Tests of one other store, and tests that return at once if FEAST_IS_LOCAL_TEST is set.
 DESELECTED = (
     "online_store/test_universal_online.py::test_async_online_retrieval_with_event_timestamps_dynamo",
     "online_store/test_push_features_to_online_store.py::test_push_features_and_read_async_dynamodb",
@@ -50,8 +50,8 @@ def main(arguments: list[str]) -> int:
         *map(str, files),
         *deselected,
     ]
-    # Feast's checkout holds its package beside its tests; the installed one must be imported before
-    # the folder is on the path.
+    # Feast's checkout has the package beside the tests; import the installed one before the
+    # checkout is on the path.
     pytest += [
         "-p",
         "feast",

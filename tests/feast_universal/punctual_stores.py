@@ -25,8 +25,7 @@ class AsofDataSourceCreator(FileDataSourceCreator):
 
     def create_data_source(self, *arguments, **named):
         source = super().create_data_source(*arguments, **named)
-        # What SQL calls the source; without it the tests of SQL entity frames are skipped for
-        # files.
+        # The source's name in SQL; without it Feast skips the tests of SQL entity frames.
         source.table_ref = f"'{source.path}'"
         return source
 

@@ -41,8 +41,8 @@ def test_batch_and_online_agree_on_one_entity_at_one_time(domain, use_case):
     from pipelines.build import build
     from punctual.progress import Progress
 
-    # An hour in which parcels are booked; the online store stands at its beginning, as an hourly
-    # run leaves it.
+    # The online store is as of the start of an hour in which parcels are booked, as after an
+    # hourly run.
     build(domain, NOW + timedelta(hours=2), Progress(quiet=True))
     requests = known_events(
         domain,
@@ -67,8 +67,8 @@ def test_batch_and_online_agree_on_one_entity_at_one_time(domain, use_case):
     assert online["parcel"].to_pylist() == done["parcel"].to_pylist()
     for name in predictor.features.names:
         assert online[name].to_pylist() == done[name].to_pylist(), name
-    # Features are the same to the bit; a linear model's sum may round otherwise for one row than
-    # for many.
+    # Features are equal bit for bit; a linear model's sum may be rounded differently for one row
+    # than for many.
     assert online["prediction"].to_pylist() == pytest.approx(
         done["prediction"].to_pylist(), abs=1e-12
     )

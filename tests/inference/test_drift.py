@@ -110,8 +110,7 @@ def test_a_category_that_training_never_saw_is_drift_and_rare_ones_are_one_bin()
 
 
 def test_a_shift_that_equally_long_training_windows_show_is_usual():
-    # A value that goes up and down with the days: a day's window differs from all of training, and
-    # nothing is wrong.
+    # A seasonal value: the window of a day differs from all of training without being drift.
     wave = [np.sin(place / 24 / 10 * 2 * np.pi) * 10 for place in np.arange(0, 24 * 60, 0.2)]
     reference = table(wave, hours=0.2)
     one_day = table(wave[:120], hours=0.2)

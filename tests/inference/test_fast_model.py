@@ -31,7 +31,7 @@ FEATURES = [
     *(ModelFeature(name, "category") for name in CATEGORIES),
     *(ModelFeature(name, "number") for name in NUMBERS[2:]),
 ]
-# "tiny" and "rare" are seen too seldom for a code of their own.
+# "tiny" and "rare" are too infrequent for their own code.
 MAKERS, ENGINES = ["big", "small", "tiny", "rare", None], ["jet", "prop"]
 SMALL = {
     "n_estimators": 80,

@@ -58,7 +58,7 @@ def test_online_features_equal_the_point_in_time_join_bit_for_bit(domain, use_ca
         ["event_timestamp", "created_timestamp"]
     )
     requests = requests.take(pa.array(random.integers(0, requests.num_rows, 500)))
-    # Some that nobody knows, and some whose depot is not given.
+    # Some couriers are unknown, and some depots are null.
     courier = [
         f"{each}?" if number % 11 == 0 else each
         for number, each in enumerate(requests["courier"].to_pylist())
@@ -215,7 +215,7 @@ def test_a_running_materialization_makes_no_entity_unknown(online):
     view = next(view.online for view in online.views if view.name == "courier_deliveries")
     records = online.database.records
     records.erase(view, [view.key(courier) for courier in "ABCDEF"])
-    # A first run has not come to its end.
+    # The state during a first run.
     with sqlite3.connect(records.path) as connection:
         connection.execute(
             "UPDATE places SET version = NULL, until = NULL WHERE schema = ?", (view.schema,)

@@ -60,7 +60,7 @@ def test_predictions_are_joined_by_their_ids(domain, use_case, booked):
 def test_predictions_without_ids_are_joined_by_their_request_columns(domain, use_case, booked):
     old = [row for row in booked if row["event_timestamp"] <= OLD and not row["lost"]]
     nameless = predictions(old, parcel=pa.nulls(len(old), pa.int64()))
-    # Sent without the depot, which may be left out, and a while after the booking.
+    # Requests without the optional depot, some time after the booking.
     later = predictions(
         old,
         depot=pa.nulls(len(old), pa.string()),

@@ -126,8 +126,8 @@ def test_a_prediction_for_midnight_that_was_received_earlier_is_found(own_home):
 
 
 def test_a_full_disk_leaves_the_log_whole_and_appendable(own_home):
-    # A limit on the size of files does what a full disk does: it cuts a write short. Only a child
-    # can have it to itself.
+    # A limit on the size of files truncates a write as a full disk does. It is set in a child
+    # process.
     program = f"""
         import resource, sys
         sys.path.insert(0, {str(sys.path[0])!r})

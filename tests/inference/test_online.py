@@ -454,7 +454,7 @@ def test_the_documentation_types_a_row_and_its_example_works(client):
     assert row["properties"]["route"]["type"] == "integer"
     assert row["additionalProperties"] is False
     assert {"Answer", "Prediction", "Problem"} <= set(schemas)
-    # A regression has no probability, a classification no other prediction.
+    # A regression has no probability, and a classification has only a probability.
     assert not {"probability", "prediction", "decision"} & set(schemas["Prediction"]["required"])
     example = schemas["ParcelLatenessRequest"]["example"]
     response = client.post("/predict", json=example)

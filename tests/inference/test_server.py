@@ -84,7 +84,7 @@ def test_a_server_answers_the_command_line_and_stops_cleanly_on_request(
     )
     assert (server.returncode, errors) == (0, "")
     assert len(list(read_log(Home.at(), "parcel_delay"))) == 1
-    # The data folder's clock has gone along, sixty times as fast as ours.
+    # The data folder's clock ran sixty times as fast as the wall clock.
     assert int((home / "clock").read_text()) > 1_708_430_400_000_000 + 5_000_000
 
 

@@ -14,8 +14,8 @@ from orchestration.step_run import Stopped, run_step
 from orchestration.steps import Step
 from punctual.home import Home
 
-# Notes each call; does what the next line of `<its first argument>.plan` says: an exit code and a
-# text, or `sleep`.
+# Records each call and obeys the next line of `<first argument>.plan`: an exit code and a text,
+# or `sleep`.
 TINY_STAGE = """
 import json, os, pathlib, sys, time
 

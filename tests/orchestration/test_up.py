@@ -185,7 +185,7 @@ def test_up_builds_trains_predicts_and_serves_a_new_domain_day_after_day(
     running.wait_for("materialize shop as of 2020-12-01 00:00: done")
     running.wait_for("train next_sales as of 2020-11-30 07:00: done")
     running.wait_for(f"Serving at http://127.0.0.1:{port}")
-    # Whatever the first runs took, the days that went by meanwhile are one run.
+    # However long the first runs took, the days that passed meanwhile become one run.
     running.wait_for(r"materialize shop as of 2020-12-0[2-9] 00:00: done")
 
     code, _, refusal = punctual("up", "--port", str(port))
@@ -202,7 +202,7 @@ def test_up_builds_trains_predicts_and_serves_a_new_domain_day_after_day(
     assert not answers(port)
     after = json.loads(punctual("status", "--json")[1])
     assert after["scheduler"] == "stopped"
-    # The folder's clock goes on from where it was.
+    # The folder's clock continues from its last time.
     assert after["as_of"] >= status["as_of"] > "2020-12-02"
 
 

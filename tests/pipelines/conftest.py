@@ -31,7 +31,7 @@ def elsewhere(tmp_path, monkeypatch):
 
     def elsewhere(function):
         with monkeypatch.context() as patch:
-            # Hypothesis seeds `random` for each example, so that a random name would come again.
+            # Hypothesis seeds `random` for each example, so a random name would repeat.
             patch.setenv("PUNCTUAL_HOME", tempfile.mkdtemp(dir=tmp_path))
             return function()
 

@@ -261,8 +261,8 @@ def test_a_run_that_died_between_its_files_cleans_again(file):
     clean(file, HEADER + b"1,5,a\n")
     first = read_report(Home.at(), "travel", "trips")
     clean(file, HEADER + b"2,6,b\n")
-    # As it is when a run dies after the rows and before the report: the file of before must not
-    # find its old report.
+    # The state after a run that died between rows and report: the earlier file must not match
+    # its old report.
     clean_path(Home.at(), "travel", "trips").with_suffix(".json").unlink()
     assert clean(file, HEADER + b"1,5,a\n") == first
     assert rows() == [(1, 5, "a")]

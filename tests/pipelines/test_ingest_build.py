@@ -48,7 +48,7 @@ def test_a_first_load_uses_only_the_declared_knowledge_times(taxis):
     assert taxis.events("fares", "trip", "event_timestamp", "created_timestamp") == [
         (1, utc(1, 10, 30), utc(1, 10, 30))
     ]
-    # What is in the file and not yet known comes when it is.
+    # Events that are in the file but not yet known are published by a later build.
     assert [(events.new, events.first_load) for events in taxis.build(at(1, 13)).events] == [
         (1, False),
         (1, False),
@@ -90,7 +90,7 @@ def test_a_correction_is_a_newer_version_known_from_the_run_that_found_it(taxis)
     assert taxis.events("fares", "trip", "cents", "created_timestamp") == [
         (1, 1000, utc(1, 10, 30)), (1, 1200, utc(1, 13)), (2, 500, utc(1, 10, 30)),
     ]  # fmt: skip
-    # What was corrected once is compared with what it is now.
+    # The file is compared with the corrected version.
     assert [each.corrected for each in taxis.build(at(1, 14)).events] == [0, 0, 0]
     taxis.write([a_trip(1, at(1, 10), cents=1000), a_trip(2, at(1, 10), cents=500)])
     assert [each.corrected for each in taxis.build(at(1, 15)).events] == [1, 0, 0]

@@ -116,8 +116,8 @@ def rows_of(history):
     return rows
 
 
-# Half minutes and a microsecond beside them, on a grid of minutes: entries, exits and knowledge
-# meet its edges.
+# Half minutes and their neighbours by a microsecond, on a grid of minutes, so that entries,
+# exits and knowledge times meet grid times.
 moments = st.builds(
     lambda half, beside: half * MINUTE // 2 + beside,
     st.integers(1, 14),
@@ -435,8 +435,8 @@ def test_a_correction_that_moves_the_last_trip_back_restores_the_previous_one(bu
         )
         for row in rows.to_pylist()
     ]
-    # The fourth minute was published and stays the newest; from the sixth on it tells of the trip
-    # of the second.
+    # The row of the fourth minute stays the newest; from the sixth on it shows the trip of the
+    # second minute.
     assert sorted(told, key=lambda row: row[2:]) == [
         (1, 2 * MINUTE, 2),
         (2, 4 * MINUTE, 4),

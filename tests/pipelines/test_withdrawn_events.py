@@ -44,7 +44,7 @@ def test_an_event_whose_row_disappears_is_withdrawn_at_the_next_build(taxis):
     taxis.build(at(1, 12))
     taxis.write([FIRST])
     fares, calls, tips = taxis.build(at(1, 13)).events
-    # The tip of the second trip is known at half past twelve, and was never taken in.
+    # The tip of the second trip is known at 12:30 and was never ingested.
     assert [counts(each) for each in (fares, calls, tips)] == [(0, 0, 0, 1, 0)] * 2 + [(0,) * 5]
     assert taxis.events("fares", "trip", "cents", "created_timestamp", "is_withdrawn") == [
         (1, 1000, utc(1, 10, 30), False),
@@ -124,7 +124,7 @@ def test_a_correction_known_later_replaces_the_event_at_its_own_time(taxis):
     taxis.write([FIRST, a_trip(2, at(1, 11), minutes=150, cents=600)])
     assert counts(taxis.build(at(1, 13)).events[0]) == (0,) * 5
     assert fares_known(taxis, at(1, 13)) == {1: 1000, 2: 500}
-    # The file is the one of the last build.
+    # The file did not change since the last build.
     assert counts(taxis.build(at(1, 14)).events[0]) == (0, 0, 1, 0, 0)
     assert fares_known(taxis, at(1, 13, 29)) == {1: 1000, 2: 500}
     assert fares_known(taxis, at(1, 13, 30)) == {1: 1000, 2: 600}
@@ -162,7 +162,7 @@ def test_a_withdrawal_reaches_features_from_its_grid_time_on_in_both_stores(taxi
     )
     result = historical_features(store, frame, names)
     joined = zip(*(result[name.replace(":", "__")].to_pylist() for name in names), strict=True)
-    # Noticed at 13:04, the withdrawal is known at the grid time 14:00; that of 14:05 at 15:00.
+    # A withdrawal found at 13:04 is known at the grid time 14:00, one found at 14:05 at 15:00.
     assert (
         shown
         == list(joined)

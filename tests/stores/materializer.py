@@ -55,9 +55,9 @@ def view_of(tables):
 
 
 def materialize(online, tables, now, rebuild):
-    # Many batches, so that most of a run is between two of them.
+    # Small batches, so that most of a run is between two batches.
     stores.online.materialization.BATCH_ROWS = 80
-    # Nobody waits half a minute for a lock whose owner was killed.
+    # A lock whose owner was killed expires after a second instead of half a minute.
     stores.online.backends.redis_lease.SECONDS = 1.0
     config = config_of(online)
     moment = datetime.fromtimestamp(now, UTC)

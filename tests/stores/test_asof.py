@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:view '.*' gives nothing but null
 
 cities = st.sampled_from(["Oslo", "O'Hare", None])
 drivers = st.sampled_from([1, 2, 2**53 + 1, None])
-# Few moments, so that they meet; some far from the others, so that buckets between them are empty.
+# Few timestamps, so that they coincide; some are far apart, so that buckets between are empty.
 moments = st.one_of(st.integers(0, 12), st.sampled_from([40, 41, 100, 1_000]))
 values = st.tuples(st.sampled_from([None, 0, 2**53 + 1, 2**63 - 1]))
 rows_of_history = st.builds(
@@ -63,7 +63,7 @@ def published(folder, history, cuts):
     parts = [history[start:end] for start, end in pairwise(edges)]
     paths, statistics, newest = [], [], -1
     for part in parts:
-        # Published files are never written twice, and DuckDB keeps what it has read by name.
+        # Names are unique, since published files are never rewritten and DuckDB caches by name.
         path = folder / f"{uuid.uuid4().hex}.parquet"
         columns = {
             "city": pa.array([row.keys[0] for row in part], pa.string()),
@@ -134,7 +134,7 @@ def test_the_join_equals_a_scan_of_every_row(
             "stores.offline.join.worth_loading", lambda held, _: is_held and bool(held.paths)
         )
         if width is not None:
-            # A history of few rows would be joined whole.
+            # Without this patch a short history is joined as a whole.
             patch.setattr("stores.offline.asof.worth_looking", lambda *_: True)
             patch.setattr("stores.offline.asof.ROWS_A_BUCKET", width)
         found = join.table()["value"].to_pylist()

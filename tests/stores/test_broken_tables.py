@@ -45,7 +45,7 @@ def ways_of_reading(views, tmp_path, rows):
 def refused_in_all_ways(views, tmp_path, error, match, rows=None):
     for is_held in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            # A history of one file and few entity rows would be read by need.
+            # Forces either way: the history is loaded whole, or read selectively.
             patch.setattr(
                 "stores.offline.join.worth_loading",
                 lambda history, _, is_held=is_held: is_held and bool(history.parts),
@@ -92,7 +92,7 @@ def spoil(file, column):
 
 @pytest.mark.parametrize("column", ["driver", "trips", *TIMES])
 def test_garbage_inside_a_column_is_not_read_as_values(views, published, tmp_path, column):
-    # Of rows that are all known equally long after their event, the manifest says when, and the
+    # If all rows are known equally long after their event, the manifest has that delay and the
     # column is not read.
     views.publish("driver_trips", [(7, 4, utc(10), utc(12))])
     spoil(published, column)
@@ -209,8 +209,7 @@ def test_a_file_that_was_replaced_by_one_of_another_type_is_named(views, publish
         store_schema=False,
     )
     whole = later.read_bytes()
-    # Of the same size, so that only the type tells; what stands between pages and footer is not
-    # read.
+    # The same size, so that only the type differs; bytes between pages and footer are not read.
     footer = int.from_bytes(whole[-8:-4], "little") + 8
     assert len(whole) <= size
     later.write_bytes(whole[:-footer] + b"\0" * (size - len(whole)) + whole[-footer:])
@@ -374,7 +373,7 @@ def test_too_little_memory_names_the_setting(views, tmp_path):
 def test_a_spill_folder_that_is_full_names_the_setting(views, tmp_path):
     frame = many(views)
     small = views.opened(memory_limit="12MB", threads=1, spill_folder=str(tmp_path / "spilled"))
-    # The limit of a file's size stands for that of a disk, which only root can make small.
+    # A limit on the size of files simulates a full disk; a small disk needs root.
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, usual[1]))
     try:

@@ -75,7 +75,7 @@ def test_publishing_day_by_day_leaves_few_files_and_unchanged_commits(scores):
     live = scores.files()
     assert len(live) <= 2 * (FANOUT - 1)
     assert all(file.in_order for file in live)
-    # A row of each day is in its first file, and in one merged file a level at most.
+    # Each day's row was in its first file and in at most one merged file per level.
     assert len(on_disk(scores)) <= days
 
 

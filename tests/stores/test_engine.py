@@ -82,7 +82,7 @@ def world(tmp_path):
     database.close()
 
 
-# One moment is one microsecond, so that events, knowledge, runs and reads meet.
+# Timestamps are a few microseconds, so that events, knowledge, runs and reads coincide.
 moments = st.integers(0, 12)
 drivers = st.sampled_from([1, 2**53 + 1, None])
 numbers = st.sampled_from([None, 0, -1, 2**53 + 1])
@@ -162,7 +162,7 @@ def test_online_after_a_run_is_what_the_offline_join_shows(shared, publish, step
         else:
             materialize_view(store.config, database, view, **run)
         assert materialize_view(store.config, database, view, **run).records == 0
-        # From the run on, what is published ahead included: the record is right until the next run.
+        # The record is right until the next run, rows published ahead included.
         reached = min(step.now, step.built)
         entities = [
             (driver, moment) for driver in (1, 2**53 + 1, None) for moment in range(reached, 18)
@@ -203,7 +203,7 @@ def test_a_run_writes_effective_rows_and_rows_published_ahead(world, publish):
 def test_a_run_goes_no_further_than_the_table_is_built(world, publish):
     publish(world.table, TRIPS, [(7, 1, utc(10), utc(10))], at(11))
     assert world.materialize(at(23)).until == at(11)
-    # Known at 12:00 and built only now; the run that stood at 23:00 has not skipped it.
+    # Known at 12:00 and built only now: the run as of 23:00 did not skip it.
     publish(world.table, TRIPS, [(7, 2, utc(11), utc(12))], at(13))
     done = world.materialize(at(23))
     assert (done.until, done.missed) == (at(13), 1)
@@ -300,7 +300,7 @@ def test_a_new_definition_reads_its_own_table_once_it_is_built(tmp_path, world, 
     )
     second.materialize(NOON)
     assert second.online(NOON) == [2]
-    # Whole as it is defined now, it is all that is kept of the view.
+    # Once the current definition is complete, only its records remain.
     assert world.database.records.views("test") == {
         "driver_trips": [OnlineView.of("test", second.view).schema]
     }

@@ -101,7 +101,7 @@ def test_feast_reads_naive_pandas_times_as_utc_unless_configured_otherwise(trips
     ].to_pylist() == [4]
     with pytest.raises(NaiveTimestamp):
         told.get_historical_features(naive, ["driver_trips:trips"]).to_arrow()
-    # Through our own function the setting of this store decides alone.
+    # In our own function only the setting of this store counts.
     with pytest.raises(NaiveTimestamp):
         trips.shown(naive)
 
@@ -193,7 +193,7 @@ def test_a_join_with_a_value_or_without_events_or_in_event_time_does_not_warn(tr
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert trips.shown(at(utc(11), utc(12))) == [None, 3]
-        # Known, but of another driver; or nothing had happened yet; or there is no row to join.
+        # Another driver has values; or no event has happened yet; or there is no entity row.
         assert trips.shown(at(utc(12), driver=8)) == [None]
         assert trips.shown(at(utc(10))) == [None]
         assert trips.shown(at().set_column(0, "driver", pa.array([], pa.int64()))) == []

@@ -82,7 +82,7 @@ def test_an_answer_equals_the_message_that_feast_would_make(type_):
 
 
 def protos(values, type_):
-    # Feast takes NaN for a null; what was published as NaN is NaN, offline and online.
+    # Feast reads NaN as null; a published NaN stays NaN, offline and online.
     if type_ in (Float32, Float64):
         return [
             Value(double_val=value) if type_ == Float64 else Value(float_val=value)

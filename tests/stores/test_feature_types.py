@@ -18,8 +18,8 @@ from tests.stores.by_hand import at, utc
 from tests.stores.every_type import BIG, EVERY_TYPE
 
 TIMES = ("event_timestamp", "created_timestamp")
-# What the files of a table hold and Feast's messages do not: nulls inside of values, microseconds,
-# maps as Arrow has them.
+# Values that table files can store and Feast's messages cannot: nulls inside values,
+# microseconds, Arrow maps.
 IN_FILES = {
     "moment": utc(3, microsecond=1).replace(tzinfo=UTC),
     "map": [("a", "b"), ("c", None)],

@@ -22,7 +22,7 @@ from stores.online.packed_row import CorruptRecord
 from stores.online.record_format import INTACT, START, TAIL, Layout
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
-# Of every age that Python knows; both ends, and microseconds before 1970, are tried often.
+# Python's whole range; both ends and microseconds before 1970 are tried often.
 MOMENTS = st.one_of(
     st.datetimes(timezones=st.just(UTC)),
     st.sampled_from(
@@ -37,7 +37,7 @@ MOMENTS = st.one_of(
 ZONES = st.sampled_from(
     [UTC, ZoneInfo("UTC"), ZoneInfo("Europe/Paris"), timezone(timedelta(hours=-7, minutes=-30))]
 )
-# Not at the ends, where there is no such moment in another zone.
+# Not at the ends of the range, where the time does not exist in another zone.
 ZONED = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=ZONES)
 TEXT = st.one_of(st.text(max_size=12), st.sampled_from(["", "\x00", "✈" * 3000]))
 JSON = st.recursive(
@@ -198,7 +198,7 @@ def test_any_flipped_bit_and_any_cut_is_refused(table, data):
     flipped = bytearray(record)
     flipped[bit >> 3] ^= 1 << (bit & 7)
     cut = record[: data.draw(st.integers(0, len(record) - 1))]
-    # Of cuts CRC-32 lets one in four milliards pass.
+    # CRC-32 accepts one cut in four billion.
     assume(zlib.crc32(cut) != INTACT)
     for damaged in (
         bytes(flipped),
@@ -298,7 +298,7 @@ def test_arrow_columns_encode_as_their_single_values(type_, arrow, values):
         )
     packed = layout.rows([column], [1, 2, 3], [1, 2, 3])
     assert packed == layout.rows([values], [1, 2, 3], [1, 2, 3])
-    # A slice of a longer column, as a batch of rows may be.
+    # A slice of a longer column, as in a batch of rows.
     assert layout.rows([column.slice(1)], [2, 3], [2, 3]) == packed[1:]
     assert layout.values(packed[1]) == [None]
 

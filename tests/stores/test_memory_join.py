@@ -10,7 +10,7 @@ from stores.tables import Table, connect
 
 ROWS, ENTITY_ROWS = 120_000, 80_000
 NAMES = ["driver", "city"]
-# More than 65,536 keys are asked for, which are sorted in two passes.
+# More than 65,536 keys, which are sorted in two passes.
 MOST_KEYS = (90_000, 5)
 MOST_LATE = 200_000
 

@@ -22,7 +22,7 @@ from stores.offline.store import AsofOfflineStore
 from stores.tables import Table
 from tests.stores.by_hand import Row, at, open_store, shown, table_source, utc
 
-# What is known too late is said in a warning; here it is the rule.
+# A join without known values warns; here that is expected.
 pytestmark = pytest.mark.filterwarnings("ignore:view '.*' gives nothing but nulls")
 MICROSECOND = timedelta(microseconds=1)
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
@@ -87,13 +87,13 @@ VIEWS = {
     ),
 }
 FEATURES = [f"{name}:{feature}" for name, view in VIEWS.items() for feature in view.features]
-# Few moments, so that they meet: ties, ttl bounds, and the ends of days at which files are cut.
+# Few timestamps, so that ties, ttl bounds and the day boundaries of files occur.
 offsets = st.sampled_from([0, 1, 2, 3, 4, 5, DAY - 1, DAY, DAY + 1, DAY + 3, DAY + 4, 2 * DAY])
 
 
 @st.composite
 def histories(draw):
-    """Rows of each view, in any order: late, corrected, withdrawn, tied, with null keys and values."""
+    """Rows of each view, in any order: late, corrected, withdrawn, tied or null."""
     everything = {}
     for name, view in VIEWS.items():
         withdrawn = st.sampled_from([None, False, True]) if view.has_withdrawals else st.just(False)
@@ -229,7 +229,7 @@ def test_the_join_over_rows_near_each_timestamp_equals_reading_the_history_by_ha
     folder, two_time, event_time = world
     publish_history(folder, history, publish)
     store = two_time if is_two_time else event_time
-    # A history of few rows would be joined whole.
+    # Without this patch a short history is joined as a whole.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stores.offline.asof.worth_looking", lambda *_: True)
         patch.setattr("stores.offline.asof.ROWS_A_BUCKET", width)
@@ -306,8 +306,7 @@ def test_a_naive_as_of_is_refused(trips):
 def test_a_later_file_with_older_knowledge_does_not_hide_newer_rows(tmp_path, trips, publish):
     table = Table.current(tmp_path / "tables", "driver_trips")
     publish(table, {"driver": pa.int64(), "trips": pa.int64()}, [(7, 5, utc(12), utc(12, 30))])
-    # The correction that is known from 13:00 on describes 11:00; what describes 12:00 was known
-    # before it.
+    # The correction known from 13:00 describes 11:00; the row of 12:00 was known before it.
     assert trips_at(trips, at(utc(12), utc(12, 30), utc(13))) == [3, 5, 5]
 
 
@@ -339,7 +338,7 @@ def test_files_without_visible_rows_are_not_read(tmp_path, publish):
         publish(table, {"driver": pa.int64(), "trips": pa.int64()}, rows)
     (tmp_path / "tables" / table.files()[0].path).unlink()
     assert trips_at(store, at(utc(12), utc(13), utc(13) + MICROSECOND)) == [4, 4, None]
-    # An hour after its event the first file's row could still be seen.
+    # An hour after its event the row of the first file is still visible.
     with pytest.raises(BrokenTable, match="is in the manifest and cannot be read"):
         trips_at(store, at(utc(2)))
 
@@ -355,7 +354,7 @@ def test_a_timestamp_in_another_zone_is_the_same_timestamp(trips):
 
 
 def test_entity_rows_with_null_timestamps_are_counted_and_refused(trips):
-    # DuckDB's ASOF join would take a null for the end of time.
+    # DuckDB's ASOF join would treat a null as later than every timestamp.
     with pytest.raises(InvalidRequest, match="1 of 2 entity rows have no event_timestamp"):
         trips_at(trips, at(None, utc(12)))
 
@@ -472,7 +471,7 @@ def test_a_table_of_another_definition_is_not_joined(tmp_path, trips):
         StoreOutdated, match="table 'driver_trips' was built from another definition"
     ):
         trips_at(trips, at(utc(12)))
-    # A training set of then is pinned to a version, whatever the definition is now.
+    # An earlier training set is pinned to a version and ignores the current definition.
     assert trips_at(trips, at(utc(12)), commits={"driver_trips": (1, 1)}) == [3]
 
 

@@ -96,8 +96,7 @@ def test_a_null_or_omitted_key_is_not_found(store):
     depot = Entity(name="depot", join_keys=["depot"], value_type=ValueType.STRING)
     source = store.get_data_source("trips_table")
     fields = [Field(name="depot", dtype=String), Field(name="size", dtype=Int64)]
-    # Before anything is read: Feast keeps what it once found out about a request for longer than
-    # the definitions.
+    # Applied before the first read, since Feast caches what it resolved for a request.
     store.apply(
         [
             depot,

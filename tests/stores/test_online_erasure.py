@@ -89,7 +89,7 @@ def test_no_erased_byte_remains_in_the_files_of_sqlite(tmp_path, whole_view):
             database.erase_view("test", "driver_trips")
         else:
             assert database.erase(TRIPS, [TRIPS.key(driver) for driver in gone]) == 100
-            # Erased twice is erased once.
+            # A second erasure finds nothing.
             assert database.erase(TRIPS, [TRIPS.key(driver) for driver in gone]) == 0
         assert held(files_of(tmp_path), gone) == []
         if not whole_view:
@@ -108,7 +108,7 @@ def test_no_erased_byte_remains_in_the_files_of_redis(start_redis, appendonly, c
     database = PackedDatabase(RedisRecords(server.url, "test", cluster=cluster))
     drivers = list(range(60))
     with closing(server.client()) as client:
-        # On disk and not in memory, as Redis compresses texts in a snapshot.
+        # Without compression the snapshot has the bytes that the test searches for.
         client.config_set("rdbcompression", "no")
         written_often(database, drivers)
         if not appendonly:

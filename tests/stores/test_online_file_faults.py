@@ -58,10 +58,10 @@ def test_only_the_next_run_renames_a_file_of_an_older_format(tmp_path, version, 
             1 + is_open,
         )
     if holder:
-        # Whoever has it open still reads it.
+        # A process that has the file open still reads it.
         assert len(holder.execute("SELECT * FROM 'driver_trips.0123'").fetchall()) == 2
         holder.close()
-    # Once is enough, and an older one is not overwritten.
+    # The next run renames nothing, and an earlier renamed file is not overwritten.
     fill(database)
     database.close()
     path.unlink()
@@ -71,7 +71,7 @@ def test_only_the_next_run_renames_a_file_of_an_older_format(tmp_path, version, 
         aside.name,
         f"{aside.name}.2",
     ]
-    # An erasure leaves nothing of what nobody can look into any more.
+    # An erasure removes the renamed file, which cannot be searched any more.
     database.erase(TRIPS, KEYS)
     assert not list(tmp_path.glob("online.db.format-*"))
     database.close()
@@ -165,7 +165,7 @@ def test_a_reader_creates_no_file(tmp_path):
 
 
 def test_a_reader_of_a_read_only_folder_sees_what_the_owner_writes(tmp_path, monkeypatch):
-    """A file is read without its journal only while nobody else has it open."""
+    """The file is opened as immutable only while nobody else has it open."""
     path = tmp_path / "online.db"
     with closing(PackedDatabase(SqliteRecords(path))) as writer:
         fill(writer)
@@ -199,7 +199,7 @@ def in_a_child_that_may_write(size, act):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        # Nothing of pytest's may run in here.
+        # The forked child must not run any code of pytest.
         try:
             said = _tried(size, act)
             os.write(writer, said.encode())
@@ -214,7 +214,7 @@ def in_a_child_that_may_write(size, act):
 def _tried(size, act):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     said = ""
-    # With an odd size there is space again afterwards, and the same object goes on.
+    # For odd sizes the limit is lifted afterwards and the same object continues.
     for limit in (size, resource.RLIM_INFINITY)[: 1 + size % 2]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         try:

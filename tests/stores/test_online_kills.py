@@ -207,7 +207,7 @@ def test_a_materializer_killed_anywhere_leaves_whole_entities_and_a_rerun_comple
 ):
     random_moments = random.Random(7)
     killed = dict.fromkeys((kind for kind, _, _ in KINDS), 0)
-    # Redis keeps each record by itself, whoever is killed; a few will do.
+    # Redis writes each record atomically, so a few kills are enough.
     kills = KILLS if world.path else max(3, KILLS // 5)
     for number in range(kills):
         place = number % len(KINDS)
@@ -215,7 +215,7 @@ def test_a_materializer_killed_anywhere_leaves_whole_entities_and_a_rerun_comple
         world.back(place)
         before = [None] if place == 0 else [generation - 1]
         first = ["NOT_FOUND"] if place == 0 else []
-        # The very first run makes the place that is read; until then there is no view to read.
+        # The first run creates the generation; until then readers have no view to read.
         if place == 0:
             world.database.records.places(world.view)
         with world.reading(generation, *before, *first):

@@ -53,11 +53,11 @@ def test_a_redis_that_lost_its_data_is_filled_from_the_beginning(start_redis, lo
     lost()
     with pytest.raises(NotBuilt):
         shown(database)
-    # The mark has gone with the data: a run that begins now fills the view whole.
+    # The mark was lost with the data, so the next run fills the whole view.
     assert database.records.mark(TRIPS) is None
     fill(database, NEW)
     assert (shown(database), database.count(TRIPS)) == ([NEW] * 10, 10)
-    # A run that was under way leaves no mark for what it had written before.
+    # A run that was interrupted sets no mark for the rows it wrote before.
     with (
         pytest.raises(OnlineStoreUnavailable, match="removed or replaced"),
         database.records.alone(TRIPS),

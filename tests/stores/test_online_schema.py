@@ -27,8 +27,7 @@ STEPS = [
 
 @pytest.fixture
 def store(tmp_path, online_store):
-    # Not SQL's registry: what Feast has read of that, it knows by `id`, which the next one may have
-    # when the first is gone.
+    # Not the SQL registry: Feast caches its contents by `id`, which a later object may reuse.
     return open_store(
         tmp_path,
         registry="file",

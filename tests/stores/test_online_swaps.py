@@ -147,15 +147,15 @@ def test_a_child_of_a_fork_reads_what_is_written_after_it(tmp_path):
     told, tells = os.pipe()
     child = os.fork()
     if child == 0:
-        # Nothing of pytest's may run in here.
+        # The forked child must not run any code of pytest.
         try:
             os.read(told, 1)
             database.write(TRIPS, rows(LATER, KEYS[:1]), 50)
             os._exit(shown(database) != [LATER] + [NEW] * 9)
         finally:
             os._exit(2)
-    # The last connection goes, and its journal with it; a child that had it open would go on with
-    # what is not there any more.
+    # The last connection closes and its journal is deleted; a child that kept the journal open
+    # would read the deleted file.
     database.write(TRIPS, rows(NEW), 50)
     database.close()
     os.write(tells, b".")

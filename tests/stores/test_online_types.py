@@ -20,7 +20,7 @@ from tests.stores.by_hand import open_store, table_source, utc
 from tests.stores.every_type import EVERY_TYPE
 
 DRIVER = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
-# Feast makes arrays of NumPy of what is nested deeper in a frame, and then refuses them.
+# Feast converts deeper nested values of a frame to NumPy arrays and then refuses them.
 PUSHABLE = [name for name in EVERY_TYPE if name not in ("maps", "structs", "lists")]
 ROWS = [
     (7, *(value for _, value in EVERY_TYPE.values())),

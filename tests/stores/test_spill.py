@@ -36,7 +36,7 @@ def spilled(folder):
 
 
 def test_connections_that_share_a_spill_folder_do_not_read_each_others_rows(tmp_path):
-    # DuckDB 1.5 calls its files the same in each connection, and crashes.
+    # DuckDB 1.5 uses the same file names in each connection and crashes.
     folder = tmp_path / "not" / "there yet"
 
     def run(factor):

@@ -217,7 +217,7 @@ def test_retrievals_do_not_share_a_connection(stores):
     one, other = (
         stock.get_historical_features(frame((1, 12)), ["driver_trips:trips"]) for _ in range(2)
     )
-    # Two threads that use it at once meet an error or wait for ever, as chance has it.
+    # Two threads that use it at once fail or deadlock at random.
     assert one.table.get_backend().con is other.table.get_backend().con
     job = ours.get_historical_features(frame((1, 12)), ["driver_trips:trips"])
     with ThreadPoolExecutor(4) as pool:
@@ -266,7 +266,7 @@ def test_a_late_row_reaches_the_online_store(tmp_path, stores, publish):
     stock, ours = stores([(1, 10, 9, 9)])
     for store in (stock, ours):
         store.materialize(at(0), at(12))
-    # At 21:00 it becomes known what was so at 10:00.
+    # At 21:00 an event of 10:00 becomes known.
     table = Table.current(tmp_path / "tables", "driver_trips")
     publish(
         table,
@@ -380,8 +380,8 @@ def killed_while_writing(store, path):
 
 def test_a_killed_materialization_does_not_stop_readers(tmp_path, stores):
     _, ours = stores([(1, 10, 9, 9)])
-    # In the file registry, which is Feast's default; its SQL registry forgets to write the state
-    # that stops readers.
+    # With Feast's default file registry; the SQL registry does not write the state that stops
+    # readers.
     stock = _store(
         tmp_path, "files", timedelta(0), **STOCK, registry={"path": str(tmp_path / "registry.pb")}
     )

@@ -227,7 +227,7 @@ def test_another_definition_is_another_version_with_its_own_rows_and_watermarks(
     publish(second, TRIPS, [(1, 20, day(1), day(1))])
     assert contents(Table.current(tmp_path, "trips")) == [(1, 20)]
     assert contents(trips) == [(1, 10)]
-    # A change that is taken back goes on where its table stopped.
+    # A reverted change continues with its earlier table.
     assert Table.for_definition(tmp_path, "trips", "first", ("driver",)).version == trips.version
     assert contents(Table.of_definition(tmp_path, "trips", "second")) == [(1, 20)]
     assert Table.of_definition(tmp_path, "trips", "third") is None

@@ -52,7 +52,7 @@ def test_a_moved_or_copied_data_folder_works(
     there = tmp_path / "elsewhere" / "home"
     if copied:
         shutil.copytree(shop, there)
-        # Whoever reads the original finds nothing that could be read.
+        # The original's files become garbage, so that reading one of them fails.
         for path in files(shop):
             path.unlink()
             path.write_bytes(b"of the original")
@@ -181,7 +181,7 @@ print(json.dumps({{
 
 
 def test_mlflows_commands_find_runs_metrics_and_files(first, tmp_path):
-    # As an installation of the project declares it.
+    # As an installation of the project registers it.
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     (name, target) = next(iter(points["mlflow.artifact_repository"].items()))
     installed = tmp_path / "installed" / "plugin-1.dist-info"

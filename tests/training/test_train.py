@@ -62,7 +62,7 @@ def test_the_first_model_that_beats_the_baselines_is_champion_with_a_full_card(
 
 def test_the_card_is_the_reviewed_one(first):
     card = json.loads(encode_card(first.card))
-    # What another run, another release or another processor changes.
+    # Fields that differ by run, release or processor.
     card["run_id"], card["parameters"]["best_iteration"] = "…", 0
     card["libraries"] = dict.fromkeys(card["libraries"], "…")
     card["gate"]["message"] = re.sub(r"[\d.]+ rmse", "… rmse", card["gate"]["message"])
@@ -109,7 +109,7 @@ def test_a_challenger_that_does_not_beat_the_champion_is_refused_and_stays_chall
 def test_champion_and_challenger_are_scored_on_rows_after_the_training_of_both(built_shop, fit):
     fit(as_of=moment("2020-12-01"))
     early = fit()
-    # The champion was trained until October 2nd; the earlier challenger has no later rows to show.
+    # The champion was trained until October 2nd; the earlier challenger has no later rows.
     assert early.verdict.rows == 0
     assert not early.promoted
     assert "only 0 rows are later than both models' training" in early.verdict.message
@@ -118,7 +118,7 @@ def test_champion_and_challenger_are_scored_on_rows_after_the_training_of_both(b
 def test_a_rollback_makes_the_earlier_champion_champion_again(first, capsys):
     with pytest.raises(NoChampion, match="the first; there is no earlier one"):
         publish.rollback(Home.at(), "next_sales")
-    # The same model again, as the next version.
+    # The same model is registered again as the next version.
     again = read_card(Home.at(), "next_sales")
     publish.publish(Home.at(), again, publish.load_pipeline(Home.at(), again), [], {})
     publish.promote(Home.at(), "next_sales", again.version)

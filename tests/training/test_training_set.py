@@ -30,7 +30,7 @@ def built(shop):
 def test_a_request_is_included_only_after_its_horizon(built):
     made = training_set(*built, as_of=moment("2019-01-31T06:00Z"))
     newest = max(made.rows["event_timestamp"].to_pylist())
-    # The prediction of the 30th is 24 hours old at that moment, its label 6.
+    # At that time the prediction of the 30th is 24 hours old and its label 6.
     assert newest == moment("2019-01-30T06:00Z")
     assert made.rows.num_rows == 30 * 12
     one_microsecond_less = training_set(
@@ -43,7 +43,7 @@ def test_labels_and_features_are_used_only_once_known(built):
     made = training_set(*built, as_of=moment("2019-01-31T06:00Z"))
     assert max(made.rows["label_timestamp"].to_pylist()) <= moment("2019-01-31T06:00Z")
     first = made.rows.slice(0, 12)
-    # On the first morning no day had ended yet: nothing was known of any shop.
+    # On the first morning no day has ended, so nothing is known of any shop.
     assert first["shop_sales__cents_mean_7d"].null_count == 12
     assert first["shop_day__mean_known"].to_pylist() == [0] * 12
     second = made.rows.slice(12, 12)
@@ -66,8 +66,8 @@ def test_the_manifest_rebuilds_the_set_from_changed_tables(built, shop):
     rebuilt = training_set(store, domain, use_case, as_of=as_of, commits=made.commits)
     assert canonical_hash(rebuilt.rows) == canonical_hash(made.rows)
     assert rebuilt.rows.equals(made.rows)
-    # Without the manifest, the moment alone gives the same: a correction is known from its own
-    # moment on.
+    # Without the manifest the time alone gives the same rows: a correction has its own knowledge
+    # time.
     assert training_set(store, domain, use_case, as_of=as_of).rows.equals(made.rows)
 
 

@@ -39,7 +39,7 @@ sales = CsvSource(
     rules=(Rule("sales_not_negative", "cents >= 0"),),
 )
 
-# A day's sales are known at its end; whether there is a promotion is known in the morning.
+# A day's sales are known at its end, its promotion in the morning.
 closed_days = Events(
     name="closed_days",
     sources=(sales,),
