@@ -171,7 +171,9 @@ def test_every_package_has_a_docstring():
     for package in OURS:
         for path in (ROOT / package).rglob("__init__.py"):
             doc = ast.get_docstring(ast.parse(path.read_text()))
-            assert doc and "Never:" in doc, f"{path.relative_to(ROOT)} is no map"
+            assert doc and "Never:" in doc, (
+                f"{path.relative_to(ROOT)} has no docstring with a line that starts with Never"
+            )
 
 
 def test_the_feature_repository_holds_its_configuration_and_domains_only():
@@ -189,6 +191,4 @@ def test_no_module_is_longer_than_its_limit():
     for package in OURS:
         for path in modules(package):
             lines = len(path.read_text().splitlines())
-            assert lines <= 420, (
-                f"{path.relative_to(ROOT)} has {lines} lines; look for the second idea"
-            )
+            assert lines <= 420, f"{path.relative_to(ROOT)} has {lines} lines; split it by topic"

@@ -18,7 +18,7 @@ READS = Reads(views=2, rows=4, requests=30, missing=True)
 
 
 @pytest.fixture
-def place(tmp_path, redis_server):
+def arguments(tmp_path, redis_server):
     """The arguments of every contender: a data folder and a Redis server."""
     folder = tmp_path / "data"
     TINY.make(folder, Progress())
@@ -29,26 +29,26 @@ def outcome(work):
     return Measurement("", **repeat(work, 1, 60.0))
 
 
-def test_all_readers_give_the_same_values(place):
+def test_all_readers_give_the_same_values(arguments):
     filled, found = set(), {}
     for contender in READERS:
         store = store_of(contender)
         if store not in filled:
-            assert outcome(online_stores.fill(store=store, **place)).rows == 80
+            assert outcome(online_stores.fill(store=store, **arguments)).rows == 80
             filled.add(store)
         read = online_stores.via_feast if "feast" in contender else online_stores.direct
-        one = outcome(read(store=store, reads=asdict(READS), **place))
+        one = outcome(read(store=store, reads=asdict(READS), **arguments))
         assert one.rows == READS.rows * READS.requests
         assert 0 < one.more["p50_ms"] <= one.more["p99_ms"]
         found[contender] = one.hash
     assert len(set(found.values())) == 1, found
 
 
-def test_all_materializers_write_the_same_values_and_report_their_size(place):
+def test_all_materializers_write_the_same_values_and_report_their_size(arguments):
     found = {}
     for contender in MATERIALIZERS:
         work = online_stores.materialize(
-            store=store_of(contender), defaults=contender.endswith("_defaults"), **place
+            store=store_of(contender), defaults=contender.endswith("_defaults"), **arguments
         )
         # Each repetition starts from an empty store.
         repetitions = 2 if contender in ("ours_sqlite", "ours_redis") else 1
@@ -60,8 +60,8 @@ def test_all_materializers_write_the_same_values_and_report_their_size(place):
 
 
 @pytest.mark.parametrize("store", ["ours_sqlite", "ours_redis"])
-def test_readers_continue_during_a_rebuild(place, monkeypatch, store):
-    outcome(online_stores.fill(store=store, **place))
+def test_readers_continue_during_a_rebuild(arguments, monkeypatch, store):
+    outcome(online_stores.fill(store=store, **arguments))
     ordinary = os.nice(0)
     monkeypatch.setattr(online_rebuild, "cores", lambda: 1)
     rebuild, priorities = online_rebuild.online_ours.rebuild, []
@@ -73,7 +73,7 @@ def test_readers_continue_during_a_rebuild(place, monkeypatch, store):
         return rows
 
     monkeypatch.setattr(online_rebuild.online_ours, "rebuild", slowly)
-    one = outcome(online_rebuild.readers_meanwhile(store=store, quiet_seconds=0.2, **place))
+    one = outcome(online_rebuild.readers_meanwhile(store=store, quiet_seconds=0.2, **arguments))
     assert (one.rows, one.more["failed_reads"], one.more["readers"]) == (80, 0, 1)
     assert (
         priorities == [min(ordinary + 10, 19)] and os.nice(0) == ordinary
@@ -137,7 +137,7 @@ def test_the_command_prints_a_table_and_ends_with_json_and_refuses_results_that_
     monkeypatch.setattr(
         Run,
         "_measured",
-        lambda run, case, name, place: Measurement(
+        lambda run, case, name, folder: Measurement(
             name, 1.0, rows=9, hash=next(hashes), more={"p50_ms": 0.5}
         ),
     )

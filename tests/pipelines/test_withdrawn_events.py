@@ -238,7 +238,7 @@ def test_changing_files_and_a_backfill_give_the_same_rows(patient, elsewhere, hi
         (
             '"tip": "BOOLEAN"},',
             '"tip": "BOOLEAN", "is_withdrawn": "BOOLEAN"},',
-            "events 'tips': column 'is_withdrawn' is the platform's own",
+            "events 'tips': column 'is_withdrawn' is reserved by the platform",
         ),
     ],
 )

@@ -48,7 +48,7 @@ ASKED = {
 }
 
 
-def told(response):
+def answer_of(response):
     """Per feature: its values, their statuses and the seconds of their moments."""
     values = response.to_dict()
     return {
@@ -73,7 +73,7 @@ OF_ONE_DRIVER = {
 
 def test_a_row_older_than_the_ttl_gives_its_timestamp_and_no_value(store):
     store.push("trips_pushed", row(7, 1), to=PushMode.ONLINE)
-    assert told(store.get_online_features(**ASKED)) == OF_ONE_DRIVER
+    assert answer_of(store.get_online_features(**ASKED)) == OF_ONE_DRIVER
 
 
 def test_asynchronous_calls_give_the_same_answers(store):
@@ -81,12 +81,12 @@ def test_asynchronous_calls_give_the_same_answers(store):
         await store.push_async("trips_pushed", row(7, 1), to=PushMode.ONLINE)
         return await store.get_online_features_async(**ASKED)
 
-    assert told(asyncio.run(push_and_read())) == OF_ONE_DRIVER
+    assert answer_of(asyncio.run(push_and_read())) == OF_ONE_DRIVER
 
 
 def test_a_view_that_was_never_written_has_nothing(store):
     nothing = ([None, None], ["NOT_FOUND", "NOT_FOUND"], [0, 0])
-    assert told(store.get_online_features(**ASKED)) == {
+    assert answer_of(store.get_online_features(**ASKED)) == {
         "trips__trips": nothing,
         "trips_of_the_hour__trips": nothing,
     }
@@ -111,14 +111,14 @@ def test_a_null_or_omitted_key_is_not_found(store):
         [{"driver": None}, {"driver": 7}, {"driver": None}],
         full_feature_names=True,
     )
-    assert told(answer) == {
+    assert answer_of(answer) == {
         "trips__trips": ([None, 1, None], ["NOT_FOUND", "PRESENT", "NOT_FOUND"], [0, SECONDS, 0])
     }
     both = ["trips:trips", "depots:size"]
     answer = store.get_online_features(
         both, [{"driver": 7}, {"driver": 8}], full_feature_names=True
     )
-    assert told(answer) == {
+    assert answer_of(answer) == {
         "trips__trips": ([1, None], ["PRESENT", "NOT_FOUND"], [SECONDS, 0]),
         "depots__size": ([None, None], ["NOT_FOUND", "NOT_FOUND"], [0, 0]),
     }

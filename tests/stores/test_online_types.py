@@ -85,7 +85,7 @@ def pushed(store):
     return store
 
 
-def told(store, view="trips", names=tuple(EVERY_TYPE)):
+def answer_of(store, view="trips", names=tuple(EVERY_TYPE)):
     """Per feature its values, as Feast gives them, and their statuses."""
     response = store.get_online_features(
         [f"{view}:{name}" for name in names], [{"driver": driver} for driver in (7, 8, 9)]
@@ -112,11 +112,13 @@ def store(tmp_path, online_store):
 
 
 def test_written_values_are_read_as_from_feasts_own_store(store, feasts_own):
-    assert told(written(store)) == told(feasts_own)
+    assert answer_of(written(store)) == answer_of(feasts_own)
 
 
 def test_pushed_values_are_read_as_from_feasts_own_store(store, feasts_own):
-    assert told(pushed(store), "pushable", PUSHABLE) == told(feasts_own, "pushable", PUSHABLE)
+    assert answer_of(pushed(store), "pushable", PUSHABLE) == answer_of(
+        feasts_own, "pushable", PUSHABLE
+    )
 
 
 def test_materialized_values_are_read_as_from_feasts_own_store(
@@ -155,4 +157,4 @@ def test_materialized_values_are_read_as_from_feasts_own_store(
         materialize_view(store.config, database, view, now=utc(11).replace(tzinfo=UTC)).records == 2
     )
     database.close()
-    assert told(store) == told(feasts_own)
+    assert answer_of(store) == answer_of(feasts_own)
