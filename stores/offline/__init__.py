@@ -1,9 +1,9 @@
 """The Feast offline store: the point-in-time join in event time and knowledge time.
 
-A history that fits into memory is joined by NumPy, a longer one by DuckDB.
+NumPy joins a history that fits into memory, DuckDB a longer one.
 
-Comes in: entity rows and published tables. Goes out: the features each entity row could know.
-Never: writes a table of its own accord, or asks the clock.
+Comes in: entity rows and published tables. Goes out: the features known at each entity row's time.
+Never: writes a table except for pushed rows, or reads the clock to decide what is visible.
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +15,6 @@ if TYPE_CHECKING:
     from stores.offline.store import AsofOfflineStoreConfig as AsofOfflineStoreConfig
     from stores.offline.store import historical_features as historical_features
     from stores.offline.store import point_in_time_join as point_in_time_join
-    from stores.offline.view_columns import refuse_mark as refuse_mark
+    from stores.offline.view_columns import refuse_reserved_feature as refuse_reserved_feature
 
 __getattr__ = exports_of(__name__)

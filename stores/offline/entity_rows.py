@@ -1,5 +1,5 @@
-"""The entity rows of a point-in-time join: whatever frame they come in, their moments, and their
-keys for SQL.
+"""The entity rows of a point-in-time join: read from any kind of frame, with their prediction
+times, and their keys as a table for SQL.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ NaiveTimestamps = Literal["refuse", "utc"]
 
 ENTITIES = "__entities"
 ROW = "__row"
-MOMENT = "__moment"
+PREDICTION_TIME = "__prediction_time"
 _FRAME = "__frame"
 
 
 class EntityRows:
-    """Entity rows in the order in which they were given.
+    """Entity rows in the order of their frame.
 
-    A pandas, Arrow or polars frame stays where it is; a Parquet path, SQL text or a DuckDB relation
-    goes into DuckDB, which may spill it, unless all is wanted `in_memory`. In SQL, `__entities` has
-    one row each: `__row` (from 0), `__moment` (microseconds since 1970, UTC) and the keys that were
-    asked for.
+    A pandas, Arrow or polars frame is not copied. A Parquet file, SQL text or a DuckDB relation is
+    loaded into DuckDB, which may spill it, or into memory with `in_memory`. `prepare` makes the SQL
+    table `__entities`: `__row` (from 0), `__prediction_time` (microseconds since 1970, UTC) and key
+    columns.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class EntityRows:
         naive: NaiveTimestamps,
         in_memory: bool = False,
     ) -> None:
-        """Take the frame; `connection` is asked for DuckDB's only where DuckDB is needed.
+        """Read the frame; `connection` is called only when DuckDB is needed.
 
-        Raises `InvalidRequest` for what is no frame or lacks a moment, `NaiveTimestamp` for times
-        without a zone.
+        Raises `InvalidRequest` for an object that is not a frame or has no prediction time,
+        `NaiveTimestamp` for times without a zone.
         """
         self._connection = connection
         self._prepared: tuple[tuple[str, pa.DataType], ...] | None = None
@@ -68,15 +68,16 @@ class EntityRows:
         names = self.schema.names
         if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise InvalidRequest(
-                f"entity rows have more than one column '{repeated[0]}'; give each a name of its"
-                " own."
+                f"entity rows have more than one column '{repeated[0]}'; rename all but one."
             )
-        self.moments = moments_of(self._columns([time_column(self.schema)]), naive=naive)
+        self.prediction_times = prediction_times_of(
+            self._columns([time_column(self.schema)]), naive=naive
+        )
 
     @property
     def rows(self) -> int:
-        """How many entity rows there are."""
-        return len(self.moments)
+        """The number of entity rows."""
+        return len(self.prediction_times)
 
     @property
     def schema(self) -> pa.Schema:
@@ -84,7 +85,7 @@ class EntityRows:
         return self._schema if self._arrow is None else self._arrow.schema
 
     def slices(self, rows: int) -> Iterator[pa.Table]:
-        """The frame in pieces of so many rows, in order."""
+        """The frame in pieces of at most `rows` rows, in order."""
         if self._arrow is not None:
             for start in range(0, self.rows, rows):
                 yield self._arrow.slice(start, rows)
@@ -95,15 +96,15 @@ class EntityRows:
             )
 
     def whole(self) -> pa.Table:
-        """The frame, as Arrow."""
+        """The whole frame as one Arrow table."""
         return self._columns(self.schema.names) if self._arrow is None else self._arrow
 
     def keys(
         self, names: Sequence[str], types: Sequence[pa.DataType], *, of: str
     ) -> list[pa.ChunkedArray]:
-        """The named columns as they can be compared with the keys of `of`, which have the types.
+        """The named columns, converted for comparison with keys of `types`; `of` names the view.
 
-        Raises `InvalidRequest` where a column is missing or its values cannot be of the key's type.
+        Raises `InvalidRequest` for a missing column and for values that the key's type cannot hold.
         """
         for name in names:
             if name not in self.schema.names:
@@ -116,15 +117,18 @@ class EntityRows:
         ]
 
     def prepare(self, keys: Sequence[str], types: Sequence[pa.DataType], *, of: str = "") -> None:
-        """Make `__entities` with the moments and the named columns, each in SQL under its place in
-        `keys` (see `key_column`).
+        """Create `__entities` with the prediction times and the named columns, which are numbered
+        (see `key_column`).
 
-        Whatever else the frame holds stays out of SQL, which does not tell `Driver` from `driver`.
-        Raises what `keys` raises.
+        Other columns of the frame are left out, since SQL does not distinguish `Driver` from
+        `driver`. Raises what `keys` raises.
         """
         if self._prepared == tuple(zip(keys, types, strict=True)):
             return
-        columns: dict[str, Any] = {ROW: np.arange(self.rows), MOMENT: self.moments}
+        columns: dict[str, Any] = {
+            ROW: np.arange(self.rows),
+            PREDICTION_TIME: self.prediction_times,
+        }
         for number, column in enumerate(self.keys(keys, types, of=of)):
             columns[f"__key{number}"] = column
         connection = self._connection()
@@ -154,13 +158,12 @@ class EntityRows:
         )
 
     def _load(self, reader: pa.RecordBatchReader) -> None:
-        """Bring a stream into DuckDB, its columns by number."""
+        """Load a stream into DuckDB with its columns numbered."""
         self._schema = reader.schema
         numbered = pa.schema(
             [field.with_name(f"c{number}") for number, field in enumerate(reader.schema)]
         )
-        # A second cursor, since the reader may be of this connection and would end with its next
-        # statement.
+        # A second cursor: the reader may belong to this connection, whose next statement ends it.
         source = pa.RecordBatchReader.from_batches(
             numbered, (pa.record_batch(batch.columns, schema=numbered) for batch in reader)
         )
@@ -174,7 +177,7 @@ class EntityRows:
         try:
             relation = self._connection().sql(select)
             if relation is None:
-                raise InvalidRequest(f"{what} gives no rows to be entity rows; expected a SELECT.")
+                raise InvalidRequest(f"{what} returns no rows; expected a SELECT of entity rows.")
             return relation.to_arrow_reader(200_000)
         except duckdb.OutOfMemoryException:
             raise
@@ -203,13 +206,14 @@ class EntityRows:
 
 
 def key_column(number: int) -> str:
-    """What the key column of this place is called in `__entities`."""
+    """The quoted name of a key column in `__entities`."""
     return quoted(f"__key{number}")
 
 
 def time_column(schema: pa.Schema) -> str:
-    """The column of the prediction moments: `event_timestamp`, else the only timestamp there is (as
-    Feast has it).
+    """The column of the prediction times: `event_timestamp`, else the only timestamp, as in Feast.
+
+    Raises `InvalidRequest` if neither exists.
     """
     if EVENT in schema.names:
         return EVENT
@@ -217,17 +221,19 @@ def time_column(schema: pa.Schema) -> str:
     if len(times) != 1:
         raise InvalidRequest(
             f"entity rows need a column '{EVENT}', or one timestamp under another name; they have"
-            f" {', '.join(schema.names)}."
+            f" the columns {', '.join(schema.names)}."
         )
     return times[0]
 
 
-def moments_of(entities: pa.Table, *, naive: NaiveTimestamps = "refuse") -> pa.ChunkedArray:
-    """The prediction moments as microseconds since 1970 in UTC; finer times are cut, which changes
-    no comparison.
+def prediction_times_of(
+    entities: pa.Table, *, naive: NaiveTimestamps = "refuse"
+) -> pa.ChunkedArray:
+    """The prediction times as microseconds since 1970 in UTC.
 
-    Raises `InvalidRequest` where the column or a value is missing, `NaiveTimestamp` for naive times
-    unless they are to be UTC.
+    Nanoseconds are rounded down, which changes no comparison with whole microseconds. Raises
+    `InvalidRequest` where the column or a value is missing, `NaiveTimestamp` for times without a
+    zone unless `naive` is `utc`.
     """
     name = time_column(entities.schema)
     type_ = entities.schema.field(name).type
@@ -236,13 +242,13 @@ def moments_of(entities: pa.Table, *, naive: NaiveTimestamps = "refuse") -> pa.C
             f"entity column '{name}' is {type_}; expected timestamps with a time zone, such as"
             " pd.to_datetime(…, utc=True)."
         )
-    moments = entities[name]
-    if moments.null_count:
+    prediction_times = entities[name]
+    if prediction_times.null_count:
         raise InvalidRequest(
-            f"{moments.null_count} of {len(moments)} entity rows have no {name}; every row needs"
-            " its moment."
+            f"{prediction_times.null_count} of {len(prediction_times)} entity rows have no {name};"
+            " every row needs a prediction time."
         )
-    in_utc = moments.cast(pa.timestamp(type_.unit))
+    in_utc = prediction_times.cast(pa.timestamp(type_.unit))
     if type_.unit == "ns":
         in_utc = pc.floor_temporal(in_utc, unit="microsecond")
     return in_utc.cast(pa.timestamp("us")).cast(pa.int64())
@@ -259,34 +265,35 @@ def _in_memory(frame: EntityFrame) -> pa.Table | None:
 
 
 def _as_key(column: pa.ChunkedArray, type_: pa.DataType, name: str, of: str) -> pa.ChunkedArray:
-    """A key column as it can be compared with the view's, which is of the given type; times are in
-    UTC without a zone.
+    """An entity key column converted for comparison with a view's key column of type `type_`.
+
+    Times come out in UTC without a zone. Raises `InvalidRequest` where the types do not compare.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    found = column.type
-    if pa.types.is_null(found):
+    given = column.type
+    if pa.types.is_null(given):
         return column.cast(type_)
-    if pa.types.is_timestamp(found) and pa.types.is_timestamp(type_):
-        return column.cast(pa.timestamp(found.unit))
-    if pa.types.is_floating(found) and pa.types.is_integer(type_):
-        # pandas makes floats of integers among nulls; up to 2^53 they are what they were.
+    if pa.types.is_timestamp(given) and pa.types.is_timestamp(type_):
+        return column.cast(pa.timestamp(given.unit))
+    if pa.types.is_floating(given) and pa.types.is_integer(type_):
+        # pandas turns integers among nulls into floats, which are exact up to 2^53.
         whole = pc.and_(pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), 2.0**53))
         if pc.all(pc.or_kleene(whole, pc.is_null(column, nan_is_null=True))).as_py() is not False:
-            return pc.if_else(pc.is_nan(column), pa.scalar(None, found), column).cast(pa.int64())
-    if pa.types.is_decimal(found) and pa.types.is_integer(type_):
-        with contextlib.suppress(pa.ArrowException):  # a fraction is refused below
+            return pc.if_else(pc.is_nan(column), pa.scalar(None, given), column).cast(pa.int64())
+    if pa.types.is_decimal(given) and pa.types.is_integer(type_):
+        with contextlib.suppress(pa.ArrowException):  # fractions are refused below
             return column.cast(pa.int64())
-    if kind_of(found) != kind_of(type_):
+    if comparable_kind(given) != comparable_kind(type_):
         raise InvalidRequest(
-            f"{of} is keyed by '{name}', which is {type_}; the entity rows have it as {found}."
+            f"{of} is keyed by '{name}', which is {type_}; the entity rows have it as {given}."
             " Cast the column."
         )
     return column
 
 
-def kind_of(type_: pa.DataType) -> str:
-    """What values of a type can be compared with: numbers with numbers, text with text."""
+def comparable_kind(type_: pa.DataType) -> str:
+    """The kind of a type; values are comparable with values of the same kind only."""
     kinds = {
         "integer": (pa.types.is_integer,),
         "number": (pa.types.is_floating, pa.types.is_decimal),

@@ -1,6 +1,4 @@
-"""A point-in-time join that runs when its result is asked for: as Arrow, pandas or polars, as a
-stream, or into a Parquet file.
-"""
+"""The point-in-time join of entity rows with several views, as one Arrow table or in batches."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
@@ -18,7 +15,7 @@ import pyarrow.compute as pc
 
 from punctual.errors import BrokenTable, DataFolderError, InvalidRequest
 from punctual.times import from_micros
-from stores.offline.asof import Found, find_rows, known_too_late
+from stores.offline.asof import Matches, all_known_too_late, find_matches
 from stores.offline.entity_rows import (
     ENTITIES,
     ROW,
@@ -28,27 +25,24 @@ from stores.offline.entity_rows import (
     time_column,
 )
 from stores.offline.memory_join import can_encode, load_and_join, worth_loading
-from stores.offline.row_values import gather
+from stores.offline.row_values import values_at
 from stores.offline.view_columns import in_zone
 from stores.offline.view_files import ADDRESS, History, diagnosed
 
-if TYPE_CHECKING:
-    pass
-
 BATCH_ROWS = 100_000
-_NO_ROOM = ("Out of Memory Error", "No space left", 'Could not write file "')
+_OUT_OF_SPACE = ("Out of Memory Error", "No space left", 'Could not write file "')
 
 
 class NothingKnown(UserWarning):
-    """A view gave nothing but nulls, since all its rows became known after the entity rows'
-    moments.
-    """
+    """All features of a view are null: its rows became known after the prediction times."""
 
 
 @dataclass(frozen=True)
 class JoinedView:
-    """A feature view in a join: its history until a moment and since one, what is put before its
-    features' names, its ttl (µs).
+    """A feature view in a join.
+
+    `history` takes the last event time to read and the first one (or None), both in microseconds.
+    `prefix` precedes the names of the features. `ttl` is in microseconds, 0 for none.
     """
 
     history: Callable[[int, int | None], History]
@@ -57,7 +51,7 @@ class JoinedView:
 
 
 class _LazyConnection:
-    """Opens a connection when it is called for the first time, and returns it from then on."""
+    """Opens a connection at the first call and returns the same one at every call."""
 
     def __init__(self, connect: Callable[[], duckdb.DuckDBPyConnection]) -> None:
         self._connect = connect
@@ -66,23 +60,23 @@ class _LazyConnection:
     def __call__(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
             self._connection = self._connect()
-            # DuckDB takes a frame of unknown size for a small one and would join it in nested
+            # DuckDB assumes that a frame of unknown size is small, and would join it with nested
             # loops, a thousand times slower.
             self._connection.execute("SET asof_loop_join_threshold = 0")
         return self._connection
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection if it was opened."""
         if self._connection is not None:
             self._connection.close()
 
 
 @dataclass(frozen=True)
 class Join:
-    """All that a point-in-time join is made of.
+    """A point-in-time join of entity rows with views.
 
-    `connect` opens the DuckDB connection that a join has for itself, where it needs one. `threads`
-    read files; by default as many as there are cores, and eight at most.
+    `connect` opens a DuckDB connection for this join alone; it is called only when needed.
+    `threads` read files: by default one per core, at most eight.
     """
 
     frame: EntityFrame
@@ -98,9 +92,9 @@ class Join:
             entities = EntityRows(connected, self.frame, naive=self.naive, in_memory=True)
             result = entities.whole()
             for view, history in self._histories(entities):
-                with _named(history):
-                    values, places = self._values(connected, entities, view, history)
-                indices = pa.array(places, mask=places < 0)
+                with _naming_view(history):
+                    values, rows = self._values(connected, entities, view, history)
+                indices = pa.array(rows, mask=rows < 0)
                 for feature in history.features:
                     result = result.append_column(
                         view.prefix + feature.name, values[feature.name].take(indices)
@@ -114,14 +108,14 @@ class Join:
         view: JoinedView,
         history: History,
     ) -> tuple[pa.Table, np.ndarray]:
-        """Features of rows of the history, and for each entity row its row of them (-1: none)."""
+        """Features of rows of the history, and each entity row's index into them (-1: none)."""
         if worth_loading(history, entities.rows):
             keys = _keys(entities, history)
             if can_encode(keys, history.key_types):
                 features, rows = load_and_join(
                     history,
                     keys,
-                    entities.moments.to_numpy(),
+                    entities.prediction_times.to_numpy(),
                     two_time=self.two_time,
                     ttl_us=view.ttl,
                     threads=self.threads or _default_threads(),
@@ -131,12 +125,12 @@ class Join:
                 return features, rows
         found = self._find(connected(), entities, view, history)
         rows = np.full(entities.rows, -1)
-        addresses, rows[found.rows] = np.unique(found.addresses, return_inverse=True)
-        pieces = gather(history, addresses, threads=self.threads or _default_threads())
+        addresses, rows[found.entity_rows] = np.unique(found.addresses, return_inverse=True)
+        pieces = values_at(history, addresses, threads=self.threads or _default_threads())
         return _concatenated(history, pieces), rows
 
     def extent(self) -> tuple[list[str], datetime | None, datetime | None]:
-        """The entity rows' columns but their time, and their first and last moments (aware UTC)."""
+        """The entity columns except the time, and the first and last time (aware UTC)."""
         with self._connection() as connected:
             entities = EntityRows(connected, self.frame, naive=self.naive)
             columns = [
@@ -146,39 +140,41 @@ class Join:
                 return columns, None, None
             return (
                 columns,
-                from_micros(pc.min(entities.moments).as_py()),
+                from_micros(pc.min(entities.prediction_times).as_py()),
                 from_micros(_last(entities)),
             )
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
-        """The same in pieces of so many rows; of all entity rows only keys, moments and addresses
-        are held.
+        """The result of `table` in pieces of `rows` rows.
 
-        What is found waits in DuckDB, which puts it into the spill folder where memory is short.
+        Memory holds the keys, prediction times and addresses of all entity rows. The feature values
+        are in DuckDB tables, which spill to disk when memory is short.
         """
         with self._connection() as connected:
             connection = connected()
             entities = EntityRows(connected, self.frame, naive=self.naive)
             fields: list[pa.Field] = []
-            selected = [f"e.{ROW}"]
+            selected = [f"entity.{ROW}"]
             joins = ""
             for number, (view, history) in enumerate(self._histories(entities)):
-                shown, values = f"__shown{number}", f"__values{number}"
-                with _named(history):
+                matches, values = f"__matches{number}", f"__values{number}"
+                with _naming_view(history):
                     found = self._find(connection, entities, view, history)
-                    _keep(
+                    _create_table(
                         connection,
-                        shown,
-                        pa.table({ROW: found.rows, ADDRESS: found.addresses}).to_reader(),
+                        matches,
+                        pa.table({ROW: found.entity_rows, ADDRESS: found.addresses}).to_reader(),
                     )
-                    self._keep_values(connection, history, np.unique(found.addresses), values)
-                joins += (
-                    f" LEFT JOIN (FROM {shown} JOIN {values} USING ({ADDRESS})) AS v{number}"
-                    f" ON v{number}.{ROW} = e.{ROW}"
-                )
+                    self._create_values_table(
+                        connection, history, np.unique(found.addresses), values
+                    )
+                joins += f"""
+                    LEFT JOIN (FROM {matches} JOIN {values} USING ({ADDRESS})) AS view{number}
+                    ON view{number}.{ROW} = entity.{ROW}
+                """
                 selected += [
-                    f"v{number}.c{place} AS v{number}c{place}"
-                    for place in range(len(history.features))
+                    f"view{number}.c{column} AS view{number}c{column}"
+                    for column in range(len(history.features))
                 ]
                 fields += [
                     pa.field(view.prefix + feature.name, feature.type)
@@ -186,33 +182,40 @@ class Join:
                 ]
             entities.prepare([], [])
             features_of_rows = connection.cursor().sql(
-                f"SELECT {', '.join(selected)} FROM {ENTITIES} AS e{joins} ORDER BY e.{ROW}"
+                f"""
+                SELECT {", ".join(selected)}
+                FROM {ENTITIES} AS entity
+                {joins}
+                ORDER BY entity.{ROW}
+                """
             )
             pieces = _pieces(features_of_rows.to_arrow_reader(rows), rows)
             for piece, features in zip(entities.slices(rows), pieces, strict=True):
-                for place, field in enumerate(fields, start=1):
-                    piece = piece.append_column(field, features.column(place).cast(field.type))
+                for column, field in enumerate(fields, start=1):
+                    piece = piece.append_column(field, features.column(column).cast(field.type))
                 yield piece
 
-    def _keep_values(
+    def _create_values_table(
         self,
         connection: duckdb.DuckDBPyConnection,
         history: History,
         addresses: np.ndarray,
         values: str,
     ) -> None:
-        """Make the table `values` of `__address` and the features by number."""
-        # Naive, since DuckDB 1.5 has no zoned nanoseconds.
+        """Create the table `values` with `__address` and the features as `c0`, `c1`, …."""
+        # Without time zones: DuckDB 1.5 has no nanoseconds with one.
         types = [in_zone(feature.type, None) for feature in history.features]
         schema = pa.schema(
-            [(ADDRESS, pa.int64()), *((f"c{place}", type_) for place, type_ in enumerate(types))]
+            [(ADDRESS, pa.int64()), *((f"c{column}", type_) for column, type_ in enumerate(types))]
         )
         broken: list[BrokenTable] = []
 
-        def numbered() -> Iterator[pa.RecordBatch]:
+        def batches() -> Iterator[pa.RecordBatch]:
             done = 0
             try:
-                for piece in gather(history, addresses, threads=self.threads or _default_threads()):
+                for piece in values_at(
+                    history, addresses, threads=self.threads or _default_threads()
+                ):
                     part = pa.table(
                         [pa.array(addresses[done : done + piece.num_rows]), *piece.columns],
                         names=schema.names,
@@ -224,16 +227,16 @@ class Join:
                 raise
 
         try:
-            _keep(connection, values, pa.RecordBatchReader.from_batches(schema, numbered()))
+            _create_table(connection, values, pa.RecordBatchReader.from_batches(schema, batches()))
         except duckdb.Error as error:
-            # What a stream raised comes back as a text of DuckDB's.
+            # DuckDB passes on only the text of an error that the stream raised.
             raise broken[0] if broken else error from None
 
     @contextmanager
     def _connection(self) -> Iterator[_LazyConnection]:
         connected = _LazyConnection(self.connect)
         try:
-            with _room():
+            with _reporting_lack_of_space():
                 yield connected
         finally:
             connected.close()
@@ -241,17 +244,19 @@ class Join:
     def _histories(self, entities: EntityRows) -> Iterator[tuple[JoinedView, History]]:
         names = set(entities.schema.names)
         for view in self.views:
-            # What no entity row can see any more is not read.
+            # Rows past the ttl at the first prediction time are not read.
             since = (
-                pc.min(entities.moments).as_py() - view.ttl if view.ttl and entities.rows else None
+                pc.min(entities.prediction_times).as_py() - view.ttl
+                if view.ttl and entities.rows
+                else None
             )
             history = view.history(_last(entities), since)
             for feature in history.features:
                 if view.prefix + feature.name in names:
                     raise InvalidRequest(
-                        f"feature '{view.prefix + feature.name}' of view '{history.view}' would"
-                        " stand beside a column of that name; "
-                        "ask with full_feature_names=True or rename the column."
+                        f"feature '{view.prefix + feature.name}' of view '{history.view}' has the"
+                        " name of another column of the result;"
+                        " use full_feature_names=True or rename the column."
                     )
                 names.add(view.prefix + feature.name)
             yield view, history
@@ -262,28 +267,27 @@ class Join:
         entities: EntityRows,
         view: JoinedView,
         history: History,
-    ) -> Found:
+    ) -> Matches:
         entities.prepare(list(history.keys), history.key_types, of=f"view '{history.view}'")
-        found = find_rows(
+        found = find_matches(
             connection, history, two_time=self.two_time, ttl=view.ttl, rows=entities.rows
         )
-        if not len(found.rows):
+        if not len(found.entity_rows):
             self._warn_if_known_too_late(connection, entities, history)
         return found
 
     def _warn_if_known_too_late(
         self, connection: duckdb.DuckDBPyConnection, entities: EntityRows, history: History
     ) -> None:
-        """Warn that no entity row sees anything, if that is because no row was known in time."""
+        """Warn if no entity row sees a row because all rows became known too late."""
         if not (self.two_time and entities.rows and history.paths):
             return
-        if known_too_late(connection, history, _last(entities)):
+        if all_known_too_late(connection, history, _last(entities)):
             warnings.warn(
-                f"view '{history.view}' gives nothing but nulls: each of its rows became known"
-                f" ({history.created}) after the moments of"
-                " the entity rows. Where that column is when a backfill ran, and not when a value"
-                " was known, point_in_time: event_time"
-                " joins by event time alone.",
+                f"all features of view '{history.view}' are null: its rows became known"
+                f" ({history.created}) after the prediction times of the entity rows."
+                " If that column is the time of a backfill, and not the time at which a value"
+                " became known, set point_in_time: event_time to join by event time alone.",
                 NothingKnown,
                 stacklevel=2,
             )
@@ -294,8 +298,8 @@ def _default_threads() -> int:
 
 
 def _last(entities: EntityRows) -> int:
-    """The last moment among the entity rows."""
-    return int(pc.max(entities.moments).as_py() or 0) if entities.rows else 0
+    """The last prediction time."""
+    return int(pc.max(entities.prediction_times).as_py() or 0) if entities.rows else 0
 
 
 def _keys(entities: EntityRows, history: History) -> list[pa.ChunkedArray]:
@@ -307,15 +311,17 @@ def _concatenated(history: History, pieces: Iterator[pa.Table]) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *pieces]).combine_chunks()
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, table: str, reader: pa.RecordBatchReader) -> None:
-    """Put a stream into a table of the connection."""
+def _create_table(
+    connection: duckdb.DuckDBPyConnection, table: str, reader: pa.RecordBatchReader
+) -> None:
+    """Load a stream into a table of the connection."""
     connection.register("__pieces", reader)
     connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM __pieces")
     connection.unregister("__pieces")
 
 
 def _pieces(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
-    """The rows of a reader in pieces of exactly so many."""
+    """The rows of a reader in pieces of exactly `rows` rows; the last may be shorter."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in reader:
@@ -332,25 +338,28 @@ def _pieces(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
 
 
 @contextmanager
-def _named(history: History) -> Iterator[None]:
-    """Tell what DuckDB could not read, and of which view the rows were that it had no room for."""
+def _naming_view(history: History) -> Iterator[None]:
+    """Name the view and the file in errors of DuckDB."""
     try:
-        with _room(f" of view '{history.view}'"):
+        with _reporting_lack_of_space(f" of view '{history.view}'"):
             yield
     except duckdb.Error as error:
         raise diagnosed(history, error) from error
 
 
 @contextmanager
-def _room(of: str = "") -> Iterator[None]:
-    """Tell where DuckDB ran out of room; through a stream, its errors come as Arrow's."""
+def _reporting_lack_of_space(of: str = "") -> Iterator[None]:
+    """Raise `DataFolderError` where DuckDB lacks memory or disk space.
+
+    Errors of DuckDB that pass through a stream arrive as Arrow errors.
+    """
     try:
         yield
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        if not any(sign in str(error) for sign in _NO_ROOM):
+        if not any(sign in str(error) for sign in _OUT_OF_SPACE):
             raise
         raise DataFolderError(
-            f"the join{of} ran out of room: {str(error).splitlines()[0]}"
-            " Give offline_store more memory_limit in feature_store.yaml, or its spill_folder more"
-            " disk."
+            f"the join{of} ran out of memory or disk space: {str(error).splitlines()[0]}"
+            " Raise memory_limit of offline_store in feature_store.yaml, or give its spill_folder"
+            " more disk space."
         ) from error

@@ -1,4 +1,4 @@
-"""The result of a point-in-time join, in whatever form it is asked for."""
+"""The result of a point-in-time join as Arrow, pandas, polars, a stream or a Parquet file."""
 
 from __future__ import annotations
 
@@ -25,58 +25,57 @@ if TYPE_CHECKING:
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A join that runs when its result is asked for, on a connection of its own."""
+    """A point-in-time join that runs when a result is read, on its own connection."""
 
     def __init__(
         self,
         join: Join,
         *,
         on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
-        asked: dict[str, list[str]] | None = None,
+        requested_features: dict[str, list[str]] | None = None,
         full_feature_names: bool = False,
         features: Sequence[str] = (),
     ) -> None:
         self._join = join
         self._on_demand_feature_views = list(on_demand_feature_views)
-        self._asked = asked or {}
+        self._requested_features = requested_features or {}
         self._full_feature_names = full_feature_names
         self._features = list(features)
 
     @property
     def full_feature_names(self) -> bool:
-        """Whether features are called `view__feature`."""
+        """Whether features are named `view__feature`."""
         return self._full_feature_names
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """The on-demand views that are computed on top."""
+        """The on-demand views that are computed from the joined columns."""
         return self._on_demand_feature_views
 
     @property
     def metadata(self) -> RetrievalMetadata:
-        """What Feast asks about a retrieval; reads the entity rows for it."""
+        """Feast's metadata of the retrieval; reads the entity rows."""
         keys, first, last = self._join.extent()
         return RetrievalMetadata(self._features, keys, first, last)
 
     def to_arrow(self, validation_reference: Any = None, timeout: int | None = None) -> pa.Table:
-        """All columns, on-demand features included.
+        """All columns, including on-demand features.
 
-        Feast's own way hands every column to every on-demand function as Python lists and guesses
-        the types of what comes back; here a function gets its inputs, and its outputs have their
-        declared types.
+        An on-demand function gets its own inputs only, and its outputs have their declared types.
+        Feast passes every column as a Python list and infers the types of the outputs.
         """
         if validation_reference is not None:
             raise NotImplementedError("dataset validation is not part of this offline store")
-        return self._completed(self._join.table())
+        return self._with_on_demand_features(self._join.table())
 
     def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
-        """All columns as pandas; integers among nulls are `Int64` and the like, since as floats
-        they would lose digits.
+        """All columns as pandas; integers with nulls have nullable types such as `Int64`, since
+        floats would lose digits.
         """
         return as_pandas(self.to_arrow(validation_reference, timeout))
 
     def to_polars(self) -> pl.DataFrame:
-        """All columns as a polars frame; needs polars."""
+        """All columns as a polars frame; requires polars."""
         import polars as pl
 
         frame = pl.from_arrow(self.to_arrow())
@@ -84,36 +83,35 @@ class AsofRetrievalJob(RetrievalJob):
         return frame
 
     def to_reader(self, rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
-        """All columns as a stream of batches of so many rows, in order; never the whole result in
+        """All columns as a stream of batches of `rows` rows, in order, without the whole result in
         memory.
         """
-        pieces = (self._completed(piece) for piece in self._join.batches(rows))
+        pieces = (self._with_on_demand_features(piece) for piece in self._join.batches(rows))
         first = next(pieces, None)
         if first is None:
             return self.to_arrow().to_reader()
         return pa.RecordBatchReader.from_batches(first.schema, _batches(first, pieces))
 
     def to_parquet(self, path: Path | str, *, overwrite: bool = False) -> Path:
-        """Write all columns to one Parquet file, batch by batch; the file is there whole or not at
-        all.
+        """Write all columns to one Parquet file, batch by batch; the file is complete or absent.
 
-        Raises `FileExistsError` where it is there and not to be overwritten, `DataFolderError`
-        where it cannot be written.
+        Raises `FileExistsError` if the file exists and `overwrite` is false, `DataFolderError` if
+        it cannot be written.
         """
         path = Path(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; overwrite=True replaces it")
         reader = self.to_reader()
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
         try:
-            with pq.ParquetWriter(aside, reader.schema) as writer:
+            with pq.ParquetWriter(temporary, reader.schema) as writer:
                 for batch in reader:
                     writer.write_batch(batch)
-            aside.replace(path)
+            temporary.replace(path)
         except OSError as error:
             raise DataFolderError(f"cannot write {path}: {error.strerror or error}.") from error
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return path
 
     def persist(
@@ -130,9 +128,12 @@ class AsofRetrievalJob(RetrievalJob):
             raise SavedDatasetLocationAlreadyExists(location=str(path))
         self.to_parquet(path / "part-0.parquet" if path.is_dir() else path, overwrite=True)
 
-    def _completed(self, table: pa.Table) -> pa.Table:
+    def _with_on_demand_features(self, table: pa.Table) -> pa.Table:
         return on_demand.append(
-            table, self._on_demand_feature_views, self._asked, full_names=self._full_feature_names
+            table,
+            self._on_demand_feature_views,
+            self._requested_features,
+            full_names=self._full_feature_names,
         )
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
@@ -143,14 +144,17 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 def as_pandas(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as pandas, with nullable types for integers among nulls; within lists they
-    stay Python's.
+    """An Arrow table as pandas, with nullable types for integer columns with nulls.
+
+    Integers in lists are Python integers.
     """
     frame = table.to_pandas(integer_object_nulls=True)
     for name in table.column_names:
         if pa.types.is_integer(table.schema.field(name).type) and table[name].null_count:
-            kind = table.schema.field(name).type
-            frame[name] = table[name].to_pandas(types_mapper={kind: _nullable(kind)}.get)
+            integer_type = table.schema.field(name).type
+            frame[name] = table[name].to_pandas(
+                types_mapper={integer_type: _nullable(integer_type)}.get
+            )
     return frame
 
 

@@ -2,8 +2,8 @@
 
 At entity row (keys, t) a view shows, among its rows with the same keys, `event_timestamp <= t` and
 `created_timestamp <= t`, the one with the greatest `event_timestamp`, ties to the greatest
-`created_timestamp`; nulls if `event_timestamp + ttl < t`. Output rows are the entity rows, all of
-them, in their order.
+`created_timestamp`; nulls if `event_timestamp + ttl < t`. The result has all entity rows, in their
+order.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from stores.offline.entity_rows import EntityFrame
 from stores.offline.join import Join, JoinedView
 from stores.offline.pushed_rows import append_to_file, append_to_table
 from stores.offline.retrieval_job import AsofRetrievalJob, as_pandas
-from stores.offline.view_columns import refuse_mark
+from stores.offline.view_columns import refuse_reserved_feature
 from stores.offline.view_files import history_of, plain_scan, published, source_path
 from stores.tables import EVENT, WITHDRAWN, connect, quoted, timestamp
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
-    """What `feature_store.yaml` may say about this store.
+    """The settings under `offline_store` in `feature_store.yaml`.
 
     `point_in_time`: `two_time` (the default) or `event_time`, Feast's own join. `naive_timestamps`:
-    `refuse` entity times without a zone (the default) or take them for `utc`. `memory_limit` (such
-    as `4GB`), `threads` and `spill_folder` are each call's. `home` is the data folder: relative
-    paths of sources are below it, and by default what is spilled. `as_of` (microseconds since 1970
-    in UTC) and `commits` (table name to version and commit) pin what is shown; `point_in_time_join`
-    sets them.
+    `refuse` entity times without a zone (the default) or read them as `utc`. `memory_limit` (such
+    as `4GB`), `threads` and `spill_folder` hold for each call. `home` is the data folder, to which
+    relative paths of sources are relative, and which has the default spill folder. `as_of`
+    (microseconds since 1970 in UTC) and `commits` (table name to version and commit) select the
+    visible rows; `point_in_time_join` sets them.
     """
 
     type: Literal["stores.offline.AsofOfflineStore"] = "stores.offline.AsofOfflineStore"
@@ -67,16 +67,14 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
 
     @property
     def spill(self) -> Path | None:
-        """Where joins put what memory cannot hold; None for the system's folder for temporary
-        files.
-        """
+        """The folder to which joins spill; None for the system's temporary folder."""
         if self.spill_folder:
             return Path(self.spill_folder)
         return Path(self.home, "spill") if self.home else None
 
 
 class AsofOfflineStore(OfflineStore):
-    """See the module; behind Feast's interface. Calls from several threads or processes are safe."""
+    """The offline store behind Feast's interface; safe for several threads and processes."""
 
     supports_filter_by_created_timestamp = True
 
@@ -92,7 +90,7 @@ class AsofOfflineStore(OfflineStore):
         filter_by_created_timestamp: bool = False,
         **kwargs: Any,
     ) -> AsofRetrievalJob:
-        """A job that joins the asked features to the entity rows; see the module for what it means."""
+        """A job that joins the requested features to the entity rows, as the module describes."""
         settings: AsofOfflineStoreConfig = config.offline_store
         if entity_df is None:
             entity_df = _rows_between(
@@ -101,14 +99,14 @@ class AsofOfflineStore(OfflineStore):
                 kwargs.get("start_date"),
                 kwargs.get("end_date"),
             )
-        asked = _asked_features(feature_refs)
+        requested = _requested_features(feature_refs)
         views = []
         for view in feature_views:
             name = view.projection.name_to_use()
             history = partial(
                 history_of,
                 view,
-                asked.get(name, []),
+                requested.get(name, []),
                 as_of=settings.as_of,
                 commits=settings.commits,
                 home=settings.data_folder,
@@ -133,7 +131,7 @@ class AsofOfflineStore(OfflineStore):
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(
                 feature_refs, project, registry
             ),
-            asked=asked,
+            requested_features=requested,
             full_feature_names=full_feature_names,
             features=feature_refs,
         )
@@ -149,8 +147,8 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row per entity with an event time in `[start_date, end_date]`, where that is
-        not a withdrawal.
+        """The newest row per entity with an event time in `[start_date, end_date]`; no row for an
+        entity whose newest row is a withdrawal.
         """
         newest = ", ".join(
             f"{quoted(column)} DESC"
@@ -158,12 +156,12 @@ class AsofOfflineStore(OfflineStore):
             if column
         )
         keys = ", ".join(map(quoted, join_key_columns))
-        last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest}) = 1"
+        newest_only = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest}) = 1"
         columns = [*join_key_columns, *feature_name_columns]
         if (
             table := published(data_source, config.offline_store.data_folder)
         ) and table.has_withdrawals:
-            last += f" AND NOT coalesce({WITHDRAWN}, false)"
+            newest_only += f" AND NOT coalesce({WITHDRAWN}, false)"
         return _pull(
             config,
             data_source,
@@ -172,7 +170,7 @@ class AsofOfflineStore(OfflineStore):
             created_timestamp_column,
             start_date,
             end_date,
-            last,
+            newest_only,
         )
 
     @staticmethod
@@ -186,10 +184,10 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row with an event time in `[start_date, end_date]`; of a saved dataset, with every
-        column.
+        """Every row with an event time in `[start_date, end_date]`.
 
-        Feast asks for the keys and features of a saved dataset alone, and its labels would be lost.
+        A saved dataset is returned with all its columns: Feast requests only its keys and features,
+        which would drop the labels.
         """
         is_saved_dataset = not data_source.timestamp_field
         columns = [] if is_saved_dataset else [*join_key_columns, *feature_name_columns]
@@ -211,8 +209,8 @@ class AsofOfflineStore(OfflineStore):
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Append rows to the view's table; rows that are not yet there are published as one commit."""
-        refuse_mark(feature_view)
+        """Append the rows that the view's table does not have yet, in one commit."""
+        refuse_reserved_feature(feature_view)
         home = config.offline_store.data_folder
         target = published(feature_view.batch_source, home)
         if target is None:
@@ -230,7 +228,7 @@ class AsofOfflineStore(OfflineStore):
         logging_config: LoggingConfig,
         registry: BaseRegistry,
     ) -> None:
-        """Write logged features as one more Parquet file of the destination folder."""
+        """Write logged features to a new Parquet file in the destination folder."""
         destination = logging_config.destination
         if not isinstance(destination, FileLoggingDestination):
             raise ValueError(f"expected a FileLoggingDestination, got {type(destination).__name__}")
@@ -240,9 +238,7 @@ class AsofOfflineStore(OfflineStore):
         pq.write_table(rows, folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.parquet")
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """A table that is not built yet is as valid as an empty one; other files are checked by
-        Feast.
-        """
+        """Accept tables, which may not be built yet; let Feast check single files."""
         if isinstance(data_source, FileSource) and Path(data_source.path).suffix == "":
             return
         super().validate_data_source(config, data_source)
@@ -256,24 +252,23 @@ def point_in_time_join(
     as_of: datetime | None = None,
     commits: dict[str, tuple[int, int]] | None = None,
 ) -> AsofRetrievalJob:
-    """Feast's `get_historical_features` under full feature names, with the cut that its signature
-    has no room for.
+    """`get_historical_features` of Feast with full feature names, `as_of` and `commits`.
 
     `entity_rows`: a pandas, Arrow or polars frame, a Parquet path, SQL text or a DuckDB relation,
-    with the join keys and `event_timestamp` (the prediction moment, with a zone). `as_of` (aware
-    UTC) shows only rows created by then; `commits` pins tables (name to version and commit). The
-    join runs when the job is asked for its result.
+    with the join keys and `event_timestamp` (the prediction time, with a zone). `as_of` (aware UTC)
+    hides rows created later; `commits` pins tables (name to version and commit). The join runs when
+    the job's result is read.
     """
     pinned = {"as_of": None if as_of is None else micros(aware(as_of)), "commits": commits}
     config = store.config.model_copy()
     settings: AsofOfflineStoreConfig = store.config.offline_store
     config._offline_store = settings.model_copy(update=pinned)
-    # Feast would take naive pandas times for UTC before the store sees them.
+    # Feast would otherwise read naive pandas times as UTC before the store can refuse them.
     config.coerce_tz_aware = False
-    view_of_then = FeatureStore(config=config)
-    # The registry is the same, and opening it again would read it again.
-    view_of_then._registry = store.registry
-    job = view_of_then.get_historical_features(entity_rows, features, full_feature_names=True)  # type: ignore[arg-type]
+    pinned_store = FeatureStore(config=config)
+    # Shares the loaded registry, which a new one would read again.
+    pinned_store._registry = store.registry
+    job = pinned_store.get_historical_features(entity_rows, features, full_feature_names=True)  # type: ignore[arg-type]
     assert isinstance(job, AsofRetrievalJob)
     return job
 
@@ -299,8 +294,8 @@ def _connection(settings: AsofOfflineStoreConfig) -> duckdb.DuckDBPyConnection:
 def _rows_between(
     home: Path | None, views: list[FeatureView], start: datetime | None, end: datetime | None
 ) -> str:
-    """Entity rows where none are given, as SQL: the keys and event times of the views' rows in
-    `[start, end]` (Feast's defaults).
+    """The entity rows of a request without any, as SQL: the keys and event times of the views' rows
+    in `[start, end]` (Feast's defaults).
     """
     begin, until = compute_non_entity_date_range(views, start_date=start, end_date=end)
     histories = [history_of(view, [], home=home) for view in views]
@@ -312,31 +307,33 @@ def _rows_between(
     for view, history in zip(views, histories, strict=True):
         if [*history.keys] != [*histories[0].keys]:
             raise InvalidRequest(
-                f"views '{views[0].name}' and '{view.name}' have different keys, so that their"
-                " rows make no common entity rows;"
-                " give entity rows, or ask for one view at a time."
+                f"views '{views[0].name}' and '{view.name}' have different keys, so their rows"
+                " have no entity rows in common; pass entity rows, or request one view at a time."
             )
         if history.paths:
             names = [f"__key{number} AS {quoted(name)}" for number, name in enumerate(history.keys)]
-            moment = f"make_timestamp(__event)::TIMESTAMPTZ AS {EVENT}"
+            event = f"make_timestamp(__event)::TIMESTAMPTZ AS {EVENT}"
             selects.append(
-                f"SELECT DISTINCT {', '.join([*names, moment])} FROM ({history.scan()}) WHERE"
-                f" {bounds}"
+                f"""
+                SELECT DISTINCT {", ".join([*names, event])}
+                FROM ({history.scan()})
+                WHERE {bounds}
+                """
             )
     if not selects:
         raise NotBuilt(
-            f"views {', '.join(view.name for view in views)} have no rows yet; build them, or give"
+            f"views {', '.join(view.name for view in views)} have no rows yet; build them, or pass"
             " entity rows."
         )
     return " UNION ".join(selects) + " ORDER BY ALL"
 
 
-def _asked_features(refs: list[str]) -> dict[str, list[str]]:
-    asked: dict[str, list[str]] = {}
+def _requested_features(refs: list[str]) -> dict[str, list[str]]:
+    requested: dict[str, list[str]] = {}
     for ref in refs:
         view, feature = ref.split(":", 1)
-        asked.setdefault(view, []).append(feature)
-    return asked
+        requested.setdefault(view, []).append(feature)
+    return requested
 
 
 def _pull(
@@ -347,14 +344,14 @@ def _pull(
     created_column: str | None,
     start: datetime | None,
     end: datetime | None,
-    last: str,
+    qualify: str,
 ) -> RetrievalJob:
     def read() -> pa.Table:
         home = config.offline_store.data_folder
         table = published(source, home)
         with _connection(config.offline_store) as connection:
             scan = table.scan() if table else plain_scan(source_path(source, home))  # type: ignore[arg-type]
-            wanted = (
+            selected = (
                 ", ".join(
                     map(
                         quoted,
@@ -370,13 +367,15 @@ def _pull(
                 if moment
             ]
             where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
-            return connection.sql(f"SELECT {wanted} FROM ({scan}){where} {last}").to_arrow_table()
+            return connection.sql(
+                f"SELECT {selected} FROM ({scan}){where} {qualify}"
+            ).to_arrow_table()
 
     return _PulledRows(read)
 
 
 class _PulledRows(RetrievalJob):
-    """Rows of one table, read when they are asked for."""
+    """The rows of one table, read when a result is requested."""
 
     def __init__(self, read: Callable[[], pa.Table]) -> None:
         self._read = read

@@ -1,4 +1,4 @@
-"""The columns that a view declares, beside those that its files have."""
+"""Checks the columns of a view's files against the columns that the view declares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feast.feature_view import DUMMY_ENTITY_ID
 from feast.types import Array, Set, from_feast_to_pyarrow_type
 
 from punctual.errors import BrokenTable, InvalidDeclaration
-from stores.offline.entity_rows import kind_of
+from stores.offline.entity_rows import comparable_kind
 from stores.tables import (
     CREATED,
     EVENT,
@@ -21,7 +21,7 @@ from stores.tables import (
 
 
 def declared_schema(view: FeatureView) -> pa.Schema:
-    """The columns of the view's table with the types that the view declares, and both times."""
+    """The declared columns of the view's table, and the two time columns."""
     columns = [
         (field.name, in_zone(arrow_type(field.dtype), None))
         for field in view.schema
@@ -30,35 +30,34 @@ def declared_schema(view: FeatureView) -> pa.Schema:
     return pa.schema([*columns, (EVENT, pa.timestamp("us")), (CREATED, pa.timestamp("us"))])
 
 
-def refuse_mark(view: FeatureView) -> None:
-    """Raise `InvalidDeclaration` where a feature has the name of the column that withdraws rows,
-    which would be taken for it.
-    """
+def refuse_reserved_feature(view: FeatureView) -> None:
+    """Raise `InvalidDeclaration` for a feature named `is_withdrawn`, the withdrawal column."""
     if any(field.name == WITHDRAWN for field in view.schema):
         raise InvalidDeclaration(
             f"view '{view.name}'",
             [
-                f"'{WITHDRAWN}' is the column of tables that marks withdrawals (Table.publish);"
-                " call it otherwise."
+                f"'{WITHDRAWN}' is reserved for the column that marks withdrawn rows"
+                " (Table.publish); rename the feature."
             ],
         )
 
 
-def given_out(
+def output_type(
     view: str, path: str, column: str, found: pa.DataType, declared: pa.DataType
 ) -> pa.DataType:
-    """The type in which a column of a file is given out: the declared one where that is only wider,
-    else the file's; times in UTC.
+    """The type of a column in results, with times in UTC.
 
-    Raises `BrokenTable` where the file's type is not what the view declares.
+    The declared type if it is as wide as the file's type (`found`) or wider, else the file's type.
+
+    Raises `BrokenTable` where the file's type does not fit the declared one.
     """
     plain = in_zone(found.value_type if pa.types.is_dictionary(found) else found, "UTC")
     if plain == declared or pa.types.is_null(plain):
         return declared
     if pa.types.is_null(declared) or pa.types.is_map(declared) or pa.types.is_struct(declared):
         return plain
-    kind = kind_of(declared)
-    if kind_of(plain) == kind:
+    kind = comparable_kind(declared)
+    if comparable_kind(plain) == kind:
         if kind in ("text", "bytes") or (
             kind in ("integer", "number") and plain.bit_width <= declared.bit_width
         ):
@@ -66,7 +65,7 @@ def given_out(
         if kind == "timestamp":
             return plain
         if kind == "list":
-            return pa.list_(given_out(view, path, column, plain.value_type, declared.value_type))
+            return pa.list_(output_type(view, path, column, plain.value_type, declared.value_type))
     raise BrokenTable(
         f"view '{view}' declares column '{column}' as {declared}; in {path} it is {found}. Build"
         " the table again."
@@ -74,7 +73,7 @@ def given_out(
 
 
 def in_zone(type_: pa.DataType, zone: str | None) -> pa.DataType:
-    """The type with all times in it in a zone, or in none."""
+    """The type with all timestamps in it set to a time zone, or to none."""
     if pa.types.is_timestamp(type_):
         return pa.timestamp(type_.unit, zone)
     if pa.types.is_map(type_):
@@ -87,7 +86,7 @@ def in_zone(type_: pa.DataType, zone: str | None) -> pa.DataType:
 
 
 def arrow_type(type_: Any) -> pa.DataType:
-    """Feast's Arrow type for one of its own; null for the few that it has none for."""
+    """The Arrow type for a type of Feast; null for the few types without one."""
     if isinstance(type_, (Array, Set)):
         return pa.list_(arrow_type(type_.base_type))
     try:
@@ -115,7 +114,7 @@ def check_columns(
     keys: Sequence[str],
     times: Sequence[str],
 ) -> None:
-    """Raise where a file lacks a column, or has keys or times that SQL would take for others."""
+    """Raise `BrokenTable` where a column is missing, ambiguous in SQL or no valid timestamp."""
     missing = [
         name for name in dict.fromkeys([*keys, *features, *times]) if name not in schema.names
     ]
@@ -124,14 +123,14 @@ def check_columns(
             f"view '{view.name}' declares {', '.join(missing)}, which {path} does not have. "
             "Build the table again after changing its definition: punctual features build."
         )
-    # Features are read by their exact names; keys and times in SQL, which would take the first of
-    # two that differ in case.
+    # Keys and times are read by SQL, which would take the first of two columns that differ only in
+    # case; features are read by exact name.
     for name in (*keys, *times):
-        alike = [other for other in schema.names if other.lower() == name.lower()]
-        if len(alike) > 1:
+        same_in_sql = [other for other in schema.names if other.lower() == name.lower()]
+        if len(same_in_sql) > 1:
             raise BrokenTable(
-                f"view '{view.name}', file {path}: columns {', '.join(alike)} differ only in case;"
-                f" rename all but '{name}'."
+                f"view '{view.name}', file {path}: columns {', '.join(same_in_sql)} differ only"
+                f" in case; rename all but '{name}'."
             )
     for name in times:
         if not pa.types.is_timestamp(schema.field(name).type):
@@ -142,25 +141,25 @@ def check_columns(
     for name in dict.fromkeys((*keys, *times)):
         type_ = schema.field(name).type
         if pa.types.is_timestamp(type_) and type_.unit == "ns":
-            _refuse_parts_of_microseconds(view, path, name)
+            _refuse_fractions_of_microseconds(view, path, name)
 
 
-def _refuse_parts_of_microseconds(view: FeatureView, path: str, column: str) -> None:
-    """Raise where a column of nanoseconds is not of whole microseconds: cut, its rows would be
-    shown too early; DuckDB 2 rounds them.
+def _refuse_fractions_of_microseconds(view: FeatureView, path: str, column: str) -> None:
+    """Raise `BrokenTable` where nanosecond times are not whole microseconds.
+
+    DuckDB 1.5 truncates such times, which would show rows too early; DuckDB 2 rounds them.
     """
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=[column]):
-                parts = (
+                fractions = (
                     batch[0].cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) % 1_000
                 )
-                if parts.any():
-                    finer = batch[0][int(parts.argmax())]
+                if fractions.any():
+                    finer = batch[0][int(fractions.argmax())]
                     raise BrokenTable(
                         f"view '{view.name}', file {path}: column '{column}' has {finer}, which is"
-                        " no whole microsecond;"
-                        " round its times up to microseconds."
+                        " not a whole microsecond; round the times up to microseconds."
                     )
     except (OSError, pa.ArrowException) as error:
         raise BrokenTable(f"view '{view.name}': {path} cannot be read: {error}.") from error

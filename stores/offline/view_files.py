@@ -1,5 +1,5 @@
-"""What a point-in-time join reads of a feature view: its files at a commit, the columns in them,
-and what the manifest knows of both.
+"""What a point-in-time join reads of a feature view: its files at a commit, their columns, and
+their statistics in the manifest.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from punctual.errors import BrokenTable, DataFolderError, InvalidRequest, NotBui
 from stores.offline.view_columns import (
     arrow_type,
     check_columns,
-    given_out,
     in_zone,
-    refuse_mark,
+    output_type,
+    refuse_reserved_feature,
     schema_of,
 )
 from stores.tables import (
@@ -45,7 +45,7 @@ _ROW_BITS = 32
 
 @dataclass(frozen=True)
 class FeatureColumn:
-    """A feature: its name, the column it is in, and the Arrow type that it is given out in."""
+    """A feature: its name, its column in the files, and its Arrow type in results."""
 
     name: str
     column: str
@@ -54,35 +54,37 @@ class FeatureColumn:
 
 @dataclass(frozen=True)
 class History:
-    """The rows of one feature view that a join may look at; a row's address is its file's place in
-    `paths` and its place in the file.
+    """The rows of one feature view that a join may read.
+
+    The address of a row consists of its file's index in `paths` and its index in the file.
     """
 
     view: str
     paths: list[str]
     keys: dict[str, str]
-    """The view's key columns: each one's name in the entity rows, and in the files."""
+    """The key columns: name in the entity rows to name in the files."""
     key_types: list[pa.DataType]
     features: list[FeatureColumn]
     event: str
     created: str
     as_of: int | None = None
     has_withdrawals: bool = False
-    parts: Sequence[RowStatistics] = ()
-    """What the manifest knows of each file; empty for files that no manifest describes."""
+    file_statistics: Sequence[RowStatistics] = ()
+    """The manifest's statistics of each file; empty for files without a manifest."""
     in_nanoseconds: frozenset[str] = frozenset()
-    """Which of the time columns have that unit in the files."""
+    """The time columns that have nanoseconds in the files."""
 
     @cached_property
     def statistics(self) -> RowStatistics | None:
-        """What the manifest knows of all rows together."""
-        return RowStatistics.combined(self.parts) if self.parts else None
+        """The statistics of all rows; None for files without a manifest."""
+        return RowStatistics.over(self.file_statistics) if self.file_statistics else None
 
-    def scan(self, places: range | None = None, *, first: int = 0) -> str:
+    def scan(self, file_indices: range | None = None, *, first: int = 0) -> str:
         """A SELECT of `__key0`…, `__event`, `__created` (microseconds), `__address` and
-        `__withdrawn`, without rows that nobody can see.
+        `__withdrawn`, without rows that no entity row can see.
 
-        Of all files, of those from a place on, or of some (then their addresses mean nothing).
+        Reads the files from index `first` on, or those of `file_indices`, whose addresses are then
+        meaningless.
         """
         keys = [
             f"{quoted(column)} AS __key{number}" for number, column in enumerate(self.keys.values())
@@ -94,33 +96,37 @@ class History:
         if self.statistics and self.statistics.is_regular:
             created = f"({event} + {self.statistics.min_lag})"
         withdrawn = f"coalesce({quoted(WITHDRAWN)}, false)" if self.has_withdrawals else "false"
-        # DuckDB's ASOF join takes a null key beside another key for equal to a null.
+        # With several keys, DuckDB's ASOF join takes two null keys for equal.
         conditions = [
             f"{quoted(column)} IS NOT NULL" for column in (*self.keys.values(), self.event)
         ]
         if self.as_of is not None:
             conditions.append(f"{created} <= {self.as_of}")
         address = f"((file_index::BIGINT + {first}) << {_ROW_BITS}) | file_row_number"
-        chosen = places or range(first, len(self.paths))
-        source = parquet_rows((self.paths[place] for place in chosen), file_row_number=True)
-        return (
-            f"SELECT {''.join(key + ', ' for key in keys)}{event} AS __event, {created} AS"
-            " __created,"
-            f" {address} AS {ADDRESS}, {withdrawn} AS __withdrawn FROM {source} WHERE"
-            f" {' AND '.join(conditions)}"
-        )
+        indices = file_indices or range(first, len(self.paths))
+        source = parquet_rows((self.paths[index] for index in indices), file_row_number=True)
+        return f"""
+            SELECT
+                {"".join(key + ", " for key in keys)}
+                {event} AS __event,
+                {created} AS __created,
+                {address} AS {ADDRESS},
+                {withdrawn} AS __withdrawn
+            FROM {source}
+            WHERE {" AND ".join(conditions)}
+        """
 
     def _micros(self, column: str) -> str:
-        # Naive times in files are UTC; zoned ones are brought to it by the connection's time zone.
+        # Naive times in files are UTC; the connection's time zone, UTC, converts zoned ones.
         naive = f"CAST({quoted(column)} AS TIMESTAMP)"
         if column in self.in_nanoseconds:
-            # DuckDB 2 knows no way from zoned nanoseconds to microseconds but this.
+            # The only conversion of zoned nanoseconds to microseconds that DuckDB 2 has.
             naive = f"CAST(CAST({quoted(column)} AS TIMESTAMP_NS) AS TIMESTAMP)"
         return f"epoch_us({naive})"
 
 
-def address_parts(addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The files' places and the rows' places in them, of addresses as int64."""
+def split_addresses(addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The file indices and the row indices within the files, of addresses as int64."""
     return addresses >> _ROW_BITS, addresses & ((1 << _ROW_BITS) - 1)
 
 
@@ -134,34 +140,32 @@ def history_of(
     commits: dict[str, tuple[int, int]] | None = None,
     home: Path | None = None,
 ) -> History:
-    """The history of a view at a commit (by default the newest), created by `as_of` (by default
-    ever).
+    """The history of a view at a commit (by default the newest), of rows created by `as_of`.
 
-    Files whose events are all outside `[since, until]` are left out. The view's relative path is
-    below `home`, the data folder.
+    Files without an event in `[since, until]` are left out. A relative path of the view is relative
+    to `home`, the data folder. Times are in microseconds.
 
-    Raises `NotBuilt`, `StoreOutdated`, or `BrokenTable` where a file or column is missing or of
-    another type than the view declares.
+    Raises `NotBuilt`, `StoreOutdated`, or `BrokenTable` where a file or a column is missing or a
+    column does not have the type that the view declares.
     """
-    refuse_mark(view)
+    refuse_reserved_feature(view)
     source = view.batch_source
     table = published(source, home, view.tags.get("fingerprint", ""))
     assert isinstance(source, FileSource)
     back = {new: old for old, new in source.field_mapping.items()}
     keys = {name: back.get(name, name) for name in _keys(view)}
     columns = {name: back.get(name, name) for name in features}
-    # Feast maps time columns too; a source may name either end of the mapping.
+    # Feast maps time columns too; a source may name the column before or after the mapping.
     event = back.get(source.timestamp_field, source.timestamp_field)
     created = back.get(source.created_timestamp_column, source.created_timestamp_column) or event
-    parts: Sequence[DataFile] = ()
+    files: Sequence[DataFile] = ()
     if table is not None:
-        parts = _files_of(table, view, as_of, commits, until, since)
-        paths = _paths_of(table, view, parts)
+        files = _files_of(table, view, as_of, commits, until, since)
+        paths = _paths_of(table, view, files)
     else:
         paths = _plain_files(view, source_path(source, home), commits)
-    # What we published has the same columns everywhere; the files of others are looked at one by
-    # one.
-    schemas = [schema_of(view, path) for path in (paths[:1] if parts else paths)]
+    # All files of a published table have the same columns; other files are checked one by one.
+    schemas = [schema_of(view, path) for path in (paths[:1] if files else paths)]
     for path, schema in zip(paths, schemas, strict=False):
         check_columns(
             view, path, schema, [*columns.values()], keys=[*keys.values()], times=[event, created]
@@ -178,8 +182,8 @@ def history_of(
         event=event,
         created=created,
         as_of=as_of,
-        has_withdrawals=bool(parts) and WITHDRAWN in schemas[0].names,
-        parts=parts,
+        has_withdrawals=bool(files) and WITHDRAWN in schemas[0].names,
+        file_statistics=files,
         in_nanoseconds=frozenset(
             name
             for schema in schemas
@@ -190,16 +194,16 @@ def history_of(
 
 
 def source_path(source: FileSource, home: Path | None) -> Path:
-    """Where a source's files are; a relative path is below the data folder, else the current one."""
+    """The path of a source; a relative path is relative to `home`, else to the current folder."""
     return (home or Path.cwd()) / source.path
 
 
 def published(
     source: DataSource | None, home: Path | None = None, fingerprint: str = ""
 ) -> Table | None:
-    """The table behind a source, where its path is a folder of our own publisher's.
+    """The published table behind a source; None where the path is not a published table.
 
-    The version that a definition made, or the newest one where there is none of it.
+    The version of the definition with this fingerprint, or the newest version if it has none.
     """
     if not isinstance(source, FileSource):
         raise InvalidRequest(f"the as-of store reads file sources; got {type(source).__name__}.")
@@ -209,20 +213,18 @@ def published(
 
 
 def plain_scan(path: Path) -> str:
-    """A SELECT over Parquet files that are not a table of ours. Raises `NotBuilt` for an empty
-    folder.
-    """
+    """A SELECT over Parquet files without a manifest. Raises `NotBuilt` for an empty folder."""
     paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not paths:
-        raise NotBuilt(f"there are no Parquet files in {path}; build them, or name another path.")
+        raise NotBuilt(f"{path} has no Parquet files; build them, or name another path.")
     return f"SELECT * FROM {parquet_rows(paths)}"
 
 
 def diagnosed(history: History, error: duckdb.Error) -> Exception:
-    """What is wrong with the history's files, by view, file and column, after DuckDB failed to read
-    them; else its own error.
+    """The error to raise after DuckDB failed on a history.
 
-    Where DuckDB could not write what the join spills, it is a `DataFolderError`.
+    A `BrokenTable` with view, file and column if a file is unreadable, a `DataFolderError` if
+    DuckDB could not spill, else `error`.
     """
     needed = [
         *history.keys.values(),
@@ -263,26 +265,27 @@ def _types_of(
     *,
     as_declared: bool,
 ) -> dict[str, pa.DataType]:
-    """The types of keys and features as they are given out: those declared, or those that the first
-    file has, for files of others.
+    """The types of keys and features in results.
+
+    The declared types, or those of the first file where there is no manifest.
     """
     types = {
         field.name: arrow_type(field.dtype) if as_declared or not schemas else pa.null()
         for field in view.schema
     }
 
-    def given(place: int, name: str, column: str) -> pa.DataType:
-        return given_out(
-            view.name, paths[place], column, schemas[place].field(column).type, types[name]
+    def type_in(file: int, name: str, column: str) -> pa.DataType:
+        return output_type(
+            view.name, paths[file], column, schemas[file].field(column).type, types[name]
         )
 
     if schemas:
-        types |= {name: given(0, name, column) for name, column in (keys | columns).items()}
-    # A feature's type is looked at when its file is read for values; keys are compared in SQL,
-    # which would convert them.
-    for place in range(1, len(schemas)):
+        types |= {name: type_in(0, name, column) for name, column in (keys | columns).items()}
+    # Types of keys are checked here, since SQL would convert keys silently; types of features are
+    # checked when their values are read.
+    for file in range(1, len(schemas)):
         for name, column in keys.items():
-            given(place, name, column)
+            type_in(file, name, column)
     return types
 
 
@@ -301,7 +304,7 @@ def _files_of(
         number, commit = commits[table.name]
         version = table.manifest.at_version(table.name, number)
         if version is None:
-            raise NotBuilt(f"table '{table.name}' has no version {number} any more.")
+            raise NotBuilt(f"table '{table.name}' no longer has version {number}.")
         table = Table(table.root, version)
     elif view.tags.get("fingerprint", table.version.fingerprint) != table.version.fingerprint:
         raise StoreOutdated(
@@ -323,21 +326,19 @@ def _plain_files(
 ) -> list[str]:
     if commits is not None:
         raise NotBuilt(
-            f"the files of view '{view.name}' at {path} have no commits, so that none can be"
-            " pinned."
+            f"the files of view '{view.name}' at {path} have no commits, so none can be pinned."
         )
     if not path.exists():
         raise NotBuilt(
             f"view '{view.name}' has no table at {path}; build it first: punctual features build."
         )
-    # What a publisher left there is not ours to guess: which of the files are committed, only the
-    # manifest knows.
+    # In a publisher's folder, only the manifest says which files are committed.
     if (path / PUBLISHER_LOCK).exists():
         manifest = path.parent / MANIFEST_FILE
         if any(path.glob("v*/*.parquet")) and not manifest.exists():
             raise BrokenTable(
-                f"view '{view.name}' has files at {path}, and {manifest}, which says what they"
-                " are, is gone; bring it back."
+                f"view '{view.name}' has files at {path}, but their manifest {manifest} is missing;"
+                " restore it."
             )
         raise NotBuilt(
             f"view '{view.name}' has no finished build at {path}; build it: punctual features"
@@ -347,13 +348,14 @@ def _plain_files(
 
 
 def _paths_of(table: Table, view: FeatureView, files: Sequence[DataFile]) -> list[str]:
-    """Where the files are; published ones are immutable: one that is gone, cut or written over is
-    found by its size.
+    """The paths of published files, which are immutable.
+
+    Raises `BrokenTable` for a file that is missing or does not have its published size.
     """
     paths = [f"{table.root}/{file.path}" for file in files]
     for file, path in zip(files, paths, strict=True):
         try:
-            size = os.stat(path).st_size  # noqa: PTH116  twice as fast, for every file
+            size = os.stat(path).st_size  # noqa: PTH116  twice as fast as Path.stat
         except OSError as error:
             raise BrokenTable(
                 f"view '{view.name}': {path} is in the manifest and cannot be read:"
@@ -361,7 +363,7 @@ def _paths_of(table: Table, view: FeatureView, files: Sequence[DataFile]) -> lis
             ) from error
         if size != file.bytes:
             raise BrokenTable(
-                f"view '{view.name}': {path} has {size:,} bytes, {file.bytes:,} were published;"
-                " bring the file back or build again."
+                f"view '{view.name}': {path} has {size:,} bytes, but {file.bytes:,} were published;"
+                " restore the file or build the table again."
             )
     return paths

@@ -28,7 +28,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from punctual.errors import BrokenTable, NotBuilt, StoreOutdated
 from punctual.times import assume_utc, from_micros, micros
-from stores.offline import refuse_mark
+from stores.offline import refuse_reserved_feature
 from stores.online.backend import Mark
 from stores.online.records import PackedDatabase, Rows
 from stores.online.store import PackedOnlineStore
@@ -89,7 +89,7 @@ def materialize_view(
     removed at the end, except those of the schemas to `keep` (None: of all). Raises `NotBuilt`
     without a table and `StoreOutdated` where the table is of an older definition.
     """
-    refuse_mark(view)
+    refuse_reserved_feature(view)
     table = _table_of(view, _data_folder(config))
     online = OnlineView.of(config.project, view)
     built = table.built_until

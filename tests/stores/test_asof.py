@@ -20,7 +20,7 @@ from stores.tables import RowStatistics, connect
 from stores.tables.parquet import write_parquet
 from tests.stores.by_hand import Row, shown
 
-pytestmark = pytest.mark.filterwarnings("ignore:view '.*' gives nothing but nulls")
+pytestmark = pytest.mark.filterwarnings("ignore:all features of view '.*' are null")
 
 
 cities = st.sampled_from(["Oslo", "O'Hare", None])
@@ -99,7 +99,7 @@ def published(folder, history, cuts):
         event="event_timestamp",
         created="created_timestamp",
         has_withdrawals=True,
-        parts=statistics,
+        file_statistics=statistics,
     )
 
 
@@ -134,9 +134,9 @@ def test_the_join_equals_a_scan_of_every_row(
             "stores.offline.join.worth_loading", lambda held, _: is_held and bool(held.paths)
         )
         if width is not None:
-            # Without this patch a short history is joined as a whole.
-            patch.setattr("stores.offline.asof.worth_looking", lambda *_: True)
-            patch.setattr("stores.offline.asof.ROWS_A_BUCKET", width)
+            # A history of few rows would be joined whole.
+            patch.setattr("stores.offline.asof.worth_narrowing", lambda *_: True)
+            patch.setattr("stores.offline.asof.ROWS_PER_BUCKET", width)
         found = join.table()["value"].to_pylist()
     for path in described.paths:
         Path(path).unlink()

@@ -48,7 +48,7 @@ def refused_in_all_ways(views, tmp_path, error, match, rows=None):
             # Forces either way: the history is loaded whole, or read selectively.
             patch.setattr(
                 "stores.offline.join.worth_loading",
-                lambda history, _, is_held=is_held: is_held and bool(history.parts),
+                lambda history, _, is_held=is_held: is_held and bool(history.file_statistics),
             )
             for read in ways_of_reading(views, tmp_path, at(utc(13)) if rows is None else rows):
                 with pytest.raises(error, match=match):
@@ -63,7 +63,7 @@ def test_a_truncated_file_is_named(views, published, tmp_path):
         views,
         tmp_path,
         BrokenTable,
-        f"view 'driver_trips': .*{published.name} has 100 bytes, [0-9,]+ were published",
+        f"view 'driver_trips': .*{published.name} has 100 bytes, but [0-9,]+ were published",
     )
 
 
@@ -139,7 +139,7 @@ def test_a_table_without_its_manifest_is_not_read_as_foreign_files(views, publis
         views,
         tmp_path,
         BrokenTable,
-        f"view 'driver_trips' has files at .*driver_trips, and .*{MANIFEST_FILE}, .*, is gone",
+        f"view 'driver_trips' has files at .*driver_trips, but their manifest .*{MANIFEST_FILE} is missing",
     )
 
 
@@ -287,7 +287,7 @@ def test_a_fraction_of_a_microsecond_is_refused_since_it_would_be_shown_too_earl
     views.write("driver_trips", rows_of_others(**{column: finer}))
     match = (
         f"view 'driver_trips', file .*rows.parquet: column '{column}' has 2013-06-01"
-        " 12:00:00.000000500.*, which is no whole microsecond"
+        " 12:00:00.000000500.*, which is not a whole microsecond"
     )
     refused_in_all_ways(views, tmp_path, BrokenTable, match)
 
@@ -364,7 +364,7 @@ def test_too_little_memory_names_the_setting(views, tmp_path):
     frame = many(views)
     small = views.opened(memory_limit="2MB", threads=1, spill_folder=str(tmp_path / "spilled"))
     with pytest.raises(
-        DataFolderError, match="ran out of room: .*memory_limit in feature_store.yaml"
+        DataFolderError, match="ran out of memory or disk space: .*memory_limit of offline_store"
     ):
         views.job(frame, "driver_trips:name", store=small).to_parquet(tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
@@ -377,7 +377,9 @@ def test_a_spill_folder_that_is_full_names_the_setting(views, tmp_path):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, usual[1]))
     try:
-        with pytest.raises(DataFolderError, match="ran out of room: .*spill_folder more disk"):
+        with pytest.raises(
+            DataFolderError, match="ran out of memory or disk space: .*spill_folder"
+        ):
             views.job(frame, "driver_trips:name", store=small).to_parquet(tmp_path / "out.parquet")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)

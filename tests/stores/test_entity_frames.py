@@ -176,12 +176,12 @@ def test_rows_keep_their_order_and_repetitions(trips):
 
 
 @pytest.mark.parametrize("nearby", [False, True])
-def test_a_join_whose_values_all_became_known_too_late_warns(trips, monkeypatch, nearby):
-    monkeypatch.setattr("stores.offline.asof.worth_looking", lambda *_: nearby)
+def test_that_all_became_known_too_late_is_said(trips, monkeypatch, nearby):
+    monkeypatch.setattr("stores.offline.asof.worth_narrowing", lambda *_: nearby)
     job = trips.job(at(utc(11), utc(11, 59)), "driver_trips:trips")
     with pytest.warns(
         NothingKnown,
-        match="view 'driver_trips' gives nothing but nulls: each of its rows became known"
+        match="all features of view 'driver_trips' are null: its rows became known"
         " .created_timestamp.",
     ):
         job.to_arrow()

@@ -56,7 +56,7 @@ def made_history(tmp_path, keys):
         event="event_timestamp",
         created="created_timestamp",
         has_withdrawals=True,
-        parts=files,
+        file_statistics=files,
     )
 
 

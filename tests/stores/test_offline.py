@@ -22,8 +22,8 @@ from stores.offline.store import AsofOfflineStore
 from stores.tables import Table
 from tests.stores.by_hand import Row, at, open_store, shown, table_source, utc
 
-# A join without known values warns; here that is expected.
-pytestmark = pytest.mark.filterwarnings("ignore:view '.*' gives nothing but nulls")
+# What is known too late is said in a warning; here it is the rule.
+pytestmark = pytest.mark.filterwarnings("ignore:all features of view '.*' are null")
 MICROSECOND = timedelta(microseconds=1)
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
 START = micros(datetime(2013, 6, 1, tzinfo=UTC))
@@ -231,8 +231,8 @@ def test_the_join_over_rows_near_each_timestamp_equals_reading_the_history_by_ha
     store = two_time if is_two_time else event_time
     # Without this patch a short history is joined as a whole.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stores.offline.asof.worth_looking", lambda *_: True)
-        patch.setattr("stores.offline.asof.ROWS_A_BUCKET", width)
+        patch.setattr("stores.offline.asof.worth_narrowing", lambda *_: True)
+        patch.setattr("stores.offline.asof.ROWS_PER_BUCKET", width)
         result = historical_features(store, frame_of(entities), FEATURES)
     assert result.to_pydict() == expected(history, entities, two_time=is_two_time)
 
@@ -243,7 +243,7 @@ def test_a_stream_of_batches_is_the_same_rows(world, publish, history, entities,
     publish_history(folder, history, publish)
     with pytest.MonkeyPatch.context() as patch:
         if near:
-            patch.setattr("stores.offline.asof.worth_looking", lambda *_: True)
+            patch.setattr("stores.offline.asof.worth_narrowing", lambda *_: True)
         streamed(two_time, history, entities)
 
 
@@ -393,7 +393,7 @@ def test_a_key_of_another_case_is_another_column(trips):
 def test_a_frame_column_with_the_name_of_a_feature_is_not_overwritten(trips):
     with pytest.raises(
         InvalidRequest,
-        match="feature 'trips' of view 'driver_trips' would stand beside a column of that name",
+        match="feature 'trips' of view 'driver_trips' has the name of another column",
     ):
         trips.get_historical_features(
             at(utc(12)).append_column("trips", pa.array([0])), ["driver_trips:trips"]
@@ -478,7 +478,7 @@ def test_a_table_of_another_definition_is_not_joined(tmp_path, trips):
 def test_a_pinned_join_needs_a_commit_of_each_table(trips):
     with pytest.raises(NotBuilt, match="pins no commit of table 'driver_trips'"):
         trips_at(trips, at(utc(12)), commits={})
-    with pytest.raises(NotBuilt, match="table 'driver_trips' has no version 2"):
+    with pytest.raises(NotBuilt, match="table 'driver_trips' no longer has version 2"):
         trips_at(trips, at(utc(12)), commits={"driver_trips": (2, 1)})
 
 

@@ -29,7 +29,7 @@ def withdrawn(views):
 
 @pytest.mark.parametrize("nearby", [False, True])
 def test_a_withdrawn_row_is_shown_before_and_a_corrected_one_after(withdrawn, monkeypatch, nearby):
-    monkeypatch.setattr("stores.offline.asof.worth_looking", lambda *_: nearby)
+    monkeypatch.setattr("stores.offline.asof.worth_narrowing", lambda *_: nearby)
     frame = at(9, 10, 11, 12, 13, 14)
     assert withdrawn.shown(frame) == [None, 3, 3, None, None, 4]
     stream = withdrawn.job(frame, "driver_trips:trips").to_reader(rows=2).read_all()
