@@ -1,5 +1,5 @@
-"""What the platform costs, measured beside what one would otherwise use.
+"""Benchmarks of the platform against its alternatives.
 
-Comes in: cases of made data, the same for all contenders. Goes out: a table and, as the last line,
-one JSON object. Never: is imported by the platform.
+Comes in: cases with generated data, the same for all contenders. Goes out: tables and, as the last
+line, one JSON object. Never: is imported by the platform.
 """

@@ -1,5 +1,5 @@
-"""Made data: histories that our publisher writes in order of arrival, and a Parquet file of entity
-rows; always the same.
+"""Generated data: histories that our publisher writes in order of arrival, and a Parquet file of
+entity rows; the same on every run.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ _COMPLETE = "dataset.json"
 
 @dataclass(frozen=True)
 class View:
-    """One feature view's history: every entity has a row in every step, steps are `days / steps`
-    long.
+    """The history of one feature view: each entity has a row in each step of `days / steps` days.
 
-    `features` are names with Arrow types. Rows are published in about `commits` commits, one file a
-    day each. With `jitter` a row's event is anywhere in its step; `scattered`: anywhere in all the
-    days. A share `late` of the rows becomes known up to a month after its event, the others at it.
-    Each feature has so many `levels`.
+    `features` are names with Arrow types. Rows are published in about `commits` commits. With
+    `jitter`, an event is at a random time of its step; with `scattered`, of all days. The share
+    `late` of the rows becomes known up to a month after the event, the others at the event. Each
+    feature has `levels` distinct values.
     """
 
     name: str
@@ -63,9 +62,9 @@ class View:
 class DataSet:
     """Histories and entity rows of a case.
 
-    `asked`: `anytime` (random entities, one in a hundred unknown, random moments), `each` (every
-    entity once) or `shifted` (every event of the first view's grid half a minute earlier, for twice
-    the key, so that half is unknown).
+    `asked`: `anytime` (random entities, 1% of them unknown, at random times), `each` (every entity
+    once) or `shifted` (each event of the first view's grid, half a minute earlier and for twice the
+    key, so that half of the entities are unknown).
     """
 
     views: tuple[View, ...]
@@ -73,45 +72,45 @@ class DataSet:
     asked: Literal["anytime", "each", "shifted"] = "anytime"
 
     def make(self, folder: Path, progress: Progress) -> None:
-        """Write everything into the folder, unless it is there complete."""
+        """Write all files into the folder, unless it already has them."""
         description, complete = _description(self), folder / _COMPLETE
         if complete.exists() and json.loads(complete.read_text()) == description:
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        needed = self.bytes_at_most()
+        needed = self.max_bytes()
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise NoData(
-                f"{folder} has {free / 1e9:.0f} GB left; expected {needed / 1e9:.0f} GB for"
-                f" {self.views[0].name}."
+                f"{folder} has {free / 1e9:.0f} GB of free space; {self.views[0].name} needs"
+                f" {needed / 1e9:.0f} GB."
             )
         for number, view in enumerate(self.views):
             _publish(view, folder / "tables", np.random.default_rng([3, number]), progress)
         pq.write_table(_entity_rows(self, np.random.default_rng(7)), folder / "entities.parquet")
         complete.write_text(json.dumps(description))
 
-    def bytes_at_most(self) -> int:
-        """Roughly what the files take on disk, spilling not counted."""
+    def max_bytes(self) -> int:
+        """A rough upper bound of the size of the files, without spilled data."""
         return sum(view.rows * (16 + 4 * len(view.features)) for view in self.views)
 
 
 class Progress:
-    """Says on standard error how far making the data is, at every tenth."""
+    """Prints the progress of data generation to standard error, in steps of 10%."""
 
     def __init__(self) -> None:
-        self._said = ""
+        self._last_line = ""
 
     def show(self, name: str, rows: int, of: int) -> None:
-        """So many rows of so many are made."""
-        said = f"{name}: {rows * 10 // of * 10}% of {of:,} rows made"
-        if said != self._said:
-            self._said = said
-            print(said, file=sys.stderr, flush=True)
+        """Report that `rows` of `of` rows are generated."""
+        line = f"{name}: {rows * 10 // of * 10}% of {of:,} rows generated"
+        if line != self._last_line:
+            self._last_line = line
+            print(line, file=sys.stderr, flush=True)
 
 
 def read(folder: Path) -> DataSet:
-    """What a complete folder holds."""
+    """The description of the data in a complete folder."""
     fields = json.loads((folder / _COMPLETE).read_text())["data"]
     views = tuple(
         View(**{**view, "features": tuple(map(tuple, view["features"]))})
@@ -120,9 +119,10 @@ def read(folder: Path) -> DataSet:
     return DataSet(views, **fields)
 
 
-def written_by(maker: str = __file__) -> str:
-    """What made the files, as a hash of a maker's source and our publisher's; data that another
-    made are made anew.
+def generator_hash(maker: str = __file__) -> str:
+    """A hash of the source code of a generator and of our publisher.
+
+    Data with another hash are generated again.
     """
     sources = [
         Path(maker),
@@ -133,7 +133,7 @@ def written_by(maker: str = __file__) -> str:
 
 def _description(data: DataSet) -> dict[str, Any]:
     described: dict[str, Any] = json.loads(
-        json.dumps({"data": asdict(data), "written_by": written_by()})
+        json.dumps({"data": asdict(data), "written_by": generator_hash()})
     )
     return described
 
@@ -197,8 +197,7 @@ def _rows(
 ) -> pa.Table:
     columns = {view.key: _keys(keys, text=view.text_keys)}
     for number, (name, kind) in enumerate(view.features):
-        # Few distinct values, as prices and counts have; one in fifty of the first feature is
-        # missing.
+        # Few distinct values, like prices and counts; 2% of the first feature are null.
         values = random.integers(0, view.levels, len(keys), np.int16)
         missing = random.random(len(keys)) < 0.02 if number == 0 else None
         columns[name] = pa.array(

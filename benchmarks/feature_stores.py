@@ -1,8 +1,8 @@
-"""The point-in-time join through Feast, with our offline store and with Feast's own; files in,
-Arrow out.
+"""The point-in-time join through Feast, with our offline store and with Feast's own, from files to
+Arrow.
 
-Each function takes a folder of `data.py` and gives the `Work`. `ours` sees a row from the later of
-its two times on; `ours_event_time` and the stock store go by event time alone.
+Each function takes a folder of `data.py` and returns a `Work`. In `ours`, a row takes effect at the
+later of its two times; `ours_event_time` and the stock store use event time alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STOCK = {"type": "duckdb"}
 
 
 def ours(folder: str) -> Work:
-    """Our offline store as it is by default, through Feast."""
+    """Our offline store with its default settings."""
     return _ours(Path(folder), {})
 
 
@@ -38,16 +38,16 @@ def ours_event_time(folder: str) -> Work:
 
 
 def ours_4gb(folder: str) -> Work:
-    """Our offline store with a memory limit, and how much it spilled at most at a time."""
+    """Our offline store with a memory limit; also measures the peak size of spilled files."""
     spill = Path(folder) / "spilled"
     limited = _ours(Path(folder), {"memory_limit": "4GB", "spill_folder": str(spill)})
-    seen = _Spilled(spill)
+    spilled = _FolderSize(spill)
 
     def outcome(result: pa.Table) -> Outcome:
         checked = limited.outcome(result)
-        return Outcome(checked.rows, checked.hash, {"spilled MB": seen.most / MB})
+        return Outcome(checked.rows, checked.hash, {"spilled MB": spilled.largest / MB})
 
-    return Work(lambda: seen.while_doing(limited.run), outcome)
+    return Work(lambda: spilled.during(limited.run), outcome)
 
 
 def _ours(folder: Path, settings: dict[str, str]) -> Work:
@@ -70,7 +70,7 @@ def feast_duckdb(folder: str) -> Work:
     store = _feature_store(Path(folder), data, STOCK)
 
     def run() -> pa.Table:
-        rows = pd.read_parquet(Path(folder) / "entities.parquet")  # it takes pandas only
+        rows = pd.read_parquet(Path(folder) / "entities.parquet")  # it accepts only pandas
         return store.get_historical_features(
             rows, _references(data), full_feature_names=True
         ).to_arrow()
@@ -83,7 +83,7 @@ def _references(data: DataSet) -> list[str]:
 
 
 def _feature_store(folder: Path, data: DataSet, offline: dict[str, str]) -> FeatureStore:
-    """Feast with one view a history."""
+    """Feast with one view per history."""
     from feast import Entity, FeatureStore, FeatureView, Field, ValueType
     from feast.repo_config import RepoConfig
     from feast.types import Float32, Int32, Int64, String
@@ -131,7 +131,7 @@ def _feature_store(folder: Path, data: DataSet, offline: dict[str, str]) -> Feat
 
 
 def table_source(tables: Path, name: str, *, stock: bool) -> FileSource:
-    """A table for Feast: our offline store is given its folder, the stock store its files."""
+    """A table as a Feast source: its folder for our store, its files for the stock store."""
     from feast import FileSource
     from feast.data_format import ParquetFormat
 
@@ -145,15 +145,15 @@ def table_source(tables: Path, name: str, *, stock: bool) -> FileSource:
     )
 
 
-class _Spilled:
-    """Looks now and then how large a folder is; `most` in bytes."""
+class _FolderSize:
+    """Samples the size of a folder; `largest` is in bytes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.most = 0
+        self.largest = 0
 
-    def while_doing(self, act: Callable[[], Any]) -> Any:
-        """What `act` returns."""
+    def during(self, act: Callable[[], Any]) -> Any:
+        """Call `act`, sampling meanwhile, and return its result."""
         done = threading.Event()
         watch = threading.Thread(target=self._watch, args=(done,), daemon=True)
         watch.start()
@@ -170,5 +170,5 @@ class _Spilled:
                 try:
                     sizes += path.stat().st_size
                 except FileNotFoundError:
-                    continue  # gone since it was listed
-            self.most = max(self.most, sizes)
+                    continue  # removed since it was listed
+            self.largest = max(self.largest, sizes)

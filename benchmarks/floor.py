@@ -1,5 +1,6 @@
-"""An empty FastAPI route, as ours is served: what no prediction can be faster than. `python -m
-benchmarks.floor PORT`.
+"""An empty FastAPI route with our server settings, the lower bound of every prediction's latency.
+
+`python -m benchmarks.floor PORT`
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from benchmarks.servers import HOST
 
 
 def serve(port: int) -> None:
-    """Serve on a loopback port until the process is ended."""
+    """Serve on a loopback port until the process ends."""
     import uvicorn
     from fastapi import FastAPI
 

@@ -1,9 +1,9 @@
-"""The point-in-time join as a competent user writes it in DuckDB, polars and pandas; files in,
-Arrow out.
+"""The point-in-time join as a competent user writes it in DuckDB, polars and pandas, from files to
+Arrow.
 
-Each function takes a folder of `data.py` and gives the `Work`. Those that end in `_two_time` see a
-row from the later of its two times on; the others go by event time alone. All read the columns they
-need, on all cores, and sort what they must as part of their time.
+Each function takes a folder of `data.py` and returns a `Work`. In those that end in `_two_time`, a
+row takes effect at the later of its two times; the others use event time alone. All read only the
+columns they need, on all cores; the time includes sorting.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def duckdb_asof(folder: str) -> Work:
-    """One hand-written ASOF LEFT JOIN a view, in one query."""
+    """One query with an `ASOF LEFT JOIN` per view."""
     return _duckdb(Path(folder), two_time=False)
 
 
 def duckdb_asof_two_time(folder: str) -> Work:
-    """The same on the rows that are running maxima in order of effect."""
+    """The same, restricted to rows that are running maxima of event time in order of effect."""
     return _duckdb(Path(folder), two_time=True)
 
 
@@ -36,36 +36,41 @@ def _duckdb(folder: Path, *, two_time: bool) -> Work:
     import duckdb
 
     data = read(folder)
-    # Naive times on both sides: a comparison with a zoned one would go through the calendar, row by
-    # row.
-    moment = f"make_timestamp(epoch_us({EVENT})) AS __moment"
-    rows = f"SELECT *, {moment} FROM read_parquet({literal(str(folder / 'entities.parquet'))})"
-    query = f"SELECT e.* EXCLUDE (__moment), {', '.join(_names(data))} FROM ({rows}) AS e"
+    # Naive times on both sides: DuckDB compares zoned ones through the calendar, row by row.
+    query = f"""
+        SELECT entity.* EXCLUDE (__prediction_time), {", ".join(_feature_columns(data))}
+        FROM (
+            SELECT *, make_timestamp(epoch_us({EVENT})) AS __prediction_time
+            FROM read_parquet({literal(str(folder / "entities.parquet"))})
+        ) AS entity
+    """
     for number, view in enumerate(data.views):
         history = _history_sql(folder, view, two_time=two_time)
         key = quoted(view.key)
-        query += (
-            f" ASOF LEFT JOIN ({history}) AS h{number} ON e.{key} = h{number}.{key} AND"
-            f" e.__moment >= h{number}.__known"
-        )
+        query += f"""
+            ASOF LEFT JOIN ({history}) AS history{number}
+            ON entity.{key} = history{number}.{key}
+            AND entity.__prediction_time >= history{number}.__known
+        """
 
     def run() -> pa.Table:
         with duckdb.connect() as connection:
-            # Else a frame that is taken for a small one is joined in nested loops.
+            # Otherwise DuckDB joins frames that it assumes to be small with nested loops.
             connection.execute("SET asof_loop_join_threshold = 0")
             return connection.sql(query).to_arrow_table()
 
     return Work(run, outcome_of(data))
 
 
-def _names(data: DataSet) -> list[str]:
+def _feature_columns(data: DataSet) -> list[str]:
     pairs = [
         (number, view.name, name)
         for number, view in enumerate(data.views)
         for name, _ in view.features
     ]
     return [
-        f"h{number}.{quoted(name)} AS {quoted(f'{view}__{name}')}" for number, view, name in pairs
+        f"history{number}.{quoted(name)} AS {quoted(f'{view}__{name}')}"
+        for number, view, name in pairs
     ]
 
 
@@ -73,35 +78,36 @@ def _history_sql(folder: Path, view: View, *, two_time: bool) -> str:
     known = f"greatest({EVENT}, {CREATED})" if two_time else EVENT
     columns = ", ".join(quoted(name) for name in (view.key, *(name for name, _ in view.features)))
     paths = ", ".join(map(literal, files(folder, view)))
-    history = (
-        f"SELECT {columns}, {EVENT}, {known} AS __known FROM read_parquet([{paths}],"
-        " hive_partitioning = false)"
-    )
+    history = f"""
+        SELECT {columns}, {EVENT}, {known} AS __known
+        FROM read_parquet([{paths}], hive_partitioning = false)
+    """
     if two_time:
-        newest = (
-            f"max({EVENT}) OVER (PARTITION BY {quoted(view.key)} ORDER BY __known, {EVENT}"
-            " ROWS UNBOUNDED PRECEDING)"
-        )
-        history += f" QUALIFY {EVENT} >= {newest}"
+        history += f"""
+            QUALIFY {EVENT} >= max({EVENT}) OVER (
+                PARTITION BY {quoted(view.key)}
+                ORDER BY __known, {EVENT}
+                ROWS UNBOUNDED PRECEDING
+            )
+        """
     return history
 
 
 def polars(folder: str) -> Work:
-    """`scan_parquet`, a sort and `join_asof` a view, all lazy."""
+    """`scan_parquet`, a sort and `join_asof` per view, all lazy."""
     return _polars(Path(folder), two_time=False)
 
 
 def polars_presorted(folder: str) -> Work:
-    """The same without the sort: by the user's word that the files, in order of name, are in order
-    of time.
+    """The same without the sort: the user asserts that the files, by name, are in order of time.
 
-    True where no row is late; polars does not check it.
+    This is true if no row is late; polars does not check it.
     """
     return _polars(Path(folder), two_time=False, presorted=True)
 
 
 def polars_two_time(folder: str) -> Work:
-    """The same on the rows that are running maxima in order of effect."""
+    """The same, restricted to rows that are running maxima of event time in order of effect."""
     return _polars(Path(folder), two_time=True)
 
 
@@ -117,8 +123,7 @@ def _polars(folder: Path, *, two_time: bool, presorted: bool = False) -> Work:
             history = _history_polars(
                 paths[view.name], view, two_time=two_time, presorted=presorted
             )
-            # The sort is by time alone: within a key it is then in order too, which polars cannot
-            # see for itself.
+            # Sorted by time alone, each key's rows are in order too, which polars cannot infer.
             joined = joined.join_asof(
                 history, left_on=EVENT, right_on="__known", by=view.key, check_sortedness=False
             ).drop("__known")
@@ -147,12 +152,12 @@ def _history_polars(
 
 
 def pandas(folder: str) -> Work:
-    """`read_parquet`, a sort and `merge_asof` a view."""
+    """`read_parquet`, a sort and `merge_asof` per view."""
     return _pandas(Path(folder), two_time=False)
 
 
 def pandas_two_time(folder: str) -> Work:
-    """The same on the rows that are running maxima in order of effect."""
+    """The same, restricted to rows that are running maxima of event time in order of effect."""
     return _pandas(Path(folder), two_time=True)
 
 

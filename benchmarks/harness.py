@@ -1,10 +1,8 @@
-"""Measures contenders, each in a process of its own, and shows what came out; every benchmark of
-the project uses it.
+"""Measures contenders, each in its own process, and reports the results; used by all benchmarks.
 
-A contender is a function `module:name` that gets its arguments as JSON values and returns a `Work`.
-What the function does before (imports, opening a registry) is not timed; what `Work.run` does is.
-The peak is the resident memory of the whole process, imports included, after its first repetition;
-what checks the result runs after it is read.
+A contender is a function `module:name` that takes JSON values and returns a `Work`. Only `Work.run`
+is timed, not the function itself (imports, opening a registry). The peak is the resident memory of
+the whole process, imports included, after the first repetition and before its result is checked.
 """
 
 from __future__ import annotations
@@ -36,17 +34,17 @@ MB = 1_000_000
 
 
 class UnequalResults(Exception):
-    """Contenders that must agree do not; their times say nothing."""
+    """Contenders that must agree do not, so that their times are meaningless."""
 
 
 class NoData(Exception):
-    """What contenders are to work on cannot be made."""
+    """The data of a benchmark cannot be generated."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a repetition gave: how many rows, a hash that is equal where results are, and figures of
-    its own by name.
+    """The result of a repetition: the number of rows, a hash that is equal for equal results, and
+    more figures by name.
     """
 
     rows: int
@@ -56,8 +54,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed, how its result is checked afterwards, and what is prepared before each
-    repetition, both off the clock.
+    """What is timed (`run`), and what is not: the check of its result (`outcome`) and the
+    preparation of each repetition (`before`).
     """
 
     run: Callable[[], Any]
@@ -67,8 +65,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a contender took: seconds and seconds of all cores together (medians), peak in MB of
-    10^6 bytes; or why it has none.
+    """A contender's figures: seconds and CPU seconds of all cores (medians), peak in MB of 10^6
+    bytes; or the reason for which it failed.
     """
 
     contender: str
@@ -84,7 +82,7 @@ class Measurement:
 
     @property
     def rows_per_s(self) -> float:
-        """Rows of the result by median second."""
+        """Rows of the result per second (median)."""
         return self.rows / self.seconds if self.seconds else 0.0
 
 
@@ -99,16 +97,16 @@ def measure(
     timeout: float = 1800.0,
     spare_mb: float = 1500.0,
 ) -> Measurement:
-    """Run a contender's repetitions in a child process, whose current directory is `folder`, where
-    some libraries spill.
+    """Run a contender's repetitions in a child process.
 
-    No repetition begins after `patience` seconds of work. A child is ended, and counts as failed,
-    after `timeout` seconds or when the machine has less than `spare_mb` of memory left.
+    The child's working directory is `folder`, since some libraries spill there. No repetition
+    starts after `patience` seconds of work. The child is killed, and counts as failed, after
+    `timeout` seconds or when the machine has less than `spare_mb` of free memory.
     """
     request = json.dumps(
         {"target": target, "arguments": arguments, "repetitions": repetitions, "patience": patience}
     )
-    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-m", "benchmarks.harness"]
         environment = {
             **os.environ,
@@ -118,7 +116,7 @@ def measure(
             command,
             stdin=subprocess.PIPE,
             stdout=answer,
-            stderr=complaints,
+            stderr=errors,
             cwd=folder,
             env=environment,
         )
@@ -126,21 +124,23 @@ def measure(
         with child.stdin as pipe:
             pipe.write(request.encode())
         try:
-            why, peak = _wait(child, timeout, spare_mb)
-        finally:  # also where somebody interrupts
+            reason, peak = _wait(child, timeout, spare_mb)
+        finally:  # also after an interrupt
             child.kill()
             child.wait()
         answer.seek(0)
-        said = answer.read().splitlines()
-        if not why and said:
-            return Measurement(contender, **json.loads(said[-1]))
-        complaints.seek(0)
-        sys.stderr.write(complaints.read().decode(errors="replace"))
-        return Measurement(contender, peak_mb=peak, failed=why or f"ended with {child.returncode}")
+        output = answer.read().splitlines()
+        if not reason and output:
+            return Measurement(contender, **json.loads(output[-1]))
+        errors.seek(0)
+        sys.stderr.write(errors.read().decode(errors="replace"))
+        return Measurement(
+            contender, peak_mb=peak, failed=reason or f"ended with {child.returncode}"
+        )
 
 
 def _wait(child: subprocess.Popen[bytes], timeout: float, spare_mb: float) -> tuple[str, float]:
-    """Why the child had to be ended, if so, and the most memory it was seen with (MB)."""
+    """The reason for killing the child ("" if it ended by itself), and its peak memory in MB."""
     start, most = time.monotonic(), 0.0
     while True:
         try:
@@ -149,16 +149,18 @@ def _wait(child: subprocess.Popen[bytes], timeout: float, spare_mb: float) -> tu
         except subprocess.TimeoutExpired:
             most = max(most, _kilobytes(f"/proc/{child.pid}/status", "VmHWM") / 1000)
         left = _kilobytes("/proc/meminfo", "MemAvailable") / 1000
-        passed = time.monotonic() - start
-        why = f"took more than {timeout:.0f} s" if passed > timeout else ""
+        elapsed = time.monotonic() - start
+        reason = f"took more than {timeout:.0f} s" if elapsed > timeout else ""
         if 0 < left < spare_mb:
-            why = f"ended after {passed:.0f} s at {most:.0f} MB: the machine had {left:.0f} MB left"
-        if why:
-            return why, most
+            reason = (
+                f"killed after {elapsed:.0f} s at {most:.0f} MB: the machine had {left:.0f} MB left"
+            )
+        if reason:
+            return reason, most
 
 
 def _kilobytes(path: str, name: str) -> float:
-    """A figure of /proc in units of 1000 bytes; 0 where there is none."""
+    """A field of a /proc file in units of 1000 bytes; 0 if it does not exist."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -169,8 +171,9 @@ def _kilobytes(path: str, name: str) -> float:
 
 
 def peak_mb() -> float:
-    """The most resident memory this process has had, in MB; its parent's is not counted, as it is
-    in `ru_maxrss` on Linux.
+    """The peak resident memory of this process in MB.
+
+    On Linux, unlike `ru_maxrss`, it does not include the peak of the parent process.
     """
     here = _kilobytes("/proc/self/status", "VmHWM") / 1000
     unit = 1 if sys.platform == "darwin" else 1024
@@ -178,26 +181,22 @@ def peak_mb() -> float:
 
 
 def peak_mb_of(pid: int) -> float:
-    """The most resident memory that a process or one of its children, whichever has more, has had,
-    in MB; 0 where it cannot be known.
-    """
+    """The largest peak resident memory among a process and its children, in MB; 0 if unknown."""
     return max(_kilobytes(f"/proc/{each}/status", "VmHWM") / 1000 for each in _with_children(pid))
 
 
 def cpu_seconds_of(pid: int) -> float:
-    """What a process and the children that it has took of all cores until now; 0 where it cannot be
-    known.
-    """
+    """The CPU seconds of a process and its living children until now; 0 if unknown."""
     ticks = 0
     for each in _with_children(pid):
         try:
-            # The name in brackets may have anything in it; user and system time are the 12th and
-            # 13th field after it.
+            # The name in parentheses may contain spaces; user and system time are the 12th and 13th
+            # field after it.
             ticks += sum(
                 map(int, Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:13])
             )
         except OSError:
-            continue  # gone since it was listed
+            continue  # ended since it was listed
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -210,15 +209,18 @@ def _with_children(pid: int) -> list[int]:
 
 
 def latencies(seconds: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Median and 99th percentile in milliseconds, as figures of an outcome."""
-    import numpy as np  # not at the top: it would count in every contender's memory
+    """Median and 99th percentile in milliseconds, as figures of an `Outcome`."""
+    import numpy as np  # a global import would add to every contender's memory
 
     p50, p99 = np.percentile(np.asarray(seconds) * 1000, (50, 99))
     return {"p50_ms": float(p50), "p99_ms": float(p99)}
 
 
 def repeat(work: Work, repetitions: int, patience: float) -> dict[str, Any]:
-    """A measurement's fields but its name; raises `UnequalResults` where two repetitions differ."""
+    """The fields of a `Measurement` except the name.
+
+    Raises `UnequalResults` if repetitions differ.
+    """
     seconds: list[float] = []
     cpu: list[float] = []
     outcomes: list[Outcome] = []
@@ -263,10 +265,10 @@ def _child() -> None:
 
 
 def report(measured: Callable[[], dict[str, list[Measurement]]]) -> int:
-    """Every benchmark's end: its cases as the last line, one JSON object, and its exit code.
+    """Run a benchmark, print its cases as one line of JSON, and return the exit code.
 
-    1 where results that must be equal are not, 2 where the data or a server cannot be made; there
-    is no JSON then.
+    1 if results that must be equal differ, 2 if the data cannot be generated or a server does not
+    start; then no JSON is printed.
     """
     try:
         cases = measured()
@@ -280,7 +282,7 @@ def report(measured: Callable[[], dict[str, list[Measurement]]]) -> int:
     return 0
 
 
-def compared(
+def compare(
     case: str,
     contenders: Iterable[str],
     measured: Callable[[str], Measurement],
@@ -291,8 +293,7 @@ def compared(
 ) -> list[Measurement]:
     """Measure a case's contenders one after the other and print their table.
 
-    Raises `UnequalResults` where those of one group, which is all of them unless told otherwise, do
-    not agree.
+    Raises `UnequalResults` where the contenders of a group differ; by default all are one group.
     """
     measurements = []
     for contender in contenders:
@@ -304,26 +305,27 @@ def compared(
 
 
 def refuse_unequal(case: str, groups: Iterable[Iterable[Measurement]]) -> None:
-    """Raise `UnequalResults` where those of one group that came to an end gave different rows."""
+    """Raise `UnequalResults` where contenders of a group that did not fail differ."""
     for group in groups:
-        ended = [one for one in group if not one.failed]
-        if len({one.hash for one in ended}) > 1:
-            said = ", ".join(f"{one.contender} {one.hash}" for one in ended)
-            raise UnequalResults(f"case '{case}': results that must be equal are not: {said}.")
+        finished = [one for one in group if not one.failed]
+        if len({one.hash for one in finished}) > 1:
+            output = ", ".join(f"{one.contender} {one.hash}" for one in finished)
+            raise UnequalResults(f"case '{case}': results that must be equal are not: {output}.")
 
 
 def cores() -> int:
-    """How many cores a contender may use."""
+    """The number of cores that a contender may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def table(case: str, measurements: list[Measurement], note: str = "") -> str:
-    """The measurements of a case as Markdown; `times` is the median beside the first contender's
-    that came to an end.
+    """The measurements of a case as Markdown.
+
+    `times` is the median divided by that of the first contender that did not fail.
     """
-    ended = [one for one in measurements if not one.failed]
-    base = ended[0].seconds if ended else 0.0
-    more = list(dict.fromkeys(name for one in ended for name in one.more))
+    finished = [one for one in measurements if not one.failed]
+    base = finished[0].seconds if finished else 0.0
+    more = list(dict.fromkeys(name for one in finished for name in one.more))
     head = [
         "contender",
         "seconds",

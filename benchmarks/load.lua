@@ -1,4 +1,4 @@
--- The closed loop of load.py for wrk: the bodies of a file in turn; the last line it prints is JSON.
+-- The closed loop of load.py for wrk: sends the bodies of a file in turn; its last line is JSON.
 local requests, number = {}, 0
 
 function init(arguments)

@@ -1,9 +1,9 @@
-"""Load on an HTTP server, from a process of its own: `python -m benchmarks.load` takes one JSON
-object and prints another.
+"""Load on an HTTP server from a separate process: `python -m benchmarks.load` reads one JSON object
+and prints another.
 
-In a closed loop each connection asks again when it has its answer. In an open loop requests are due
-on a schedule, whatever becomes of the earlier ones, and an answer took the time since its request
-was due, not since it was sent.
+In a closed loop, each connection sends its next request when it has an answer. In an open loop,
+requests are due on a schedule, independent of earlier answers, and latency counts from the time at
+which a request is due, not from the time at which it is sent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it: answers, those that were none or not 200, and how long it all took;
+    """The result of a load: answers with status 200, failed requests, elapsed seconds, and
     latencies in milliseconds.
     """
 
@@ -43,20 +43,20 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        """Answers in a second."""
+        """Answers per second."""
         return self.answers / self.seconds
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where bodies go, which are lines of a file and taken in turn."""
+    """A URL, and the file whose lines are sent to it in turn as request bodies."""
 
     port: int
     path: str
     bodies: str
 
     def requests(self) -> list[bytes]:
-        """As they go over the wire."""
+        """The HTTP requests as bytes."""
         head = (
             f"POST {self.path} HTTP/1.1\r\nHost: {HOST}:{self.port}\r\nContent-Type:"
             " application/json\r\nContent-Length: "
@@ -66,7 +66,7 @@ class Target:
 
 
 def closed_loop(target: Target, connections: int, seconds: float) -> Load:
-    """By wrk where it is installed, else by this module."""
+    """Run a closed loop, with wrk if it is installed, else with this module."""
     if shutil.which("wrk"):
         return _by_wrk(target, connections, seconds)
     return _by_process(
@@ -75,7 +75,7 @@ def closed_loop(target: Target, connections: int, seconds: float) -> Load:
 
 
 def open_loop(target: Target, connections: int, seconds: float, rate: float) -> Load:
-    """So many requests a second, on so many connections at most at a time."""
+    """Run an open loop at `rate` requests per second, on at most `connections` connections."""
     return _by_process(
         {"target": asdict(target), "connections": connections, "seconds": seconds, "rate": rate}
     )
@@ -114,14 +114,15 @@ def _by_process(arguments: dict[str, Any]) -> Load:
 
 
 def drive(target: Target, connections: int, seconds: float, rate: float | None) -> Load:
-    """Ask for so long, in an open loop where there is a rate; what is not sent after twice the time
-    counts as failed.
+    """Send requests for `seconds`, in an open loop if there is a `rate`.
+
+    Requests of an open loop that are not sent after twice the time count as failed.
     """
     requests = target.requests()
     free = [_Connection(target.port) for _ in range(connections)]
     busy: dict[socket.socket, _Connection] = {}
     total = None if rate is None else round(rate * seconds)
-    took: list[float] = []
+    latencies: list[float] = []
     sent = failed = 0
     start = perf_counter()
     while True:
@@ -148,10 +149,10 @@ def drive(target: Target, connections: int, seconds: float, rate: float | None) 
         for ready in select.select(list(busy), [], [], wait)[0]:
             status = busy[ready].answer()
             if status is None:
-                continue  # there is more to come
+                continue  # the answer is incomplete
             connection = busy.pop(ready)
             if status == 200:
-                took.append(perf_counter() - connection.due)
+                latencies.append(perf_counter() - connection.due)
             else:
                 failed += 1
             free.append(connection if status else _Connection(target.port))
@@ -160,9 +161,9 @@ def drive(target: Target, connections: int, seconds: float, rate: float | None) 
         connection.socket.close()
     failed += 0 if total is None else total - sent
     p50, p99, p999 = (
-        np.percentile(np.array(took) * 1000, (50, 99, 99.9)) if took else (0.0, 0.0, 0.0)
+        np.percentile(np.array(latencies) * 1000, (50, 99, 99.9)) if latencies else (0.0, 0.0, 0.0)
     )
-    return Load(len(took), failed, elapsed, float(p50), float(p99), float(p999))
+    return Load(len(latencies), failed, elapsed, float(p50), float(p99), float(p999))
 
 
 @dataclass
@@ -170,7 +171,7 @@ class _Connection:
     port: int
     due: float = 0.0
     socket: socket.socket = field(init=False)
-    _here: bytearray = field(default_factory=bytearray)
+    _received: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
         self.socket = socket.create_connection((HOST, self.port), timeout=30)
@@ -178,11 +179,11 @@ class _Connection:
 
     def ask(self, request: bytes, due: float) -> None:
         self.due = due
-        self._here.clear()
+        self._received.clear()
         self.socket.sendall(request)
 
     def answer(self) -> int | None:
-        """The status once the answer is whole, 0 where the server closed the connection."""
+        """The status of a complete answer, None if incomplete, 0 if the connection was closed."""
         try:
             part = self.socket.recv(1 << 18)
         except OSError:
@@ -190,12 +191,12 @@ class _Connection:
         if not part:
             self.socket.close()
             return 0
-        self._here += part
-        end = self._here.find(b"\r\n\r\n")
-        length = _LENGTH.search(self._here, 0, end + 2) if end >= 0 else None
-        if length is None or len(self._here) < end + 4 + int(length[1]):
+        self._received += part
+        end = self._received.find(b"\r\n\r\n")
+        length = _LENGTH.search(self._received, 0, end + 2) if end >= 0 else None
+        if length is None or len(self._received) < end + 4 + int(length[1]):
             return None
-        return int(self._here[9:12])
+        return int(self._received[9:12])
 
 
 if __name__ == "__main__":

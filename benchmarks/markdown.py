@@ -14,10 +14,10 @@ def as_markdown(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def seconds(value: float) -> str:
-    """Seconds with three digits behind the point, five where they are few."""
+    """Seconds with three decimals, or five below 0.1."""
     return f"{value:.3f}" if value >= 0.1 or not value else f"{value:.5f}"
 
 
 def figure(value: float) -> str:
-    """With about three digits that count."""
+    """A number with about three significant digits."""
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"

@@ -1,7 +1,6 @@
-"""Compares online stores, reading and materializing: `python -m benchmarks.online`; see `README.md`
-beside this file.
+"""Compares online stores: `python -m benchmarks.online`; see `benchmarks/README.md`.
 
-Prints a table a case and, as its last line, one JSON object. Seconds are wall time, MB are 10^6
+Prints one table per case and, as the last line, one JSON object. Seconds are wall time, MB are 10^6
 bytes.
 """
 
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import Progress
-from benchmarks.harness import Measurement, compared, cores, measure, report
+from benchmarks.harness import Measurement, compare, cores, measure, report
 from benchmarks.online_data import OnlineData, Reads
 from benchmarks.redis_server import RedisServer
 from benchmarks.servers import NoServer
@@ -40,20 +39,18 @@ MATERIALIZERS = (
     "ours_redis",
 )
 OURS = ("ours_sqlite", "ours_redis")
-EVERYONE = tuple(dict.fromkeys((*READERS, *MATERIALIZERS)))
+ALL_CONTENDERS = tuple(dict.fromkeys((*READERS, *MATERIALIZERS)))
 
 SHAPE = OnlineData(views=25, features=10, entities=10_000)
 SMALL = OnlineData(views=20, features=3, entities=1_000)
 MILLION = OnlineData(views=1, features=10, entities=1_000_000)
-# The more rows a request has, the longer it takes, and the fewer will do.
+# Rows per request: number of requests. Larger requests take longer, and fewer suffice.
 REQUESTS = {1: 2_000, 10: 500, 50: 500, 100: 200}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Data and who does what with them: `reads`, or materializes, or reads while everything is
-    rebuilt.
-    """
+    """Data, contenders and task: `reads`, reads during a `rebuild`, or else materialization."""
 
     data: OnlineData
     contenders: tuple[str, ...]
@@ -100,7 +97,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
         Case(
             replace(MILLION, entities=5_000_000),
             OURS,
-            "the same for five times as many: memory must not grow",
+            "the same for five times as many entities: memory must not grow",
         ),
     )
     yield (
@@ -108,7 +105,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
         Case(
             MILLION,
             OURS,
-            "a reader a core, 10 rows 200 times a second, in quiet and while everything is rebuilt",
+            "one reader per core, 10 rows 200 times a second, before and during a rebuild",
             rebuild=True,
         ),
     )
@@ -124,12 +121,13 @@ SETS = {
 
 @dataclass
 class Run:
-    """Where the data are, and how often and how long; one Redis server for all who read the same
-    data, until `ends` closes.
+    """The folder of the data and the limits of a run.
+
+    Contenders that read the same data share a Redis server, which `servers` stops at the end.
     """
 
     folder: Path
-    ends: ExitStack
+    servers: ExitStack
     repetitions: int = 3
     patience: float = 60.0
     timeout: float = 1800.0
@@ -137,19 +135,19 @@ class Run:
     _filled: set[tuple[Path, str]] = field(default_factory=set)
 
     def case(self, name: str, case: Case, contenders: Sequence[str]) -> list[Measurement]:
-        """Measure a case's contenders, and raise `UnequalResults` where they do not agree."""
-        place = self.folder / f"{case.data.views}x{case.data.features}x{case.data.entities}"
-        case.data.make(place, Progress())
+        """Measure a case's contenders. Raises `UnequalResults` where they differ."""
+        folder = self.folder / f"{case.data.views}x{case.data.features}x{case.data.entities}"
+        case.data.make(folder, Progress())
         note = f"{case.note}; {case.data.entities:,} entities, {cores()} cores."
-        return compared(
-            name, contenders, lambda contender: self._measured(case, contender, place), note
+        return compare(
+            name, contenders, lambda contender: self._measured(case, contender, folder), note
         )
 
-    def _measured(self, case: Case, contender: str, place: Path) -> Measurement:
+    def _measured(self, case: Case, contender: str, folder: Path) -> Measurement:
         store = store_of(contender)
         if not case.reads and not case.rebuild:
             repetitions = 1 if store.startswith("feast") else self.repetitions
-            with RedisServer(place / "redis_alone") as server:
+            with RedisServer(folder / "redis_alone") as server:
                 defaults = contender.endswith("_defaults")
                 return self._child(
                     contender,
@@ -157,12 +155,12 @@ class Run:
                     case,
                     store,
                     server,
-                    place,
+                    folder,
                     repetitions,
                     defaults=defaults,
                 )
-        server = self._server(place)
-        if failed := self._filled_or_failed(case, store, server, place):
+        server = self._server(folder)
+        if failed := self._filled_or_failed(case, store, server, folder):
             return replace(failed, contender=contender)
         if case.rebuild:
             return self._child(
@@ -171,7 +169,7 @@ class Run:
                 case,
                 store,
                 server,
-                place,
+                folder,
                 self.repetitions,
             )
         target = "via_feast" if "feast" in contender else "direct"
@@ -182,27 +180,27 @@ class Run:
             case,
             store,
             server,
-            place,
+            folder,
             self.repetitions,
             reads=reads,
         )
 
-    def _server(self, place: Path) -> RedisServer:
-        if place not in self._servers:
-            self._servers[place] = self.ends.enter_context(RedisServer(place / "redis"))
-        return self._servers[place]
+    def _server(self, folder: Path) -> RedisServer:
+        if folder not in self._servers:
+            self._servers[folder] = self.servers.enter_context(RedisServer(folder / "redis"))
+        return self._servers[folder]
 
     def _filled_or_failed(
-        self, case: Case, store: str, server: RedisServer, place: Path
+        self, case: Case, store: str, server: RedisServer, folder: Path
     ) -> Measurement | None:
-        """Fill a store for all who read it in this run; the measurement where that failed."""
-        if (place, store) in self._filled:
+        """Fill a store once per run for all its readers; returns the measurement if that failed."""
+        if (folder, store) in self._filled:
             return None
         print(f"filling {store} …", file=sys.stderr, flush=True)
-        done = self._child(store, "online_stores:fill", case, store, server, place, 1)
+        done = self._child(store, "online_stores:fill", case, store, server, folder, 1)
         if done.failed:
             return done
-        self._filled.add((place, store))
+        self._filled.add((folder, store))
         return None
 
     def _child(
@@ -212,12 +210,12 @@ class Run:
         case: Case,
         store: str,
         server: RedisServer,
-        place: Path,
+        folder: Path,
         repetitions: int,
         **more: Any,
     ) -> Measurement:
         arguments = {
-            "folder": str(place),
+            "folder": str(folder),
             "data": asdict(case.data),
             "store": store,
             "redis_url": server.url,
@@ -228,37 +226,42 @@ class Run:
             "patience": self.patience,
             "timeout": self.timeout,
         }
-        return measure(contender, f"benchmarks.{target}", arguments, folder=place, **limits)
+        return measure(contender, f"benchmarks.{target}", arguments, folder=folder, **limits)
 
 
 def store_of(contender: str) -> str:
-    """Which store a contender reads or fills."""
+    """The store that a contender reads or fills."""
     name = contender.removesuffix("_defaults").removesuffix("_via_feast")
     return "ours_sqlite" if name == "ours" else name
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; `report` says what it returns."""
-    asked = _arguments().parse_args(arguments)
+    """Run the command line; returns the exit code of `report`."""
+    options = _arguments().parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        return report(lambda: _measured(asked, Path(asked.folder or temporary).resolve()))
+        return report(lambda: _measured(options, Path(options.folder or temporary).resolve()))
 
 
-def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measurement]]:
+def _measured(options: argparse.Namespace, folder: Path) -> dict[str, list[Measurement]]:
     if reason := RedisServer.missing():
         raise NoServer(reason)
-    names = [name for given in asked.case or ["all"] for name in SETS.get(given, (given,))]
+    names = [name for given in options.case or ["all"] for name in SETS.get(given, (given,))]
     cases: dict[str, list[Measurement]] = {}
-    with ExitStack() as ends:
+    with ExitStack() as servers:
         run = Run(
-            folder, ends, asked.repetitions or (1 if asked.quick else 3), timeout=asked.timeout
+            folder,
+            servers,
+            options.repetitions or (1 if options.quick else 3),
+            timeout=options.timeout,
         )
         for name in dict.fromkeys(names):
-            case = CASES[name].quick() if asked.quick else CASES[name]
-            if asked.rows and not case.reads:
-                case = replace(case, data=replace(case.data, entities=asked.rows))
+            case = CASES[name].quick() if options.quick else CASES[name]
+            if options.rows and not case.reads:
+                case = replace(case, data=replace(case.data, entities=options.rows))
             contenders = [
-                each for each in case.contenders if not asked.contender or each in asked.contender
+                each
+                for each in case.contenders
+                if not options.contender or each in options.contender
             ]
             if contenders:
                 cases[name] = run.case(name, case, contenders)
@@ -271,37 +274,37 @@ def _arguments() -> argparse.ArgumentParser:
         "--case",
         action="append",
         choices=[*CASES, *SETS],
-        help="may be repeated; all where none is given",
+        help="may be repeated; default: all",
     )
     parser.add_argument(
         "--contender",
         action="append",
-        choices=EVERYONE,
-        help="may be repeated; cases without them are left out",
+        choices=ALL_CONTENDERS,
+        help="may be repeated; cases without these contenders are skipped",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a tenth of the requests and of the rows to materialize, once",
+        help="a tenth of the requests and of the materialized rows, one repetition",
     )
     parser.add_argument(
-        "--rows", type=int, help="so many entities are materialized, whatever the case says"
+        "--rows", type=int, help="number of entities to materialize, instead of the case's"
     )
     parser.add_argument(
         "--repetitions",
         type=int,
-        help="of which the median is shown (3); Feast's own stores materialize once",
+        help="repetitions, whose median is shown (3); Feast's own stores materialize once",
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=1800.0,
-        help="seconds after which a contender is ended (1800)",
+        help="seconds after which a contender is killed (1800)",
     )
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where the data are made, and found again; else made anew and removed",
+        help="folder that keeps the generated data for the next run; default: temporary",
     )
     return parser
 

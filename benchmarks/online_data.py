@@ -1,5 +1,5 @@
-"""Made data for the online benchmarks: feature views of one entity, and the requests for them;
-always the same.
+"""Generated data for the online benchmarks: feature views of one entity, and requests for them; the
+same on every run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.data import DAY, START, Progress, written_by
+from benchmarks.data import DAY, START, Progress, generator_hash
 from stores.tables import CREATED, EVENT, Table, connect
 
 KEY = "entity"
@@ -27,11 +27,10 @@ _COMPLETE = "online_data.json"
 
 @dataclass(frozen=True)
 class OnlineData:
-    """So many views of so many features for so many entities, one row each, in random order of
-    arrival over a day.
+    """Views with one row per entity, in random order of arrival over a day; `features` is per view.
 
-    Features are Float64 and Int64 in turn, of full width (integers up to 2^52, so that a matrix of
-    doubles holds them); of each view's first, one value in fifty is null.
+    Features are alternately Float64 and Int64 (up to 2^52, which doubles represent exactly). 2% of
+    each view's first feature are null.
     """
 
     views: int
@@ -40,22 +39,22 @@ class OnlineData:
 
     @property
     def view_names(self) -> list[str]:
-        """In order; a service of fewer views has the first ones."""
+        """The names in order; a service of fewer views has the first ones."""
         return [f"view_{number:02d}" for number in range(self.views)]
 
     def feature_names(self, view: int) -> list[str]:
-        """Those of one view; no other view has the same."""
+        """The feature names of one view, unique among all views."""
         return [f"feature_{view * self.features + number}" for number in range(self.features)]
 
     def tables(self, folder: Path) -> Path:
-        """Where the tables of the views are."""
+        """The folder of the views' tables."""
         return folder / "tables"
 
     def make(self, folder: Path, progress: Progress) -> None:
-        """Publish every view's rows into the folder, unless they are there complete."""
+        """Publish every view's rows into the folder, unless it already has them."""
         complete, description = (
             folder / _COMPLETE,
-            json.dumps({**asdict(self), "written_by": written_by(__file__)}),
+            json.dumps({**asdict(self), "written_by": generator_hash(__file__)}),
         )
         if complete.exists() and complete.read_text() == description:
             return
@@ -98,10 +97,10 @@ class OnlineData:
 
 @dataclass(frozen=True)
 class Reads:
-    """A sequence of requests: each so many random entities for the features of the first so many
+    """A sequence of requests, each for `rows` random entities and the features of the first `views`
     views.
 
-    With `missing` a third of the entities asked for are unknown.
+    With `missing`, a third of the requested entities are unknown.
     """
 
     views: int
@@ -110,13 +109,13 @@ class Reads:
     missing: bool = False
 
     def keys(self, entities: int) -> np.ndarray:
-        """Requests by rows."""
+        """The keys as a matrix of requests by rows."""
         asked = entities * 3 // 2 if self.missing else entities
         return np.random.default_rng([13, self.rows]).integers(0, asked, (self.requests, self.rows))
 
 
 def values_hash(matrices: Iterator[np.ndarray]) -> str:
-    """SHA-256, shortened, of matrices of doubles; every NaN is the same."""
+    """A shortened SHA-256 of matrices of doubles; all NaNs are equal."""
     total = hashlib.sha256()
     for matrix in matrices:
         values = np.array(matrix, np.float64, order="C")

@@ -1,6 +1,4 @@
-"""All that the online benchmarks know of our own online store's inside: its settings, its reader
-and its rebuild.
-"""
+"""Our online store for the benchmarks: its settings, its reader and its rebuild."""
 
 from __future__ import annotations
 
@@ -21,18 +19,19 @@ Read = Callable[[np.ndarray], np.ndarray]
 
 
 def sqlite_settings(path: Path) -> dict[str, Any]:
-    """Packed rows in a file."""
+    """The settings for packed rows in a SQLite file."""
     return {"type": "stores.online.PackedOnlineStore", "path": str(path)}
 
 
 def redis_settings(url: str) -> dict[str, Any]:
-    """Packed rows on a server."""
+    """The settings for packed rows on a Redis server."""
     return {"type": "stores.online.PackedOnlineStore", "redis": url}
 
 
 def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
-    """From the keys of a request to a matrix of doubles, a row for each key and a column for each
-    feature of the first so many views.
+    """A function from the keys of a request to a matrix of doubles.
+
+    The matrix has a row per key and a column per feature of the first `views` views.
     """
     from stores.online import OnlineView, Reader
 
@@ -53,10 +52,10 @@ def reader(store: FeatureStore, data: OnlineData, views: int) -> Read:
 
 
 def rebuild(store: FeatureStore, data: OnlineData) -> int:
-    """Materialize every view anew beside what is there, as `punctual features materialize` does;
-    how many rows went online.
+    """Rebuild every view next to its current records, as `punctual features materialize` does.
 
-    On Linux it is the calling thread alone whose priority is lower from then on.
+    Returns the number of rows written. Lowers the priority of the process, on Linux of the calling
+    thread only.
     """
     from stores.online import give_way, materialize_view
 

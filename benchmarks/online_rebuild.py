@@ -1,7 +1,6 @@
-"""Readers while everything is materialized anew: a process for each core asks in a fixed rhythm,
-first in quiet, then meanwhile.
+"""Readers during a rebuild: one process per core reads at a fixed rate, before and during it.
 
-A read that raises, or that shows other values than the quiet ones did, counts as failed.
+A read fails if it raises or returns other values than before the rebuild.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from benchmarks.harness import ROOT, Outcome, Work, cores, latencies
 from benchmarks.online_data import OnlineData, Reads, values_hash
 from benchmarks.online_stores import feature_store
 
-# Readers in a rhythm, as callers are: without pauses they would measure who gets the cores.
-READS_A_SECOND = 200
+# A fixed rate, as callers have: readers without pauses would measure the competition for cores.
+READS_PER_SECOND = 200
 ROWS = 10
 
 
 def readers_meanwhile(
     folder: str, data: dict[str, int], store: str, redis_url: str, quiet_seconds: float = 5.0
 ) -> Work:
-    """Rebuild the filled store; the figures are what the readers saw."""
+    """Rebuild the filled store; the figures are the latencies of the readers."""
     made = OnlineData(**data)
     opened = feature_store(Path(folder), made, store, redis_url)
     command = [sys.executable, "-m", "benchmarks.online_rebuild"]
@@ -46,10 +45,10 @@ def readers_meanwhile(
 
     def run() -> int:
         start = time.monotonic()
-        # It gives way in a thread of its own: the readers of the next repetition take their
-        # priority from this one.
-        with ThreadPoolExecutor(1) as alone:
-            rows = alone.submit(online_ours.rebuild, opened, made).result()
+        # In its own thread, whose priority is lowered: readers of the next repetition inherit the
+        # priority of this one.
+        with ThreadPoolExecutor(1) as executor:
+            rows = executor.submit(online_ours.rebuild, opened, made).result()
         ends[:] = [start, time.monotonic()]
         return rows
 
@@ -57,7 +56,7 @@ def readers_meanwhile(
 
 
 class _Readers:
-    """They read from when this is made until they are ended, or this process ends."""
+    """Reader processes, which run until `ended` is called or this process ends."""
 
     def __init__(self, command: list[str]) -> None:
         self._seen: list[dict[str, Any]] = []
@@ -72,18 +71,18 @@ class _Readers:
                 raise RuntimeError("a reader did not start")
 
     def ended(self) -> _Readers:
-        """The end of its input ends a reader."""
+        """Stop the readers by closing their input, and collect their results."""
         self._seen = [
             json.loads(process.communicate(timeout=60)[0] or "{}") for process in self._processes
         ]
         return self
 
     def figures(self, start: float, end: float) -> dict[str, float]:
-        """Latencies from the moment a read was due; `meanwhile` are those that were due in the
+        """Latencies, measured from the time a read is due; `meanwhile` counts reads due during the
         rebuild.
         """
         if not all(self._seen):
-            raise RuntimeError("a reader did not come to its end")
+            raise RuntimeError("a reader ended without a result")
         due = np.concatenate([np.array(seen["due"]) for seen in self._seen])
         took = np.concatenate([np.array(seen["took"]) for seen in self._seen])
         during = (due >= start) & (due < end)
@@ -101,9 +100,10 @@ class _Readers:
         return figures
 
 
-def _read_in_rhythm(folder: str, data: dict[str, int], store: str, redis_url: str) -> None:
-    """Read until standard input ends; say `ready` once, and at the end when each read was due and
-    how long it took.
+def _read_at_fixed_rate(folder: str, data: dict[str, int], store: str, redis_url: str) -> None:
+    """Read until standard input is closed.
+
+    Prints `ready` at the start and, at the end, JSON: when each read was due and how long it took.
     """
     made = OnlineData(**data)
     read = online_ours.reader(feature_store(Path(folder), made, store, redis_url), made, made.views)
@@ -128,14 +128,14 @@ def _read_in_rhythm(folder: str, data: dict[str, int], store: str, redis_url: st
             matrix = read(requests[number])
             seconds = time.monotonic() - moment
             failed += values_hash(iter([matrix])) != expected[number]
-        except Exception:  # whatever it is, a caller would have had no answer
+        except Exception:  # any error leaves the caller without an answer
             seconds = time.monotonic() - moment
             failed += 1
         due.append(moment)
         took.append(seconds)
-        moment += 1 / READS_A_SECOND
+        moment += 1 / READS_PER_SECOND
     print(json.dumps({"due": due, "took": took, "failed": failed}))
 
 
 if __name__ == "__main__":
-    _read_in_rhythm(**json.loads(sys.argv[1]))
+    _read_at_fixed_rate(**json.loads(sys.argv[1]))

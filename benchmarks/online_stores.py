@@ -1,8 +1,8 @@
-"""The contenders of the online benchmarks; each function takes JSON values and gives the `Work`.
+"""The contenders of the online benchmarks; each function takes JSON values and returns a `Work`.
 
-A store is one of `feast_sqlite`, `feast_redis` (Feast's own, in front of its DuckDB offline store),
-`ours_sqlite` and `ours_redis`. All read the same published Parquet files; what they are filled
-with, they keep for the contenders that read.
+A store is one of `feast_sqlite`, `feast_redis` (Feast's own, with its DuckDB offline store),
+`ours_sqlite` and `ours_redis`. All are filled from the same published Parquet files, and keep their
+rows for the contenders that read.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     import redis
     from feast import FeatureStore
 
-# Rows a batch. In SQLite every batch touches pages all over the table, so that few large ones are
-# faster; in Redis it is all the same.
+# Rows per batch. A batch in SQLite touches pages all over the table, so that few large batches are
+# faster; Redis shows no difference.
 BATCH = {"feast_sqlite": 250_000, "feast_redis": 10_000}
 WARM_UP = 20
 CHECKED = 2_000
 
 
 def fill(folder: str, data: dict[str, int], store: str, redis_url: str) -> Work:
-    """Declare the views and a service of the first one, two, … of them, and materialize them into
-    an empty store.
+    """Declare the views, and a service for each number of first views; materialize into an empty
+    store.
     """
-    made, place = OnlineData(**data), Path(folder)
-    _empty(place, store)
-    opened = feature_store(place, made, store, redis_url, apply=True)
+    made, root = OnlineData(**data), Path(folder)
+    _empty(root, store)
+    opened = feature_store(root, made, store, redis_url, apply=True)
     return Work(
         lambda: opened.materialize(FIRST, BUILT), lambda _: Outcome(made.views * made.entities, "")
     )
@@ -48,9 +48,7 @@ def fill(folder: str, data: dict[str, int], store: str, redis_url: str) -> Work:
 def via_feast(
     folder: str, data: dict[str, int], reads: dict[str, Any], store: str, redis_url: str
 ) -> Work:
-    """Requests through Feast's `get_online_features`; taking the values out of its answer is not
-    counted.
-    """
+    """Requests through Feast's `get_online_features`, without converting its response to values."""
     made, asked = OnlineData(**data), Reads(**reads)
     opened = feature_store(Path(folder), made, store, redis_url)
     service = opened.get_feature_service(f"first_{asked.views}")
@@ -108,10 +106,10 @@ def _reading(
 def materialize(
     folder: str, data: dict[str, int], store: str, redis_url: str, *, defaults: bool = False
 ) -> Work:
-    """The first materialization into an empty store; the hash is over the values of some entities,
+    """The first materialization into an empty store; the hash covers the values of some entities,
     read through Feast.
     """
-    made, place = OnlineData(**data), Path(folder)
+    made, root = OnlineData(**data), Path(folder)
     names = _feature_names(made, made.views)
     asked = np.random.default_rng(17).choice(
         made.entities, min(CHECKED, made.entities), replace=False
@@ -122,12 +120,12 @@ def materialize(
     def before() -> None:
         nonlocal empty
         opened.clear()
-        _empty(place, store)
+        _empty(root, store)
         if "redis" in store:
             with closing(_redis_client(redis_url)) as client:
                 client.flushall()
-        empty = _used_mb(place, store, redis_url)
-        opened.append(feature_store(place, made, store, redis_url, apply=True, defaults=defaults))
+        empty = _used_mb(root, store, redis_url)
+        opened.append(feature_store(root, made, store, redis_url, apply=True, defaults=defaults))
 
     def outcome(_: None) -> Outcome:
         service = opened[0].get_feature_service(f"first_{made.views}")
@@ -135,7 +133,7 @@ def materialize(
         found = values_hash(iter([np.array([values[name] for name in names], np.float64)]))
         name = "used_memory_mb" if "redis" in store else "file_mb"
         return Outcome(
-            made.views * made.entities, found, {name: _used_mb(place, store, redis_url) - empty}
+            made.views * made.entities, found, {name: _used_mb(root, store, redis_url) - empty}
         )
 
     return Work(lambda: opened[0].materialize(FIRST, BUILT), outcome, before)
@@ -150,7 +148,7 @@ def feature_store(
     apply: bool = False,
     defaults: bool = False,
 ) -> FeatureStore:
-    """Feast on one of the stores; with `apply` its registry is made, otherwise it is there."""
+    """Feast with one of the stores; `apply` creates its registry, which must exist otherwise."""
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
@@ -208,8 +206,8 @@ def _declare(opened: FeatureStore, folder: Path, data: OnlineData, store: str) -
     for number, name in enumerate(data.view_names):
         source = table_source(data.tables(folder), name, stock=store.startswith("feast"))
         features = [
-            Field(name=name, dtype=Int64 if place % 2 else Float64)
-            for place, name in enumerate(data.feature_names(number))
+            Field(name=name, dtype=Int64 if position % 2 else Float64)
+            for position, name in enumerate(data.feature_names(number))
         ]
         views.append(
             FeatureView(
@@ -228,14 +226,14 @@ def _declare(opened: FeatureStore, folder: Path, data: OnlineData, store: str) -
 
 
 def _empty(folder: Path, store: str) -> None:
-    """Remove a store's files; one that an earlier version wrote may not be read."""
+    """Remove a store's files, which an earlier version may have written in another format."""
     for pattern in (f"{store}.db*", f".{store}.db*"):
         for path in folder.glob(pattern):
             path.unlink()
 
 
 def _used_mb(folder: Path, store: str, redis_url: str) -> float:
-    """What the store takes: its file and what lies beside it, or the server's memory."""
+    """The size of a store in MB: its file with the files beside it, or the server's memory."""
     if "redis" not in store:
         return sum(path.stat().st_size for path in folder.glob(f"{store}.db*")) / MB
     with closing(_redis_client(redis_url)) as client:

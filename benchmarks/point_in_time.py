@@ -1,7 +1,6 @@
-"""Compares point-in-time joins: `python -m benchmarks.point_in_time`; see `README.md` beside this
-file.
+"""Compares point-in-time joins: `python -m benchmarks.point_in_time`; see `benchmarks/README.md`.
 
-Prints a table a case and, as its last line, one JSON object. Seconds are wall time, MB are 10^6
+Prints one table per case and, as the last line, one JSON object. Seconds are wall time, MB are 10^6
 bytes.
 """
 
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.data import DataSet, Progress, View, files
-from benchmarks.harness import Measurement, compared, cores, measure, report
+from benchmarks.harness import Measurement, compare, cores, measure, report
 
 EVENT_TIME = (
     "ours_event_time",
@@ -25,7 +24,7 @@ EVENT_TIME = (
     "pandas",
 )
 TWO_TIME = ("ours", "duckdb_asof_two_time", "polars_two_time", "pandas_two_time")
-USUAL = ("ours", "ours_event_time", "duckdb_asof", "polars", "pandas", "feast_duckdb")
+DEFAULT_CONTENDERS = ("ours", "ours_event_time", "duckdb_asof", "polars", "pandas", "feast_duckdb")
 WITH_PRESORTED = (
     "ours",
     "ours_event_time",
@@ -35,15 +34,13 @@ WITH_PRESORTED = (
     "pandas",
     "feast_duckdb",
 )
-NOT_STOCK = tuple(name for name in USUAL if name != "feast_duckdb")
-EVERYONE = (*WITH_PRESORTED, *TWO_TIME[1:], "ours_4gb")
+WITHOUT_STOCK = tuple(name for name in DEFAULT_CONTENDERS if name != "feast_duckdb")
+ALL_CONTENDERS = (*WITH_PRESORTED, *TWO_TIME[1:], "ours_4gb")
 
 
 @dataclass(frozen=True)
 class Case:
-    """Data, who joins it, and whether rows come late, so that the two meanings of the join give
-    different rows.
-    """
+    """Data and contenders; with `late` rows, joins in both times and joins in event time differ."""
 
     data: DataSet
     contenders: tuple[str, ...]
@@ -51,7 +48,7 @@ class Case:
     late: bool = False
 
     def groups(self, measurements: list[Measurement]) -> list[list[Measurement]]:
-        """Those whose results must be equal."""
+        """The groups of contenders whose results must be equal."""
         if not self.late:
             return [measurements]
         return [
@@ -133,25 +130,25 @@ CASES = {
     ),
     "wide": Case(
         DataSet(tuple(replace(WIDE, name=f"wide_{number}") for number in range(10)), 17_000),
-        USUAL,
+        DEFAULT_CONTENDERS,
         "10 views of 100 features, text keys; 17k entity rows (Feast issue 3003)",
     ),
     "taxi_1m": Case(
         DataSet((PICKUPS, DROPOFFS), 1_000_000),
-        NOT_STOCK,
+        WITHOUT_STOCK,
         "2 views of 2 features on a grid of 15 and 30 minutes, 260 locations",
     ),
     "taxi_5m": Case(
-        DataSet((PICKUPS, DROPOFFS), 5_000_000), NOT_STOCK, "the same for 5M entity rows"
+        DataSet((PICKUPS, DROPOFFS), 5_000_000), WITHOUT_STOCK, "the same for 5M entity rows"
     ),
     "duckdb_5m": Case(
         DataSet((MINUTES,), 5_000_000, "shifted"),
-        NOT_STOCK,
+        WITHOUT_STOCK,
         "DuckDB's article: 5M rows of 50 keys; 5M entity rows",
     ),
     "duckdb_1m": Case(
         DataSet((SCATTERED,), 100_000, "each"),
-        USUAL,
+        DEFAULT_CONTENDERS,
         "DuckDB's article: 1M rows of 100k keys; 100k entity rows",
     ),
     "late": Case(
@@ -193,7 +190,7 @@ SETS = {
 
 
 def scaled(data: DataSet, scale: float) -> DataSet:
-    """The data with so many times the entities and entity rows; the depth per entity stays."""
+    """The data with `scale` times the entities and entity rows, at the same depth per entity."""
     views = tuple(
         replace(view, entities=max(round(view.entities * scale), 1)) for view in data.views
     )
@@ -210,7 +207,7 @@ def run(
     patience: float,
     timeout: float,
 ) -> list[Measurement]:
-    """Measure a case's contenders; raise `UnequalResults` where those that must agree differ."""
+    """Measure a case's contenders. Raises `UnequalResults` where a group differs."""
     case.data.make(folder, Progress())
 
     def measured(contender: str) -> Measurement:
@@ -226,7 +223,7 @@ def run(
             timeout=timeout,
         )
 
-    return compared(name, contenders, measured, _note(case), case.groups)
+    return compare(name, contenders, measured, _note(case), case.groups)
 
 
 def _target(contender: str) -> str:
@@ -244,7 +241,7 @@ def _note(case: Case) -> str:
 
 
 def _warm(folder: Path, data: DataSet) -> None:
-    """Every contender finds the files in the operating system's cache."""
+    """Read all files once, so that each contender finds them in the operating system's cache."""
     for path in (
         folder / "entities.parquet",
         *(Path(path) for view in data.views for path in files(folder, view)),
@@ -255,8 +252,9 @@ def _warm(folder: Path, data: DataSet) -> None:
 
 
 def _slope(cases: dict[str, list[Measurement]]) -> str:
-    """How the time grows when the history doubles, a line for each contender; on a busy machine,
-    look at the cores' seconds.
+    """The growth of time when the history doubles, one line per contender.
+
+    On a busy machine, CPU seconds are more reliable than seconds.
     """
     lines = []
     for half, one, double in zip(*(cases.get(name, []) for name in SETS["slope"]), strict=False):
@@ -276,34 +274,34 @@ def _slope(cases: dict[str, list[Measurement]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; `report` says what it returns."""
-    asked = _arguments().parse_args(arguments)
+    """Run the command line; returns the exit code of `report`."""
+    options = _arguments().parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        return report(lambda: _measured(asked, Path(asked.folder or temporary).resolve()))
+        return report(lambda: _measured(options, Path(options.folder or temporary).resolve()))
 
 
-def _measured(asked: argparse.Namespace, root: Path) -> dict[str, list[Measurement]]:
+def _measured(options: argparse.Namespace, root: Path) -> dict[str, list[Measurement]]:
     names = [
         name
-        for given in asked.case or (["deep", "shallow"] if asked.quick else ["all"])
+        for given in options.case or (["deep", "shallow"] if options.quick else ["all"])
         for name in SETS.get(given, (given,))
     ]
-    scale = asked.scale or (0.1 if asked.quick else 1.0)
-    patience = asked.patience or (15.0 if asked.quick else 60.0)
+    scale = options.scale or (0.1 if options.quick else 1.0)
+    patience = options.patience or (15.0 if options.quick else 60.0)
     cases: dict[str, list[Measurement]] = {}
     for name in dict.fromkeys(names):
         case = replace(CASES[name], data=scaled(CASES[name].data, scale))
-        # Cases on the same data share it; another scale is another folder.
+        # Cases with the same data share a folder; each scale has its own.
         first = next(other for other in CASES if CASES[other].data == CASES[name].data)
-        folder, contenders = root / f"{first}_{scale:g}", asked.contender or list(case.contenders)
+        folder, contenders = root / f"{first}_{scale:g}", options.contender or list(case.contenders)
         cases[name] = run(
             name,
             case,
             folder,
             contenders,
-            repetitions=asked.repetitions,
+            repetitions=options.repetitions,
             patience=patience,
-            timeout=asked.timeout,
+            timeout=options.timeout,
         )
     if slope := _slope(cases):
         print(slope)
@@ -316,42 +314,42 @@ def _arguments() -> argparse.ArgumentParser:
         "--case",
         action="append",
         choices=[*CASES, *SETS],
-        help="may be repeated; all but huge where none is given",
+        help="may be repeated; default: all except huge",
     )
     parser.add_argument(
         "--contender",
         action="append",
-        choices=EVERYONE,
-        help="may be repeated; those of the case where none is given",
+        choices=ALL_CONTENDERS,
+        help="may be repeated; default: the contenders of the case",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="deep and shallow at a tenth of the rows and the same depth",
+        help="deep and shallow with a tenth of the rows, at the same depth",
     )
     parser.add_argument(
-        "--repetitions", type=int, default=5, help="of which the median is shown (5)"
+        "--repetitions", type=int, default=5, help="repetitions, whose median is shown (5)"
     )
     parser.add_argument(
         "--patience",
         type=float,
-        help="no repetition begins after so many seconds of a contender's work (60)",
+        help="seconds of a contender's work after which no repetition starts (60)",
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=1800.0,
-        help="seconds after which a contender is ended (1800)",
+        help="seconds after which a contender is killed (1800)",
     )
     parser.add_argument(
         "--scale",
         type=float,
-        help="so many times the entities and entity rows, at the same depth (1)",
+        help="factor for the numbers of entities and entity rows, at the same depth (1)",
     )
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where the data are made, and found again; else made anew and removed",
+        help="folder that keeps the generated data for the next run; default: temporary",
     )
     return parser
 

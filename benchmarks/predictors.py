@@ -1,4 +1,4 @@
-"""A model in the shape of the flights', trained on made data, and the ways to predict with it."""
+"""A model like that of the flights, trained on generated data, and ways to predict with it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from inference.fast.pipeline import FastModel
 from punctual.model_card import ModelCard, ModelFeature
 
 MODEL_FILE = "model.pickle"
-NUMBERS = [f"number_{place:02d}" for place in range(60)]
-CATEGORIES = [f"category_{place}" for place in range(5)]
+NUMBERS = [f"number_{number:02d}" for number in range(60)]
+CATEGORIES = [f"category_{number}" for number in range(5)]
 FEATURES = [
     *(ModelFeature(name, "number") for name in NUMBERS),
     *(ModelFeature(name, "category") for name in CATEGORIES),
 ]
 ASKED_ROWS = 3_000
-# Calls before the clock runs.
-_WARM = 20
+# Calls before timing starts.
+_WARM_UP_CALLS = 20
 
 
 def make(folder: Path, *, rows: int, rounds: int) -> tuple[int, int]:
-    """Train on so many made rows, for at most so many rounds, and write the pipeline with rows to
-    ask for.
+    """Train on generated rows for at most `rounds` rounds; write the pipeline and rows to predict.
 
-    Returns how many trees predict, and how many nodes they have.
+    Returns the numbers of trees and nodes that predict.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
@@ -66,17 +65,17 @@ def make(folder: Path, *, rows: int, rounds: int) -> tuple[int, int]:
     inputs = prepare.fit_transform(train)
     model.fit(inputs, labels, eval_set=[(prepare.transform(validation), seen)], verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
-    asked = _made(ASKED_ROWS, seed=2)[0]
+    requested = _made(ASKED_ROWS, seed=2)[0]
     (folder / MODEL_FILE).write_bytes(
-        pickle.dumps((Pipeline([("preprocess", prepare), ("model", model)]), asked))
+        pickle.dumps((Pipeline([("preprocess", prepare), ("model", model)]), requested))
     )
     trees = model.best_iteration + 1
     return trees, len(model.get_booster()[:trees].trees_to_dataframe())
 
 
 def _made(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows with a tenth of the numbers missing and some categories rare, and labels that hang on
-    many of them a little.
+    """Rows with 10% of the numbers missing and with rare categories, and labels that depend weakly
+    on many columns.
     """
     random = np.random.default_rng(seed)
     numbers = random.normal(size=(rows, len(NUMBERS)))
@@ -99,18 +98,20 @@ def _made(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def sklearn(folder: str, rows: int, calls: int) -> Work:
-    """The registered pipeline on a ready frame of so many rows."""
-    pipeline, asked = _model(folder)
-    frames = [asked.iloc[part] for part in _parts(rows, calls)]
+    """The registered pipeline on a prepared frame."""
+    pipeline, requested = _model(folder)
+    frames = [requested.iloc[part] for part in _parts(rows, calls)]
     return _work(lambda call: pipeline.predict_proba(frames[call])[:, 1], rows, calls)
 
 
 def inplace_predict(folder: str, rows: int, calls: int) -> Work:
-    """XGBoost alone, on a matrix that somebody else has scaled and encoded."""
-    pipeline, asked = _model(folder)
+    """XGBoost alone, on a matrix that is already scaled and encoded."""
+    pipeline, requested = _model(folder)
     model = pipeline.named_steps["model"]
     booster, until = model.get_booster(), model.best_iteration + 1
-    matrix = np.ascontiguousarray(pipeline.named_steps["preprocess"].transform(asked), np.float32)
+    matrix = np.ascontiguousarray(
+        pipeline.named_steps["preprocess"].transform(requested), np.float32
+    )
     parts = [matrix[part] for part in _parts(rows, calls)]
     return _work(
         lambda call: booster.inplace_predict(
@@ -123,16 +124,16 @@ def inplace_predict(folder: str, rows: int, calls: int) -> Work:
 
 def ours(folder: str, rows: int, calls: int) -> Work:
     """Our fast model, from plain numbers and categories."""
-    pipeline, asked = _model(folder)
-    # Of the card the model asks the task and the features.
+    pipeline, requested = _model(folder)
+    # `FastModel.of` reads only the task and the features of the card.
     fast = FastModel.of(
         cast("ModelCard", SimpleNamespace(task="binary", features=FEATURES)), pipeline
     )
     if fast is None:
         raise ValueError("the fast model does not know the shape of this pipeline")
     numbers, categories = (
-        asked[NUMBERS].to_numpy(np.float64),
-        [asked[name].tolist() for name in CATEGORIES],
+        requested[NUMBERS].to_numpy(np.float64),
+        [requested[name].tolist() for name in CATEGORIES],
     )
     parts = [
         (np.ascontiguousarray(numbers[part]), [each[part] for each in categories])
@@ -142,20 +143,20 @@ def ours(folder: str, rows: int, calls: int) -> Work:
 
 
 def _model(folder: str) -> tuple[Any, pd.DataFrame]:
-    pipeline, asked = pickle.loads((Path(folder) / MODEL_FILE).read_bytes())
-    # What a server does: more threads only cost where a request has a few rows.
+    pipeline, requested = pickle.loads((Path(folder) / MODEL_FILE).read_bytes())
+    # As the server does: more threads slow down requests of a few rows.
     pipeline.named_steps["model"].get_booster().set_param({"nthread": 1})
-    return pipeline, asked
+    return pipeline, requested
 
 
 def _parts(rows: int, calls: int) -> list[slice]:
-    """Which rows each call asks for: the same for all contenders, other ones in each call."""
+    """The rows of each call: the same for all contenders, different in each call."""
     starts = [call * max(rows, 7) % (ASKED_ROWS - rows + 1) for call in range(calls)]
     return [slice(start, start + rows) for start in starts]
 
 
 def _work(predict: Callable[[int], Any], rows: int, calls: int) -> Work:
-    for call in range(min(_WARM, calls)):
+    for call in range(min(_WARM_UP_CALLS, calls)):
         predict(call)
 
     def run() -> tuple[list[Any], list[float]]:

@@ -1,7 +1,6 @@
-"""A real Redis server of one's own: on a free loopback port, with everything it writes in one
-folder.
+"""A real Redis server on a free loopback port, with all its files in one folder.
 
-The benchmarks measure against it, the tests start, stop and kill it.
+Used by the benchmarks and the tests.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ _PATIENCE = 20.0
 
 
 class RedisServer:
-    """`with RedisServer(folder) as server: …`; also `start`, `stop` (it may save) and `kill` (it
-    may not), in any order.
+    """`with RedisServer(folder) as server: …`; or `start`, `stop` (saves) and `kill` (does not).
 
-    It keeps its port, and with `appendonly` its data, from one start to the next. With `tls` it
-    takes no other connections, and `certificate` is what a client must trust. With `cluster` it is
-    a cluster of one node.
+    A restarted server keeps its port, and with `appendonly` its data. With `tls` it accepts TLS
+    connections only, and clients must trust `certificate`. With `cluster` it is a cluster of one
+    node.
     """
 
     def __init__(
@@ -54,51 +52,49 @@ class RedisServer:
 
     @staticmethod
     def missing(*, tls: bool = False) -> str:
-        """What the machine lacks for it, as a reason; empty where nothing."""
+        """A message naming the missing programs; empty if none is missing."""
         lacking = [
             name
             for name in ("redis-server", *(["openssl"] if tls else []))
             if shutil.which(name) is None
         ]
         return (
-            f"{' and '.join(lacking)} not found; Debian's packages have these names"
+            f"{' and '.join(lacking)} not found; install the Debian package of the same name"
             if lacking
             else ""
         )
 
     @property
     def url(self) -> str:
-        """Where it is, with the password; TLS clients give the certificate besides."""
+        """The URL with the password; TLS clients also need `certificate`."""
         password = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"{'rediss' if self.tls else 'redis'}://{password}{HOST}:{self.port}/0"
 
     @property
     def certificate(self) -> Path:
-        """The certificate of a server with TLS, signed by itself."""
+        """The self-signed certificate of a TLS server."""
         return self.folder / "server.crt"
 
     @property
     def running(self) -> bool:
-        """Whether its process is there."""
+        """Whether the server process is alive."""
         return self._process is not None and self._process.poll() is None
 
     def client(self, **options: Any) -> redis.Redis:
-        """A connection that tries once; in a cluster of one node such an ordinary one reaches every
-        key.
-        """
+        """A client without retries; it reaches every key of a cluster of one node."""
         trusted = {"ssl_ca_certs": str(self.certificate)} if self.tls else {}
         once = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 5.0}
         return redis.Redis.from_url(self.url, **{**once, **trusted, **options})
 
     def start(self) -> Self:
-        """Start it and return when it answers; where it runs already, nothing happens."""
+        """Start the server and wait until it answers; does nothing if it is running."""
         if self.running:
             return self
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.tls and not self.certificate.exists():
             self._make_certificate()
         kept = self.port
-        # Somebody else may take the free port before the server does.
+        # Another process may take the free port before the server does.
         for _ in range(1 if kept else 3):
             self.port = kept or free_port()
             if self._started():
@@ -107,11 +103,11 @@ class RedisServer:
         raise NoServer(f"redis-server in {self.folder} did not start: {' | '.join(said)}")
 
     def stop(self) -> None:
-        """End it as its operator would, and wait."""
+        """Send SIGTERM and wait."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a power failure would, and wait."""
+        """Send SIGKILL, as abrupt as a power failure, and wait."""
         self._end(signal.SIGKILL)
 
     def __enter__(self) -> Self:
@@ -152,7 +148,7 @@ class RedisServer:
         with contextlib.closing(self.client()) as client:
             run: Callable[..., Any] = client.execute_command
             try:
-                # Whoever took the port before answers too, perhaps another server of ours.
+                # Another server may have taken the port, and answers too.
                 if (
                     self._process is None
                     or run("INFO", "server")["process_id"] != self._process.pid
@@ -196,7 +192,7 @@ class RedisServer:
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
     def _make_certificate(self) -> None:
-        """A certificate of a day for the loopback address."""
+        """Make a certificate for the loopback address, valid for one day."""
         subject = ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{HOST},DNS:localhost"]
         kind = [
             "-x509",

@@ -1,4 +1,4 @@
-"""What a join gave, in a form in which results of any library compare."""
+"""The result of a join as an `Outcome`, whose hash does not depend on the library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.harness import Outcome
 
 
 def outcome_of(data: DataSet) -> Callable[[pa.Table], Outcome]:
-    """How a result of the data is checked: its rows are counted, and hashed by `rows_hash`."""
+    """The function that counts the rows of a result of `data` and hashes them with `rows_hash`."""
     types = {
         f"{view.name}__{name}": pa.type_for_alias(kind)
         for view in data.views
@@ -28,8 +28,8 @@ def outcome_of(data: DataSet) -> Callable[[pa.Table], Outcome]:
 
 
 def rows_hash(result: pa.Table, types: dict[str, pa.DataType]) -> str:
-    """SHA-256, shortened, of the features by row number: independent of the rows' order and of
-    whose types they have.
+    """A shortened SHA-256 of the features by row number, independent of the order and of the
+    library's types.
     """
     result = result.select([ROW, *types])
     numbers = result[ROW].cast(pa.int64()).to_numpy()

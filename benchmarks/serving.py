@@ -1,9 +1,8 @@
-"""Compares prediction servers over HTTP: `python -m benchmarks.serving`; see `README.md` beside
-this file.
+"""Compares prediction servers over HTTP: `python -m benchmarks.serving`.
 
-Prints a table a case and, as its last line, one JSON object. Figures in milliseconds are latencies,
-MB are 10^6 bytes; seconds and the server's CPU seconds are those of one request at the highest
-throughput.
+See `benchmarks/README.md`. Prints one table per case and, as the last line, one JSON object.
+Figures in milliseconds are latencies, MB are 10^6 bytes; seconds and the server's CPU seconds are
+per request at the highest throughput.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from benchmarks.harness import (
     ROOT,
     Measurement,
     NoData,
-    compared,
+    compare,
     cores,
     cpu_seconds_of,
     measure,
@@ -46,7 +45,7 @@ OPEN_CONNECTIONS = 64
 DOMAIN, USE_CASE = "flights", "arrival_delay"
 START_PATIENCE = 120.0
 BIN = Path(sys.executable).parent
-# Without a limit of requests, at which its only worker would start anew.
+# No limit of requests, at which the only worker would restart.
 FEAST_OPTIONS = (
     "--workers",
     "1",
@@ -59,8 +58,8 @@ FEAST_OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Crowd:
-    """A closed loop on so many connections, and what the server took of all cores meanwhile."""
+class ConcurrentLoad:
+    """A closed loop on several connections, and the CPU seconds of the server during it."""
 
     connections: int
     load: Load
@@ -69,7 +68,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Run:
-    """Which data folder is served, at which moment, and how long each load goes on."""
+    """The data folder, the time `at` which it is served, and the duration of each load."""
 
     home: Path
     folder: Path
@@ -79,28 +78,31 @@ class Run:
     def case(self, name: str, contenders: Iterable[str]) -> list[Measurement]:
         """Measure a case's contenders."""
         rows = CASES[name]
-        return compared(
+        return compare(
             name, contenders, lambda contender: self.measured(contender, rows), _note(rows)
         )
 
     def measured(self, contender: str, rows: int) -> Measurement:
-        """A server of its own, asked on one connection, on several, and on a schedule at half of
-        what it can do at most.
+        """Measure a new server on one connection, on several, and in an open loop at half of its
+        highest throughput.
         """
         with self.serving(contender) as (port, process):
             path = "/get-online-features" if contender.startswith("feast") else "/predict"
             target = Target(port, path, str(bodies(self.folder, contender, rows)))
             _check(target, contender, rows)
-            closed_loop(target, 1, max(self.seconds / 5, 1.0))  # warmed up
-            alone = closed_loop(target, 1, self.seconds)
-            crowds = [self._crowd(target, connections, process.pid) for connections in CONNECTIONS]
-            most = max(crowds, key=lambda crowd: crowd.load.per_second)
-            half = open_loop(target, OPEN_CONNECTIONS, self.seconds, most.load.per_second / 2)
-            return _measurement(contender, rows, alone, most, half, peak_mb_of(process.pid))
+            closed_loop(target, 1, max(self.seconds / 5, 1.0))  # warm-up
+            single = closed_loop(target, 1, self.seconds)
+            concurrent = [
+                self._concurrent_load(target, connections, process.pid)
+                for connections in CONNECTIONS
+            ]
+            best = max(concurrent, key=lambda each: each.load.per_second)
+            half = open_loop(target, OPEN_CONNECTIONS, self.seconds, best.load.per_second / 2)
+            return _measurement(contender, rows, single, best, half, peak_mb_of(process.pid))
 
-    def _crowd(self, target: Target, connections: int, pid: int) -> Crowd:
+    def _concurrent_load(self, target: Target, connections: int, pid: int) -> ConcurrentLoad:
         before = cpu_seconds_of(pid)
-        return Crowd(
+        return ConcurrentLoad(
             connections,
             closed_loop(target, connections, self.seconds),
             cpu_seconds_of(pid) - before,
@@ -108,7 +110,7 @@ class Run:
 
     @contextmanager
     def serving(self, contender: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-        """A server with one worker on a free loopback port, once it answers."""
+        """A server with one worker on a free loopback port, ready to answer."""
         port = free_port()
         command, ready = {
             "ours": (
@@ -156,27 +158,27 @@ class Run:
 
 
 def _measurement(
-    contender: str, rows: int, alone: Load, most: Crowd, half: Load, peak: float
+    contender: str, rows: int, single: Load, best: ConcurrentLoad, half: Load, peak: float
 ) -> Measurement:
     """Seconds are those of one request at the highest throughput, so that they, and not how long
-    was asked, are compared.
+    was options, are compare.
     """
-    if failed := alone.failed + most.load.failed + half.failed:
+    if failed := single.failed + best.load.failed + half.failed:
         return Measurement(
-            contender, peak_mb=peak, failed=f"{failed} requests were not answered with 200"
+            contender, peak_mb=peak, failed=f"{failed} requests did not get status 200"
         )
-    if not all((alone.answers, most.load.answers, half.answers)):
+    if not all((single.answers, best.load.answers, half.answers)):
         return Measurement(
             contender,
             peak_mb=peak,
-            failed="no request was answered in the time of a load; ask for more --seconds",
+            failed="no request was answered during a load; use more --seconds",
         )
-    rate = most.load.per_second
+    rate = best.load.per_second
     more = {
-        "p50_ms": alone.p50_ms,
-        "p99_ms": alone.p99_ms,
+        "p50_ms": single.p50_ms,
+        "p99_ms": single.p99_ms,
         "requests_per_s": rate,
-        "connections": most.connections,
+        "connections": best.connections,
     }
     more |= {
         "open_rate": rate / 2,
@@ -184,16 +186,14 @@ def _measurement(
         "open_p99_ms": half.p99_ms,
         "open_p999_ms": half.p999_ms,
     }
-    cpu = most.cpu_seconds / most.load.answers
+    cpu = best.cpu_seconds / best.load.answers
     return Measurement(
         contender, 1 / rate, 1 / rate, cpu, repetitions=1, peak_mb=peak, rows=rows, more=more
     )
 
 
 def _check(target: Target, contender: str, rows: int) -> None:
-    """Raise `NoServer` where the first answer has not a prediction a row, or not every row's
-    features.
-    """
+    """Raise `NoServer` if the first answer lacks the prediction or the features of a row."""
     request = urllib.request.Request(
         f"http://{HOST}:{target.port}{target.path}",
         data=Path(target.bodies).read_bytes().splitlines()[0],
@@ -227,9 +227,10 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise NoServer(f"{url} was not ready: {log.read_text(errors='replace')[-500:]}")
 
 
-def made_home(home: Path, at: str) -> None:
-    """A data folder with a champion, which `punctual demo --once` leaves, made unless it is there;
-    online as the store is now.
+def make_home(home: Path, at: str) -> None:
+    """Make a data folder with a champion by `punctual demo --once`, or materialize an existing one.
+
+    Either way, the online store has the current format.
     """
     is_there = (home / "mlflow.db").exists()
     command = ["features", "materialize", DOMAIN, "--as-of", at] if is_there else ["demo", "--once"]
@@ -241,20 +242,20 @@ def made_home(home: Path, at: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; `report` says what it returns."""
-    asked = _arguments().parse_args(arguments)
+    """Run the command line; returns the exit code of `report`."""
+    options = _arguments().parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        return report(lambda: _measured(asked, Path(temporary).resolve()))
+        return report(lambda: _measured(options, Path(temporary).resolve()))
 
 
-def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measurement]]:
-    home = Path(asked.home or folder / "home").resolve()
-    made_home(home, asked.as_of)
+def _measured(options: argparse.Namespace, folder: Path) -> dict[str, list[Measurement]]:
+    home = Path(options.home or folder / "home").resolve()
+    make_home(home, options.as_of)
     names = {
         "home": str(home),
         "folder": str(folder),
         "use_case": USE_CASE,
-        "at": asked.as_of,
+        "at": options.as_of,
         "rows": list(CASES.values()),
     }
     prepared = measure(
@@ -262,51 +263,52 @@ def _measured(asked: argparse.Namespace, folder: Path) -> dict[str, list[Measure
     )
     if prepared.failed:
         raise NoData(prepared.failed)
-    run = Run(home, folder, asked.as_of, asked.seconds or (2.0 if asked.quick else 10.0))
+    run = Run(home, folder, options.as_of, options.seconds or (2.0 if options.quick else 10.0))
     return {
-        name: run.case(name, asked.contender or CONTENDERS)
-        for name in dict.fromkeys(asked.case or CASES)
+        name: run.case(name, options.contender or CONTENDERS)
+        for name in dict.fromkeys(options.case or CASES)
     }
 
 
 def _note(rows: int) -> str:
     by = "wrk" if shutil.which("wrk") else "benchmarks/load.py"
-    asked = (
+    conditions = (
         f"POST with {rows} row{'s' if rows > 1 else ''}, one worker, keep-alive, ours with its"
         f" log; closed loop by {by}"
     )
-    most = (
+    throughput = (
         f"`requests_per_s` and seconds on {' or '.join(map(str, CONNECTIONS))} `connections`,"
-        " whichever gave more"
+        " whichever was higher"
     )
     return (
-        f"{asked}: `p50_ms` and `p99_ms` on one connection, {most}; open loop (`open_`) at half"
-        f" of that rate; {cores()} cores."
+        f"{conditions}: `p50_ms` and `p99_ms` on one connection, {throughput}; open loop"
+        f" (`open_`) at half of that rate; {cores()} cores."
     )
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument(
-        "--case", action="append", choices=[*CASES], help="may be repeated; all where none is given"
+        "--case", action="append", choices=[*CASES], help="may be repeated; default: all"
     )
     parser.add_argument(
         "--contender",
         action="append",
         choices=CONTENDERS,
-        help="may be repeated; all where none is given",
+        help="may be repeated; default: all",
     )
     parser.add_argument(
         "--home",
         type=Path,
-        help="a data folder with a champion, made there where it is missing; else made anew and"
-        " removed",
+        help="data folder with a champion, created if missing; default: temporary",
     )
     parser.add_argument(
-        "--as-of", default="2013-12-05T20:00:00+00:00", help="the moment at which that is served"
+        "--as-of",
+        default="2013-12-05T20:00:00+00:00",
+        help="time at which the data folder is served",
     )
-    parser.add_argument("--seconds", type=float, help="how long each load goes on (10)")
-    parser.add_argument("--quick", action="store_true", help="two seconds each")
+    parser.add_argument("--seconds", type=float, help="duration of each load (10)")
+    parser.add_argument("--quick", action="store_true", help="two seconds per load")
     return parser
 
 

@@ -1,5 +1,5 @@
-"""What the servers are asked, and Feast's own server filled with the same rows; run in a process of
-its own, which imports Feast.
+"""The requests of the serving benchmark, and the data of Feast's own server; runs in a separate
+process, since it imports Feast.
 """
 
 from __future__ import annotations
@@ -40,21 +40,20 @@ entity_key_serialization_version: 3
 
 
 def prepare(home: str, folder: str, use_case: str, at: str, rows: list[int]) -> Work:
-    """Fill Feast's own SQLite store with what each view of the use case shows at a moment, and
+    """Fill Feast's own SQLite store with the rows of the use case's views at the time `at`, and
     write the requests of each size.
 
-    Its service has the stored views alone, without the features that ours computes for each
-    request.
+    Feast's service has only the stored views, without the features computed for each request.
     """
     os.environ["PUNCTUAL_HOME"] = home
-    place = Path(folder)
+    root = Path(folder)
 
     def run() -> int:
         from punctual.repository import find_use_case
 
         domain, chosen = find_use_case(Home.at(), use_case)
         moment = datetime.fromisoformat(at)
-        store = _stock(place, domain, chosen.feature_service)
+        store = _stock(root, domain, chosen.feature_service)
         views = domain.service_views(chosen.feature_service)
         written = sum(_write(store, Path(home) / "tables", view, moment) for view in views)
         keys = domain.join_keys(chosen.feature_service)
@@ -66,14 +65,14 @@ def prepare(home: str, folder: str, use_case: str, at: str, rows: list[int]) -> 
             moment,
         )
         for count in rows:
-            _write_bodies(place, asked, keys, count)
+            _write_bodies(root, asked, keys, count)
         return written
 
     return Work(run, lambda written: Outcome(written, ""))
 
 
 def bodies(folder: Path, contender: str, rows: int) -> Path:
-    """The file of a contender's request bodies, one a line."""
+    """The file of a contender's request bodies, one per line."""
     return folder / f"{'feast' if contender.startswith('feast') else 'rows'}_{rows}.txt"
 
 
@@ -105,7 +104,7 @@ def _stock(folder: Path, domain: LoadedDomain, service: str) -> FeatureStore:
 
 
 def _write(store: FeatureStore, tables: Path, view: FeatureView, at: datetime) -> int:
-    """The newest row of each entity that is effective, by Feast's own writing."""
+    """Write each entity's newest row in effect with Feast's own method; returns the count."""
     table = Table.current(tables, view.name)
     if table is None:
         raise FileNotFoundError(f"no table '{view.name}' in {tables}")
@@ -127,8 +126,8 @@ def _write(store: FeatureStore, tables: Path, view: FeatureView, at: datetime) -
 
 
 def _asked(tables: Path, requests: str, columns: list[str], at: datetime) -> pa.Table:
-    """The last requests before the moment, as the domain's events have them; Feast refuses those
-    with a key that is null.
+    """The last requests up to the time `at` in the domain's events, without null keys, which Feast
+    refuses.
     """
     table = Table.current(tables, requests)
     if table is None:

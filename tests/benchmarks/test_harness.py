@@ -15,7 +15,7 @@ from benchmarks.harness import (
     UnequalResults,
     Work,
     as_json,
-    compared,
+    compare,
     cpu_seconds_of,
     latencies,
     measure,
@@ -118,7 +118,7 @@ def test_contenders_are_compared_in_order_and_within_their_groups(capsys):
         return [[one for one in measurements if one.contender[0] == letter] for letter in "ab"]
 
     assert [
-        one.contender for one in compared("deep", ["a1", "b1", "a2"], measured, "a note", by_letter)
+        one.contender for one in compare("deep", ["a1", "b1", "a2"], measured, "a note", by_letter)
     ] == ["a1", "b1", "a2"]
     said = capsys.readouterr()
     assert said.err.splitlines() == ["deep: a1 …", "deep: b1 …", "deep: a2 …"]
@@ -128,7 +128,7 @@ def test_contenders_are_compared_in_order_and_within_their_groups(capsys):
         "| a2",
     ]
     with pytest.raises(UnequalResults, match="a1 a, b1 b"):
-        compared("deep", ["a1", "b1"], measured, "a note")
+        compare("deep", ["a1", "b1"], measured, "a note")
     assert "| b1" in capsys.readouterr().out
 
 

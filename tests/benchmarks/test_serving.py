@@ -148,7 +148,7 @@ def test_the_command_prints_a_table_and_json_and_names_what_it_could_not_measure
     def measured(run, contender, rows):
         return Measurement(contender, seconds=1.0 + rows, rows=rows, more={"p50_ms": 0.5})
 
-    monkeypatch.setattr(serving, "made_home", lambda *_: None)
+    monkeypatch.setattr(serving, "make_home", lambda *_: None)
     monkeypatch.setattr(serving, "measure", lambda *_, **__: Measurement("features_alone"))
     monkeypatch.setattr(serving.Run, "measured", measured)
     assert (
