@@ -34,7 +34,14 @@ from punctual.repository import feature_store
 from punctual.times import aware, from_micros, iso, micros
 from punctual.use_case import UseCase
 from stores import request_features as on_demand
-from stores.online import OnlineView, Reader, Shown, Unpacked, online_mark, packed_database
+from stores.online import (
+    OnlineView,
+    Reader,
+    Unpacked,
+    ViewValues,
+    online_watermark,
+    packed_database,
+)
 
 Row = Mapping[str, Any]
 _END_OF_TIME = 2**62
@@ -55,7 +62,7 @@ class OnlineValues:
     """
 
     columns: dict[str, list[Any]]
-    views: dict[str, Shown]
+    views: dict[str, ViewValues]
     stored: Unpacked
     places: dict[str, int]
 
@@ -189,12 +196,14 @@ class OnlineFeatures:
 
     def check_store(self) -> None:
         """Raise `NotBuilt` unless every view is online, to some moment, as it is defined now."""
-        marks = {
-            view.online.name: online_mark(self.domain.home, self.database, view.online)
+        watermarks = {
+            view.online.name: online_watermark(self.domain.home, self.database, view.online)
             for view in self.views
         }
-        self._versions = {name: mark.version for name, mark in marks.items() if mark}
-        if missing := [name for name, mark in marks.items() if mark is None]:
+        self._versions = {
+            name: watermark.version for name, watermark in watermarks.items() if watermark
+        }
+        if missing := [name for name, watermark in watermarks.items() if watermark is None]:
             raise self._not_online(missing)
 
     def _not_online(self, missing: Sequence[str]) -> NotBuilt:
@@ -260,7 +269,7 @@ class OnlineFeatures:
         """
         keys = {key: _record_keys(view, rows) for key, view in self._keys.items()}
         columns: dict[str, list[Any]] = {}
-        views: dict[str, Shown] = {}
+        views: dict[str, ViewValues] = {}
         stored = self._reader.unpacked(keys, at)
         for view, shown in zip(self.views, self._reader.shown(stored), strict=True):
             self._check(view, shown, keys[view.key], at)
@@ -273,7 +282,9 @@ class OnlineFeatures:
             {name: columns[name] for name in self.types}, views, stored, self._places
         )
 
-    def _check(self, view: ReadView, shown: Shown, keys: Sequence[bytes | None], at: int) -> None:
+    def _check(
+        self, view: ReadView, shown: ViewValues, keys: Sequence[bytes | None], at: int
+    ) -> None:
         """Raise where what a view shows cannot be taken for what was known."""
         statuses = set(shown.statuses)
         if "INVALID" in statuses:
@@ -298,17 +309,17 @@ class OnlineFeatures:
         """
         if not missing:
             return
-        mark = self.database.records.mark(view.online)
-        if mark is None or mark.version != self._versions.get(view.online.name):
-            mark = online_mark(
+        watermark = self.database.records.watermark(view.online)
+        if watermark is None or watermark.version != self._versions.get(view.online.name):
+            watermark = online_watermark(
                 self.domain.home, self.database, view.online
             )  # asks the tables too, which takes long
-        if mark is None:
+        if watermark is None:
             raise self._not_online([view.online.name])
-        if at < mark.until and any(
+        if at < watermark.until and any(
             row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)
         ):
-            then, until = iso(from_micros(at)), iso(from_micros(mark.until))
+            then, until = iso(from_micros(at)), iso(from_micros(watermark.until))
             raise PastNotKept(
                 f"the online store is materialized to {until} and no longer holds what view"
                 f" '{view.name}' showed at {then}; "

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stores.online.database import open_database as open_database
     from stores.online.freshness import Freshness as Freshness
     from stores.online.freshness import freshness_of as freshness_of
-    from stores.online.freshness import online_mark as online_mark
+    from stores.online.freshness import online_watermark as online_watermark
     from stores.online.freshness import view_freshness as view_freshness
     from stores.online.materialization import AsofEngine as AsofEngine
     from stores.online.materialization import AsofEngineConfig as AsofEngineConfig
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stores.online.materialization import give_way as give_way
     from stores.online.materialization import materialize_view as materialize_view
     from stores.online.reader import Reader as Reader
-    from stores.online.record_batch import Shown as Shown
     from stores.online.record_batch import Unpacked as Unpacked
+    from stores.online.record_batch import ViewValues as ViewValues
     from stores.online.records import PackedDatabase as PackedDatabase
     from stores.online.store import PackedOnlineStore as PackedOnlineStore
     from stores.online.store import PackedOnlineStoreConfig as PackedOnlineStoreConfig

@@ -19,14 +19,14 @@ class OnlineStoreUnavailable(PunctualError):
     exit_code = ExitCode.TRY_AGAIN
 
 
-class PlaceGone(Exception):
+class GenerationGone(Exception):
     """A place is not there any more: another one was swapped in, or the view was removed; who
     writes looks again.
     """
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Watermark:
     """How far a view is online: all that took effect by `until` (microseconds) in a version of its
     table.
     """
@@ -35,10 +35,10 @@ class Mark:
     until: int
 
 
-Group = tuple[Sequence[bytes | None], Sequence[OnlineView]]
+KeyGroup = tuple[Sequence[bytes | None], Sequence[OnlineView]]
 
 
-Found = list[tuple[bytes | None, ...]]
+RecordRows = list[tuple[bytes | None, ...]]
 
 
 class Records(Protocol):
@@ -52,17 +52,17 @@ class Records(Protocol):
     #: Where it is, as messages say it.
     where: str
 
-    def look(self, groups: Sequence[Group]) -> list[Found]:
+    def read_records(self, groups: Sequence[KeyGroup]) -> list[RecordRows]:
         """For each group of keys the record per key and view, None where there is none. Raises
         `NotBuilt` for a view without a place.
         """
 
-    def get(self, place: str, keys: Sequence[bytes]) -> list[bytes | None]:
+    def get(self, generation: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records in a place."""
 
     def put(
         self,
-        place: str,
+        generation: str,
         keys: Sequence[bytes],
         before: Sequence[bytes | None] | None,
         after: Sequence[bytes],
@@ -72,38 +72,38 @@ class Records(Protocol):
         Returns the numbers of those that are not as they were, in order.
         """
 
-    def place(self, view: OnlineView) -> str | None:
+    def generation(self, view: OnlineView) -> str | None:
         """Where the view's records are; None before the first."""
 
-    def places(self, view: OnlineView) -> list[str]:
+    def writable_generations(self, view: OnlineView) -> list[str]:
         """Where rows for the view have to be written: its place, made if there is none, and what is
         filled beside it.
         """
 
-    def beside(self, view: OnlineView) -> str:
+    def new_generation(self, view: OnlineView) -> str:
         """A new, empty place for the view that nobody reads; what is written to the view goes there
         too from now on.
         """
 
-    def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
+    def swap(self, view: OnlineView, generation: str, watermark: Watermark) -> None:
         """Make a place the view's own, with its mark, in one step; what was there before goes."""
 
-    def began(self, view: OnlineView, version: int) -> int:
+    def first_version(self, view: OnlineView, version: int) -> int:
         """From which version of its table a first run has begun to fill the view's place; the given
         one if none has yet.
         """
 
-    def mark(self, view: OnlineView) -> Mark | None:
+    def watermark(self, view: OnlineView) -> Watermark | None:
         """How far the view is online; None before its first whole run."""
 
-    def move_mark(self, view: OnlineView, mark: Mark) -> None:
+    def move_watermark(self, view: OnlineView, watermark: Watermark) -> None:
         """Move the mark; within a version of the table it never goes back.
 
         Raises `OnlineStoreUnavailable` within `alone` where the records that were there when it
         began are not any more: the mark would speak for rows that are gone.
         """
 
-    def alone(self, view: OnlineView) -> AbstractContextManager[None]:
+    def exclusive(self, view: OnlineView) -> AbstractContextManager[None]:
         """Within it nobody else materializes the view, which has a place; waits for its turn. What
         a dead run left beside goes.
         """

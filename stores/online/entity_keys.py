@@ -95,7 +95,7 @@ class EntityKeys:
         self._parts = [_PARTS.get(type_, _encode) for type_ in types]
         # What has no fixed length says where it ends, unless it is the last.
         self._ended = [
-            type_ not in _FIXED and place < len(types) - 1 for place, type_ in enumerate(types)
+            type_ not in _FIXED and index < len(types) - 1 for index, type_ in enumerate(types)
         ]
 
     @property
@@ -108,17 +108,17 @@ class EntityKeys:
         is not of its key's type.
         """
         key = b""
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             if value is None:
                 return None
             try:
-                part = self._parts[place](value)
+                part = self._parts[index](value)
             except _NO_KEY as error:
                 raise InvalidRequest(
-                    f"join key '{self.names[place]}' = {value!r} ({type(value).__name__}) is no"
-                    f" {self.types[place]}."
+                    f"join key '{self.names[index]}' = {value!r} ({type(value).__name__}) is no"
+                    f" {self.types[index]}."
                 ) from error
-            key += part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" if self._ended[place] else part
+            key += part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" if self._ended[index] else part
         return key
 
     def encode_all(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
@@ -137,10 +137,10 @@ class EntityKeys:
             packed = struct.pack(f">{len(columns[0])}Q", *[value + _SIGN for value in columns[0]])
             return [packed[start : start + 8] for start in range(0, len(packed), 8)]
         parts = [list(map(part, values)) for part, values in zip(self._parts, columns, strict=True)]
-        for place, is_ended in enumerate(self._ended):
+        for index, is_ended in enumerate(self._ended):
             if is_ended:
-                parts[place] = [
-                    part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" for part in parts[place]
+                parts[index] = [
+                    part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" for part in parts[index]
                 ]
         return list(map(b"".join, zip(*parts, strict=True)))
 

@@ -18,7 +18,7 @@ from feast.type_map import python_values_to_proto_values
 from feast.types import Bool, FeastType, Float32, Float64, Int32, Int64, String
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stores.online.record_batch import Shown
+from stores.online.record_batch import ViewValues
 from stores.online.records import Status
 from stores.online.view import OnlineView
 
@@ -87,7 +87,7 @@ _WRITE: dict[FeastType, Callable[[Any], bytes]] = {
 }
 
 
-def results(view: OnlineView, features: Sequence[str], shown: Shown) -> bytes:
+def results(view: OnlineView, features: Sequence[str], shown: ViewValues) -> bytes:
     """The answer's `results` for some features of a view: a vector per feature, a value, status and
     event time per row.
     """
@@ -97,11 +97,11 @@ def results(view: OnlineView, features: Sequence[str], shown: Shown) -> bytes:
         + _delimited(b"".join(_STATUS_BYTES[status] for status in statuses))
         + _times(shown.events)
     )
-    places = {name: place for place, name in enumerate(view.features)}
+    indices = {name: index for index, name in enumerate(view.features)}
     vectors = []
     for name in features:
-        place = places[name]
-        vector = _values(view.typed_features[place][1], shown.values(place), statuses) + tail
+        index = indices[name]
+        vector = _values(view.typed_features[index][1], shown.values(index), statuses) + tail
         vectors.append(_RESULT + _delimited(vector))
     return b"".join(vectors)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from punctual.home import Home
 from punctual.times import from_micros, micros
-from stores.online.backend import Mark
+from stores.online.backend import Watermark
 from stores.online.records import PackedDatabase
 from stores.online.view import OnlineView
 from stores.tables import Manifest, TableVersion
@@ -45,11 +45,11 @@ class Freshness:
         return max(timedelta(0), at - self.complete_until)
 
 
-def online_mark(home: Home, database: PackedDatabase, view: OnlineView) -> Mark | None:
+def online_watermark(home: Home, database: PackedDatabase, view: OnlineView) -> Watermark | None:
     """How far the view is online as it is defined now, and from which version of its table; None
     before the first run.
     """
-    return _mark_of(database, view, _table_of(home, view))
+    return _watermark_of(database, view, _table_of(home, view))
 
 
 def _table_of(home: Home, view: OnlineView) -> TableVersion | None:
@@ -60,9 +60,11 @@ def _table_of(home: Home, view: OnlineView) -> TableVersion | None:
     return manifest.current(view.name)
 
 
-def _mark_of(database: PackedDatabase, view: OnlineView, table: TableVersion | None) -> Mark | None:
-    mark = database.records.mark(view)
-    return mark if table and mark and mark.version == table.version else None
+def _watermark_of(
+    database: PackedDatabase, view: OnlineView, table: TableVersion | None
+) -> Watermark | None:
+    watermark = database.records.watermark(view)
+    return watermark if table and watermark and watermark.version == table.version else None
 
 
 def view_freshness(
@@ -85,9 +87,9 @@ def freshness_of(
 ) -> Freshness:
     """A view's freshness; `grid` is its `every` and `available_after`, None where it has none."""
     table = _table_of(home, view)
-    mark = _mark_of(database, view, table)
+    watermark = _watermark_of(database, view, table)
     built = Manifest(home.tables).built_until(table) if table else None
-    online = from_micros(mark.until) if mark else None
+    online = from_micros(watermark.until) if watermark else None
     if grid is None:
         return Freshness(view.name, None, built, online, None)
     complete = None

@@ -28,8 +28,8 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from punctual.errors import BrokenTable, NotBuilt, StoreOutdated
 from punctual.times import assume_utc, from_micros, micros
-from stores.offline import refuse_reserved_feature
-from stores.online.backend import Mark
+from stores.offline import refuse_mark
+from stores.online.backend import Watermark
 from stores.online.records import PackedDatabase, Rows
 from stores.online.store import PackedOnlineStore
 from stores.online.view import OnlineView
@@ -96,10 +96,12 @@ def materialize_view(
     if built is None:
         raise NotBuilt(f"table '{view.name}' has no finished build; run: punctual features build.")
     records = database.records
-    with records.alone(online):
-        mark = records.mark(online)
+    with records.exclusive(online):
+        watermark = records.watermark(online)
         since = (
-            mark.until if mark and mark.version == table.version.version and not rebuild else None
+            watermark.until
+            if watermark and watermark.version == table.version.version and not rebuild
+            else None
         )
         # Where this goes no further than the last run, rows may still have been published ahead
         # since then.
@@ -108,25 +110,31 @@ def materialize_view(
         # What somebody wrote before the first run stays; what is of another version of the table
         # does not.
         is_first = (
-            mark is None and records.began(online, table.version.version) == table.version.version
+            watermark is None
+            and records.first_version(online, table.version.version) == table.version.version
         )
-        place = records.beside(online) if since is None and not is_first else None
+        generation = records.new_generation(online) if since is None and not is_first else None
         rows = written = missed = 0
         for batch in _newest_rows(table, online, since, until, _spill(config)):
             packed = _packed(batch, online)
             done = database.write(
-                online, packed, until, _shown_at(clock, now), place=place, is_empty=since is None
+                online,
+                packed,
+                until,
+                _shown_at(clock, now),
+                generation=generation,
+                is_empty=since is None,
             )
             written += done.records
             missed += 0 if since is None else done.missed
             rows += len(packed)
             if progress:
                 progress(len(packed))
-        reached = Mark(table.version.version, until)
-        if place is not None:
-            records.swap(online, place, reached)
+        reached = Watermark(table.version.version, until)
+        if generation is not None:
+            records.swap(online, generation, reached)
         else:
-            records.move_mark(online, reached)
+            records.move_watermark(online, reached)
     if keep is not None:
         database.drop_other_definitions(online, keep)
     reached_at = from_micros(until)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from stores.online.record_batch import Shown, Unpacked, Unpacker
+from stores.online.record_batch import Unpacked, Unpacker, ViewValues
 from stores.online.records import PackedDatabase
 from stores.online.view import OnlineView
 
@@ -33,10 +33,10 @@ class Reader:
         order = sorted(
             range(len(views)), key=lambda number: [*self._groups].index(views[number][1])
         )
-        self._place = {number: place for place, number in enumerate(order)}
+        self._place = {number: index for index, number in enumerate(order)}
         self._unpacker = Unpacker([self.views[number] for number in order])
 
-    def read(self, keys: Keys, at: int) -> list[Shown]:
+    def read(self, keys: Keys, at: int) -> list[ViewValues]:
         """What each view shows at a moment (microseconds), in the views' order; a null key is not
         found.
 
@@ -48,17 +48,17 @@ class Reader:
         """What `read` shows, of all views together."""
         return self._unpacker.unpack(self.database, self._look(keys), at)
 
-    def shown(self, unpacked: Unpacked) -> list[Shown]:
+    def shown(self, unpacked: Unpacked) -> list[ViewValues]:
         """Each view's part."""
-        return [Shown(unpacked, self._place[number]) for number in range(len(self.views))]
+        return [ViewValues(unpacked, self._place[number]) for number in range(len(self.views))]
 
-    def column(self, view: int, place: int) -> int:
+    def column(self, view: int, index: int) -> int:
         """In which column of the unpacked matrix a feature is, by the number of its view and its
         own in that.
         """
-        return self._unpacker.first[self._place[view]] + place
+        return self._unpacker.first[self._place[view]] + index
 
-    def nothing(self, rows: int) -> list[Shown]:
+    def nothing(self, rows: int) -> list[ViewValues]:
         """What views show that hold nothing."""
         return self.shown(
             self._unpacker.unpack(self.database, [None] * (rows * len(self.views)), 0)
@@ -74,7 +74,9 @@ class Reader:
         for name in self._groups:
             given = keys[name]
             asked.append(list(dict.fromkeys(given)) if len(given) > 1 else given)
-        answers = self.database.records.look(list(zip(asked, self._groups.values(), strict=True)))
+        answers = self.database.records.read_records(
+            list(zip(asked, self._groups.values(), strict=True))
+        )
         found: list[Sequence[tuple[bytes | None, ...]]] = []
         for name, unique, rows in zip(self._groups, asked, answers, strict=True):
             given = keys[name]

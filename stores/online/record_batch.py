@@ -93,9 +93,9 @@ class Unpacker:
         self.ends_of = np.full(len(layouts), -1)
         for view, layout in enumerate(layouts):
             offsets = layout.offsets
-            for place, kind in enumerate(layout.kinds):
+            for index, kind in enumerate(layout.kinds):
                 cells = self.cells.setdefault(kind.field, _Cells(kind.field))
-                self.place.append((kind.field, cells.add(view, offsets[str(place)])))
+                self.place.append((kind.field, cells.add(view, offsets[str(index)])))
             if layout.variable:
                 self.ends_of[view] = self.ends.add(view, offsets[str(layout.variable[-1])])
             first = 8 * len(self.nulls)
@@ -197,13 +197,13 @@ class Unpacked:
         start = 0
         for record, layout in zip(records, layouts, strict=True):
             try:
-                place = layout.place_at(record, at)
+                index = layout.row_bounds_at(record, at)
                 damaged.append(False)
             except CorruptRecord:
-                place = None
+                index = None
                 damaged.append(True)
-            begins.append(start + (place[0] if place else START))
-            in_effect.append(place is not None)
+            begins.append(start + (index[0] if index else START))
+            in_effect.append(index is not None)
             start += len(record)
         return self._noted(np.array(begins), np.array(damaged), np.array(in_effect))
 
@@ -335,9 +335,9 @@ class Unpacked:
             matrix[self._missing] = np.nan
         return matrix
 
-    def numbers(self, view: int, place: int) -> np.ndarray:
+    def numbers(self, view: int, index: int) -> np.ndarray:
         """A feature's column of the matrix, by the number of its view and its own in that."""
-        return self.matrix[:, self._unpacker.first[view] + place]  # type: ignore[no-any-return]
+        return self.matrix[:, self._unpacker.first[view] + index]  # type: ignore[no-any-return]
 
     @cached_property
     def _lists(self) -> dict[str, list[list[Any]]]:
@@ -353,18 +353,18 @@ class Unpacked:
         missing: list[list[bool]] = self._missing.T.tolist()
         return [each if any(each) else None for each in missing]
 
-    def values(self, view: int, place: int) -> list[Any]:
+    def values(self, view: int, index: int) -> list[Any]:
         """A feature's value per row, by the number of its view and its own in that: as it was
         written, None where there is none.
         """
         unpacker = self._unpacker
-        kind = unpacker.views[view].layout.kinds[place]
-        feature = unpacker.first[view] + place
+        kind = unpacker.views[view].layout.kinds[index]
+        feature = unpacker.first[view] + index
         missing = self._missing_lists[feature]
         field, number = unpacker.place[feature]
         values = self._lists[field][number]
         if kind.is_variable:
-            values = self._behind_cells(view, place, values)
+            values = self._behind_cells(view, index, values)
         if missing is None:
             return list(map(kind.decode, values)) if kind.decode else values
         decode = kind.decode
@@ -374,13 +374,13 @@ class Unpacked:
             None if null else decode(value) for value, null in zip(values, missing, strict=True)
         ]
 
-    def _behind_cells(self, view: int, place: int, ends: list[int]) -> list[bytes]:
+    def _behind_cells(self, view: int, index: int, ends: list[int]) -> list[bytes]:
         """The bytes of a feature without a fixed width: from the end of the one before it to its
         own.
         """
         unpacker = self._unpacker
         layout = unpacker.views[view].layout
-        number = layout.variable.index(place)
+        number = layout.variable.index(index)
         before = [0] * len(ends)
         if number:
             field, cell = unpacker.place[unpacker.first[view] + layout.variable[number - 1]]
@@ -395,7 +395,7 @@ class Unpacked:
         ]
 
 
-class Shown:
+class ViewValues:
     """What one view shows for the rows of a request at one moment."""
 
     def __init__(self, unpacked: Unpacked, view: int) -> None:
@@ -416,17 +416,17 @@ class Shown:
         """Created times in microseconds, likewise."""
         return self._unpacked.created(self._view)
 
-    def values(self, place: int) -> list[Any]:
+    def values(self, index: int) -> list[Any]:
         """A feature's value per row, by its number in the view: as it was written, None where there
         is none.
         """
-        return self._unpacked.values(self._view, place)
+        return self._unpacked.values(self._view, index)
 
-    def numbers(self, place: int) -> np.ndarray:
+    def numbers(self, index: int) -> np.ndarray:
         """The same as float64, NaN where there is none; moments in microseconds. Only for numbers,
         booleans and moments.
         """
-        return self._unpacked.numbers(self._view, place)
+        return self._unpacked.numbers(self._view, index)
 
 
 def _index(numbers: list[int]) -> Any:

@@ -138,10 +138,10 @@ class Layout:
         self.head = _HEAD.pack(FORMAT, schema)
         cells = "".join(kind.cell for kind in self.kinds)
         self._row = struct.Struct(f"<qq{self.null_bytes}s{cells}")
-        self.variable = [place for place, kind in enumerate(self.kinds) if kind.is_variable]
+        self.variable = [index for index, kind in enumerate(self.kinds) if kind.is_variable]
         self._decoded = [
-            (place, kind.decode)
-            for place, kind in enumerate(self.kinds)
+            (index, kind.decode)
+            for index, kind in enumerate(self.kinds)
             if kind.decode and not kind.is_variable
         ]
         #: The length of a record of one row, where every row is equally long; else None.
@@ -152,7 +152,7 @@ class Layout:
         """A row's fixed part as NumPy sees it: `event`, `created`, `nulls`, and a field per feature
         by its number.
         """
-        cells = [(str(place), kind.field) for place, kind in enumerate(self.kinds)]
+        cells = [(str(index), kind.field) for index, kind in enumerate(self.kinds)]
         return np.dtype(
             [("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (self.null_bytes,)), *cells]
         )
@@ -184,22 +184,22 @@ class Layout:
         fixed = np.zeros(len(events), self.row_fields)
         fixed["event"], fixed["created"] = events, created
         if withdrawn is not None:
-            place = len(self.kinds)
-            fixed["nulls"][:, place >> 3] |= withdrawn.astype(np.uint8) << (place & 7)
+            index = len(self.kinds)
+            fixed["nulls"][:, index >> 3] |= withdrawn.astype(np.uint8) << (index & 7)
         behind: list[pa.Array] = []
         ends = np.zeros(len(events), np.int64)
-        for place, (kind, column) in enumerate(zip(self.kinds, columns, strict=True)):
+        for index, (kind, column) in enumerate(zip(self.kinds, columns, strict=True)):
             cells = _cells(kind, column)
             if cells.null_count:
                 missing = cells.is_null().to_numpy(zero_copy_only=False)
-                fixed["nulls"][:, place >> 3] |= missing.astype(np.uint8) << (place & 7)
+                fixed["nulls"][:, index >> 3] |= missing.astype(np.uint8) << (index & 7)
             if kind.is_variable:
                 data = cells.cast(pa.large_binary()).fill_null(b"")
                 behind.append(data)
                 ends += pc.binary_length(data).to_numpy(zero_copy_only=False)
-                fixed[str(place)] = ends
+                fixed[str(index)] = ends
             else:
-                fixed[str(place)] = _plain(cells)
+                fixed[str(index)] = _plain(cells)
         packed, size = fixed.tobytes(), self._row.size
         front = [packed[start : start + size] for start in range(0, len(packed), size)]
         if not behind:
@@ -266,7 +266,7 @@ class Layout:
             raise CorruptRecord(f"a row of it goes on behind its end ({len(record)} bytes)")
         return length
 
-    def place_at(self, record: bytes, at: int) -> tuple[int, int] | None:
+    def row_bounds_at(self, record: bytes, at: int) -> tuple[int, int] | None:
         """Where the newest row begins and ends that is effective at a moment (microseconds); None
         before the first.
 
@@ -282,10 +282,10 @@ class Layout:
                 newest = row
         return newest[2:] if newest else None
 
-    def shown_at(self, record: bytes, at: int) -> bytes | None:
+    def row_at(self, record: bytes, at: int) -> bytes | None:
         """The bytes of that row."""
-        place = self.place_at(record, at)
-        return record[slice(*place)] if place else None
+        index = self.row_bounds_at(record, at)
+        return record[slice(*index)] if index else None
 
     def times(self, row: bytes) -> tuple[int, int]:
         """Event and created time of a row, in microseconds."""
@@ -294,27 +294,27 @@ class Layout:
 
     def is_withdrawn(self, row: bytes) -> bool:
         """Whether the row says that there is none any more."""
-        place = len(self.kinds)
-        return bool(row[16 + (place >> 3)] >> (place & 7) & 1)
+        index = len(self.kinds)
+        return bool(row[16 + (index >> 3)] >> (index & 7) & 1)
 
     def values(self, row: bytes) -> list[Any]:
         """A row's values: as they were written, None where null, moments aware."""
         _, _, nulls, *cells = self._row.unpack_from(row)
-        for place, decode in self._decoded:
-            cells[place] = decode(cells[place])
+        for index, decode in self._decoded:
+            cells[index] = decode(cells[index])
         start = self._row.size
-        for place in self.variable:
-            end = self._row.size + cells[place]
-            kind = self.kinds[place]
+        for index in self.variable:
+            end = self._row.size + cells[index]
+            kind = self.kinds[index]
             data = row[start:end]
             # Nothing is an empty text, or a null, whose bit says so.
-            cells[place] = data if kind.decode is None else kind.decode(data) if data else ""
+            cells[index] = data if kind.decode is None else kind.decode(data) if data else ""
             start = end
         if nulls != self._no_nulls:
             bits = int.from_bytes(nulls, "little")
-            for place in range(len(cells)):
-                if bits >> place & 1:
-                    cells[place] = None
+            for index in range(len(cells)):
+                if bits >> index & 1:
+                    cells[index] = None
         return cells
 
 

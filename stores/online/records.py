@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from punctual.errors import NotBuilt
-from stores.online.backend import OnlineStoreUnavailable, PlaceGone, Records
+from stores.online.backend import GenerationGone, OnlineStoreUnavailable, Records
 from stores.online.packed_row import CorruptRecord, PackedRow
 from stores.online.view import OnlineView
 
@@ -112,38 +112,40 @@ class PackedDatabase:
         view: OnlineView,
         rows: Rows,
         now: int,
-        shown_at: Callable[[], int] | None = None,
+        online_at: Callable[[], int] | None = None,
         *,
-        place: str | None = None,
+        generation: str | None = None,
         is_empty: bool = False,
     ) -> Written:
         """Merge rows into their records, each record in one step.
 
         What is effective at `now` and older than another effective row goes; an older row never
-        replaces a newer. `shown_at` says what time it is when the rows come online, where that is
+        replaces a newer. `online_at` says what time it is when the rows come online, where that is
         known to be later than `now`. `is_empty` says that hardly any of the keys is there yet, and
         saves looking for them. Without `place` the rows go to the view, and to what is being filled
         beside it: a swap meanwhile loses none.
         """
-        then = (lambda: now) if shown_at is None else (lambda: max(now, shown_at()))
-        if place is not None:
+        then = (lambda: now) if online_at is None else (lambda: max(now, online_at()))
+        if generation is not None:
             try:
-                return self._write(view, place, rows, now, then, is_empty)
-            except PlaceGone as error:
+                return self._write(view, generation, rows, now, then, is_empty)
+            except GenerationGone as error:
                 raise removed_meanwhile(view, self.records.where) from error
         done: dict[str, Written] = {}
         for _ in range(_ATTEMPTS):
-            places = self.records.places(view)
-            for each in places:
-                with suppress(PlaceGone):
+            generations = self.records.writable_generations(view)
+            for each in generations:
+                with suppress(GenerationGone):
                     done.setdefault(
                         each,
                         self._write(view, each, rows, now, then, is_empty and each not in done),
                     )
             # A place that came while we wrote has perhaps been filled from what was there before
             # our rows.
-            if self.records.places(view) == places and done.keys() >= set(places):
-                return done[places[0]]
+            if self.records.writable_generations(view) == generations and done.keys() >= set(
+                generations
+            ):
+                return done[generations[0]]
         raise OnlineStoreUnavailable(
             f"view '{view.name}' is swapped in {self.records.where} faster than rows can be"
             " written to it."
@@ -152,7 +154,7 @@ class PackedDatabase:
     def _write(
         self,
         view: OnlineView,
-        place: str,
+        generation: str,
         rows: Rows,
         now: int,
         then: Callable[[], int],
@@ -162,18 +164,18 @@ class PackedDatabase:
         written = 0
         due: list[int] = []
         if is_empty and len(set(rows.keys)) == len(rows):
-            rows, due = self._fill(view, place, rows)
+            rows, due = self._fill(view, generation, rows)
             written = len(due)
         offered = rows.by_key()
         keys = list(offered)
         for _ in range(_ATTEMPTS):
             changed = (
-                list(self._changed(view, keys, self.records.get(place, keys), offered, now))
+                list(self._changed(view, keys, self.records.get(generation, keys), offered, now))
                 if keys
                 else []
             )
             failed = (
-                self.records.put(place, *zip(*(each[:3] for each in changed), strict=True))
+                self.records.put(generation, *zip(*(each[:3] for each in changed), strict=True))
                 if changed
                 else []
             )
@@ -194,11 +196,11 @@ class PackedDatabase:
             " merged into it."
         )
 
-    def _fill(self, view: OnlineView, place: str, rows: Rows) -> tuple[Rows, list[int]]:
+    def _fill(self, view: OnlineView, generation: str, rows: Rows) -> tuple[Rows, list[int]]:
         """Write a record per row where there is none; the rows where there is one, and since when
         the others were due.
         """
-        failed = self.records.put(place, rows.keys, None, view.layout.records(rows.data))
+        failed = self.records.put(generation, rows.keys, None, view.layout.records(rows.data))
         due = list(map(max, rows.events, rows.created))
         for number in reversed(failed):
             del due[number]
@@ -244,7 +246,7 @@ class PackedDatabase:
         A record that cannot be read is `INVALID`, and counted. Raises `NotBuilt` where the view was
         never filled in its present schema.
         """
-        (found,) = self.records.look([(keys, [view])])
+        (found,) = self.records.read_records([(keys, [view])])
         return [self.shown(view, record, at) for (record,) in found]
 
     def shown(self, view: OnlineView, record: bytes | None, at: int) -> OnlineRow:
@@ -254,7 +256,7 @@ class PackedDatabase:
         if record is None:
             return OnlineRow("NOT_FOUND", None, None, nothing)
         try:
-            row = layout.shown_at(record, at)
+            row = layout.row_at(record, at)
         except CorruptRecord:
             self.corrupt[view.name] += 1
             return OnlineRow("INVALID", None, None, nothing)
@@ -267,7 +269,7 @@ class PackedDatabase:
 
     def count(self, view: OnlineView) -> int:
         """How many entities the view has; 0 if it was never filled."""
-        return self.records.count(view) if self.records.place(view) else 0
+        return self.records.count(view) if self.records.generation(view) else 0
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
         """Remove what is known of entities, so that no byte of it is left; returns how many had a
@@ -293,7 +295,7 @@ class PackedDatabase:
         self.records.scrub()
 
 
-def new_place(view: OnlineView) -> str:
+def new_generation_name(view: OnlineView) -> str:
     """The name of a place that nobody else has; it says whose it is."""
     return f"{view.name}.{view.schema}.{uuid.uuid4().hex[:8]}"
 

@@ -23,7 +23,7 @@ from punctual.times import assume_utc, from_micros, micros
 from stores.online.database import open_database
 from stores.online.feast_response import results
 from stores.online.reader import Reader
-from stores.online.record_batch import Shown
+from stores.online.record_batch import ViewValues
 from stores.online.records import PackedDatabase, Rows
 from stores.online.view import OnlineView
 
@@ -225,7 +225,7 @@ class PackedOnlineStore(OnlineStore):
         config: RepoConfig,
         asked: Sequence[_Asked],
         keys: Mapping[str, Sequence[bytes | None]],
-    ) -> list[Shown]:
+    ) -> list[ViewValues]:
         """What the views show now; one that was never written shows nothing."""
         now = micros(datetime.now(UTC))
         reader = self._reader(config, asked)

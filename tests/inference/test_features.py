@@ -240,7 +240,7 @@ def test_a_record_that_cannot_be_read_is_an_error_and_not_a_null(online):
     view = next(view for view in online.views if view.name == "courier_deliveries")
     records = online.database.records
     with sqlite3.connect(records.path) as connection:
-        connection.execute(f'UPDATE "{records.place(view.online)}" SET record = ?', (b"\xc1",))
+        connection.execute(f'UPDATE "{records.generation(view.online)}" SET record = ?', (b"\xc1",))
 
     with pytest.raises(
         BrokenTable,

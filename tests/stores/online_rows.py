@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from feast.types import Array, Int64, String
 
 from stores.online import OnlineView
-from stores.online.backend import Mark
+from stores.online.backend import Watermark
 from stores.online.records import Rows
 
 TRIPS = OnlineView(
@@ -33,17 +33,19 @@ def shown(database, keys=KEYS, view=TRIPS):
 
 
 def rebuild(database, moment, keys=KEYS, view=TRIPS, before_swap=lambda: None):
-    with database.records.alone(view):
-        place = database.records.beside(view)
-        database.write(view, rows(moment, keys, view=view), 50, place=place, is_empty=True)
+    with database.records.exclusive(view):
+        generation = database.records.new_generation(view)
+        database.write(
+            view, rows(moment, keys, view=view), 50, generation=generation, is_empty=True
+        )
         before_swap()
-        database.records.swap(view, place, Mark(1, moment))
+        database.records.swap(view, generation, Watermark(1, moment))
 
 
 def fill(database, moment=OLD, keys=KEYS, view=TRIPS):
-    with database.records.alone(view):
+    with database.records.exclusive(view):
         database.write(view, rows(moment, keys, view=view), 50, is_empty=True)
-        database.records.move_mark(view, Mark(1, moment))
+        database.records.move_watermark(view, Watermark(1, moment))
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def test_the_newest_row_that_is_effective_is_shown(table, at):
     types, rows = table
     layout = Layout(types, 7)
     effective = [row for row in rows if max(row[:2]) <= at]
-    shown = layout.shown_at(layout.record(rows_of(layout, rows)), at)
+    shown = layout.row_at(layout.record(rows_of(layout, rows)), at)
     assert (shown and layout.times(shown)) == (
         max(effective, key=lambda row: row[:2])[:2] if effective else None
     )
@@ -208,9 +208,9 @@ def test_any_flipped_bit_and_any_cut_is_refused(table, data):
         b"",
         b"\x00" * 4,
     ):
-        for look in (layout.check, layout.split, lambda record: layout.shown_at(record, 2**63 - 1)):
+        for read in (layout.check, layout.split, lambda record: layout.row_at(record, 2**63 - 1)):
             with pytest.raises(CorruptRecord):
-                look(damaged)
+                read(damaged)
         assert layout.cells_at(damaged, 2**63 - 1, 0) is None
 
 
@@ -232,7 +232,7 @@ def test_a_record_of_another_schema_is_refused(table, other, schema, another):
     layout = Layout(table[0], schema)
     record = layout.record(rows_of(layout, table[1]))
     with pytest.raises(CorruptRecord, match="schema"):
-        Layout(table[0], another).shown_at(record, 0)
+        Layout(table[0], another).row_at(record, 0)
     with pytest.raises(CorruptRecord):
         Layout(other[0], another).split(record)
 

@@ -7,7 +7,7 @@ import pytest
 
 from punctual.errors import NotBuilt
 from stores.online import PackedDatabase
-from stores.online.backend import Mark
+from stores.online.backend import Watermark
 from stores.online.backends.redis import RedisRecords
 from stores.online.backends.sqlite import SqliteRecords
 from stores.online.records import Rows
@@ -51,11 +51,14 @@ def written_often(database, drivers):
             database.write(
                 TRIPS, Rows(keys, times, times, TRIPS.layout.rows([times, notes], times, times)), 25
             )
-    with database.records.alone(TRIPS):
-        database.records.move_mark(TRIPS, Mark(1, NEW))
-        abandoned = database.records.beside(TRIPS)
+    with database.records.exclusive(TRIPS):
+        database.records.move_watermark(TRIPS, Watermark(1, NEW))
+        abandoned = database.records.new_generation(TRIPS)
     database.write(
-        TRIPS, rows(LATER, [TRIPS.key(drivers[0])], secret(drivers[0], 100)), 50, place=abandoned
+        TRIPS,
+        rows(LATER, [TRIPS.key(drivers[0])], secret(drivers[0], 100)),
+        50,
+        generation=abandoned,
     )
 
 

@@ -156,7 +156,7 @@ def test_a_reader_creates_no_file(tmp_path):
         shown(database)
     assert (
         database.count(TRIPS),
-        database.records.mark(TRIPS),
+        database.records.watermark(TRIPS),
         database.records.views("test"),
     ) == (0, None, {})
     database.erase(TRIPS, KEYS)

@@ -139,7 +139,7 @@ class World:
                 self.run((generation, False, None))
 
     def records(self):
-        (found,) = self.database.records.look([(self.keys, [self.view])])
+        (found,) = self.database.records.read_records([(self.keys, [self.view])])
         return [record for (record,) in found]
 
     def generations(self):
@@ -217,7 +217,7 @@ def test_a_materializer_killed_anywhere_leaves_whole_entities_and_a_rerun_comple
         first = ["NOT_FOUND"] if place == 0 else []
         # The first run creates the generation; until then readers have no view to read.
         if place == 0:
-            world.database.records.places(world.view)
+            world.database.records.writable_generations(world.view)
         with world.reading(generation, *before, *first):
             killed[kind] += world.run(
                 (generation, rebuild, random_moments.uniform(0, 1.1 * world.seconds[place]))

@@ -8,7 +8,7 @@ import pytest
 
 from punctual.errors import NotBuilt
 from stores.online import OnlineStoreUnavailable, PackedDatabase
-from stores.online.backend import Mark
+from stores.online.backend import Watermark
 from stores.online.backends.redis import RedisRecords
 from tests.stores.online_rows import KEYS, LATER, NEW, OLD, TRIPS, fill, rebuild, rows, shown
 
@@ -32,7 +32,7 @@ def test_a_stopped_redis_is_an_error_at_once_and_is_used_again_after_its_restart
             assert time.monotonic() - started < 5
         server.start()
         assert shown(database) == [OLD] * 10
-    assert database.records.mark(TRIPS) == Mark(1, OLD)
+    assert database.records.watermark(TRIPS) == Watermark(1, OLD)
     database.close()
 
 
@@ -53,20 +53,20 @@ def test_a_redis_that_lost_its_data_is_filled_from_the_beginning(start_redis, lo
     lost()
     with pytest.raises(NotBuilt):
         shown(database)
-    # The mark was lost with the data, so the next run fills the whole view.
-    assert database.records.mark(TRIPS) is None
+    # The mark has gone with the data: a run that begins now fills the view whole.
+    assert database.records.watermark(TRIPS) is None
     fill(database, NEW)
     assert (shown(database), database.count(TRIPS)) == ([NEW] * 10, 10)
     # A run that was interrupted sets no mark for the rows it wrote before.
     with (
         pytest.raises(OnlineStoreUnavailable, match="removed or replaced"),
-        database.records.alone(TRIPS),
+        database.records.exclusive(TRIPS),
     ):
         database.write(TRIPS, rows(LATER, KEYS[:5]), 50)
         lost()
         database.write(TRIPS, rows(LATER, KEYS[5:]), 50)
-        database.records.move_mark(TRIPS, Mark(1, LATER))
-    assert database.records.mark(TRIPS) is None
+        database.records.move_watermark(TRIPS, Watermark(1, LATER))
+    assert database.records.watermark(TRIPS) is None
     database.close()
 
 
@@ -137,10 +137,10 @@ def test_a_run_that_lost_its_lock_neither_swaps_nor_moves_the_mark(redis_server,
         rebuild(first, NEW, before_swap=lose)
     with closing(redis_server.client()) as client:
         client.delete(first.records._lock(TRIPS))
-    with pytest.raises(OnlineStoreUnavailable), first.records.alone(TRIPS):
+    with pytest.raises(OnlineStoreUnavailable), first.records.exclusive(TRIPS):
         lose()
-        first.records.move_mark(TRIPS, Mark(1, NEW))
-    assert second.records.mark(TRIPS) == Mark(1, OLD)
+        first.records.move_watermark(TRIPS, Watermark(1, NEW))
+    assert second.records.watermark(TRIPS) == Watermark(1, OLD)
     first.close()
     second.close()
 

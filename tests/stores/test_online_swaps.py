@@ -1,4 +1,6 @@
-"""Generations of online records that begin, end and are swapped during the work of others."""
+"""Generations of online records that come, go and are swapped between two steps of somebody else, in
+this process or another.
+"""
 
 import os
 from contextlib import closing
@@ -7,10 +9,10 @@ import pytest
 
 from punctual.errors import NotBuilt
 from stores.online import OnlineStoreUnavailable, PackedDatabase
-from stores.online.backend import Mark
+from stores.online.backend import Watermark
 from stores.online.backends.redis import RedisRecords
 from stores.online.backends.sqlite import SqliteRecords
-from stores.online.backends.sqlite_places import statement_for_one, statement_of
+from stores.online.backends.sqlite_tables import select_many, select_one
 from tests.stores.online_rows import (
     CHANGED,
     KEYS,
@@ -32,8 +34,10 @@ def test_rows_written_during_a_rebuild_survive_it(database, another):
     assert shown(another) == [LATER] * 3 + [NEW] * 7
 
 
-@pytest.mark.parametrize("step", ["places", "get", "put"])
-def test_a_rebuild_between_two_steps_of_a_writer_loses_no_rows(database, another, step):
+@pytest.mark.parametrize("step", ["writable_generations", "get", "put"])
+def test_rows_are_not_lost_where_a_rebuild_begins_and_ends_between_two_steps_of_their_writer(
+    database, another, step
+):
     fill(database)
     another.write(TRIPS, rows(25, KEYS[:1]), 50)
     with just_before(another.records, step, lambda: rebuild(database, NEW)):
@@ -41,23 +45,25 @@ def test_a_rebuild_between_two_steps_of_a_writer_loses_no_rows(database, another
     assert shown(another) == [LATER] * 3 + [NEW] * 7
 
 
-@pytest.mark.parametrize("step", ["places", "get", "put"])
-def test_a_rebuild_that_begins_between_two_steps_of_a_writer_loses_no_rows(database, another, step):
+@pytest.mark.parametrize("step", ["writable_generations", "get", "put"])
+def test_rows_are_not_lost_where_a_rebuild_begins_between_two_steps_of_their_writer(
+    database, another, step
+):
     fill(database)
-    with database.records.alone(TRIPS):
+    with database.records.exclusive(TRIPS):
         begun = []
 
         def begin():
-            begun.append(database.records.beside(TRIPS))
+            begun.append(database.records.new_generation(TRIPS))
 
         with just_before(another.records, step, begin):
             another.write(TRIPS, rows(LATER, KEYS[:3]), 50)
-        database.write(TRIPS, rows(NEW), 50, place=begun[0], is_empty=True)
-        database.records.swap(TRIPS, begun[0], Mark(1, NEW))
+        database.write(TRIPS, rows(NEW), 50, generation=begun[0], is_empty=True)
+        database.records.swap(TRIPS, begun[0], Watermark(1, NEW))
     assert shown(another) == [LATER] * 3 + [NEW] * 7
 
 
-def test_a_reader_of_the_old_generation_finds_the_new_one(database, another):
+def test_a_reader_that_knew_a_generation_finds_the_next(database, another):
     fill(database)
     for moment in range(21, 26):
         assert shown(another) == [moment - 1] * 10
@@ -65,12 +71,12 @@ def test_a_reader_of_the_old_generation_finds_the_new_one(database, another):
         rebuild(database, moment)
 
 
-def test_a_read_finds_all_rows_during_any_number_of_swaps(tmp_path):
+def test_a_read_finds_the_records_however_often_views_are_swapped_meanwhile(tmp_path):
     with closing(PackedDatabase(SqliteRecords(tmp_path / "online.db"))) as database:
         fill(database)
         shown(database)
         writer = PackedDatabase(SqliteRecords(tmp_path / "online.db"))
-        for name in ("_look_at_all", "_look_at_many"):
+        for name in ("_read_in_transaction", "_read_many"):
             rebuild(writer, NEW)
             with just_before(database.records, name, lambda: rebuild(writer, LATER)):
                 assert shown(database)[0] in (NEW, LATER)
@@ -78,8 +84,10 @@ def test_a_read_finds_all_rows_during_any_number_of_swaps(tmp_path):
 
 
 @pytest.mark.parametrize("online_store", ["redis", "cluster"], indirect=True)
-def test_a_generation_removed_during_a_redis_read_does_not_read_as_missing_rows(database, another):
-    """Other clients write between two Redis commands; SQLite reads from one snapshot."""
+def test_a_generation_that_is_removed_while_redis_is_read_is_not_taken_for_missing_rows(
+    database, another
+):
+    """Redis answers command by command, and others come in between; SQLite reads from one snapshot."""
     fill(database)
     assert shown(another) == [OLD] * 10
     # The rebuild removes the old records just before the reader's first request for records.
@@ -88,45 +96,45 @@ def test_a_generation_removed_during_a_redis_read_does_not_read_as_missing_rows(
         assert shown(another) == [NEW] * 10
 
 
-def test_a_mark_does_not_outlive_removed_records(database, another):
+def test_a_watermark_does_not_speak_for_records_that_somebody_removed(database, another):
     fill(database)
     schema = TRIPS.schema
     with (
         pytest.raises(
             OnlineStoreUnavailable, match="were removed or replaced while this run filled them"
         ),
-        database.records.alone(TRIPS),
+        database.records.exclusive(TRIPS),
     ):
         another.records.drop(schema)
         database.write(TRIPS, rows(NEW, KEYS[:1]), 50)
-    with pytest.raises(OnlineStoreUnavailable), database.records.alone(TRIPS):
+    with pytest.raises(OnlineStoreUnavailable), database.records.exclusive(TRIPS):
         another.records.drop(schema)
         another.write(TRIPS, rows(LATER, KEYS[:1]), 50)
-        database.records.move_mark(TRIPS, Mark(1, NEW))
-    assert database.records.mark(TRIPS) is None
+        database.records.move_watermark(TRIPS, Watermark(1, NEW))
+    assert database.records.watermark(TRIPS) is None
     with pytest.raises(OnlineStoreUnavailable):
         rebuild(database, NEW, before_swap=lambda: another.erase_view("test", "driver_trips"))
 
 
 def test_the_next_run_removes_what_a_killed_rebuild_left(database, another):
     fill(database)
-    abandoned = database.records.beside(TRIPS)
-    database.write(TRIPS, rows(NEW, KEYS[:5]), 50, place=abandoned)
-    assert len(database.records.places(TRIPS)) == 2
+    abandoned = database.records.new_generation(TRIPS)
+    database.write(TRIPS, rows(NEW, KEYS[:5]), 50, generation=abandoned)
+    assert len(database.records.writable_generations(TRIPS)) == 2
     fill(another, NEW)
-    assert len(another.records.places(TRIPS)) == 1
+    assert len(another.records.writable_generations(TRIPS)) == 1
     if not isinstance(another.records, RedisRecords):
         with pytest.raises(OnlineStoreUnavailable):
-            database.write(TRIPS, rows(LATER), 50, place=abandoned)
+            database.write(TRIPS, rows(LATER), 50, generation=abandoned)
     assert (shown(another), another.count(TRIPS)) == ([NEW] * 10, 10)
 
 
 def test_records_of_an_earlier_definition_are_removed_once_unused(database, another):
     fill(database)
-    with database.records.alone(CHANGED):
+    with database.records.exclusive(CHANGED):
         database.write(CHANGED, rows(NEW, view=CHANGED), 50)
         assert (shown(another), shown(another, view=CHANGED)) == ([OLD] * 10, [[NEW]] * 10)
-        database.records.move_mark(CHANGED, Mark(1, NEW))
+        database.records.move_watermark(CHANGED, Watermark(1, NEW))
     database.drop_other_definitions(CHANGED, {TRIPS.schema})
     assert (shown(another), shown(another, view=CHANGED)) == ([OLD] * 10, [[NEW]] * 10)
     database.drop_other_definitions(CHANGED, ())
@@ -136,9 +144,9 @@ def test_records_of_an_earlier_definition_are_removed_once_unused(database, anot
     assert another.records.views("test") == {"driver_trips": [CHANGED.schema]}
 
 
-def test_the_statement_cache_is_bounded():
-    """Statements name generations, and every rebuild makes a new generation."""
-    assert statement_of.cache_info().maxsize and statement_for_one.cache_info().maxsize
+def test_the_statements_that_are_kept_do_not_grow_with_rebuilds():
+    """They name generations, and every rebuild makes one."""
+    assert select_many.cache_info().maxsize and select_one.cache_info().maxsize
 
 
 def test_a_child_of_a_fork_reads_what_is_written_after_it(tmp_path):

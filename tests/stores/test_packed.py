@@ -16,7 +16,7 @@ from feast.types import Array, Int64, String
 
 from punctual.errors import NotBuilt
 from stores.online import OnlineView
-from stores.online.backend import Mark
+from stores.online.backend import Watermark
 from stores.online.records import Rows, Written
 
 TRIPS = OnlineView(
@@ -173,11 +173,11 @@ def test_several_views_are_read_at_once(database):
     write(database, (KEY, 20, 20, 3, None), now=50, view=AGEING)
     keys = [TRIPS.key(driver) for driver in (7, 8)]
     for asked in (keys, keys[:1], keys * 300):
-        (found,) = database.records.look([(asked, [TRIPS, AGEING])])
+        (found,) = database.records.read_records([(asked, [TRIPS, AGEING])])
         assert [[record is None for record in row] for row in found] == [
             [key == keys[1]] * 2 for key in asked
         ]
-        first, second = database.records.look(
+        first, second = database.records.read_records(
             [(asked, [TRIPS]), (list(reversed(asked)), [AGEING, TRIPS])]
         )
         assert [row[0] for row in first] == [row[0] for row in found]
@@ -190,7 +190,7 @@ def test_a_view_that_was_never_materialized_is_an_error_with_the_command_to_run(
         NotBuilt, match="view 'driver_trips' is not in the online store as it is defined now"
     ):
         database.read(other, [KEY], 50)
-    assert (database.count(other), database.records.mark(other)) == (0, None)
+    assert (database.count(other), database.records.watermark(other)) == (0, None)
 
 
 def test_another_schema_has_its_own_records(database):
@@ -204,33 +204,33 @@ def test_another_schema_has_its_own_records(database):
 
 
 def test_the_mark_never_goes_back_within_a_version_of_the_table(database):
-    database.records.places(TRIPS)
-    assert database.records.mark(TRIPS) is None
+    database.records.writable_generations(TRIPS)
+    assert database.records.watermark(TRIPS) is None
     for offered, expected in [
-        (Mark(1, 20), 20),
-        (Mark(1, 10), 20),
-        (Mark(1, -5), 20),
-        (Mark(1, 30), 30),
-        (Mark(2, 5), 5),
+        (Watermark(1, 20), 20),
+        (Watermark(1, 10), 20),
+        (Watermark(1, -5), 20),
+        (Watermark(1, 30), 30),
+        (Watermark(2, 5), 5),
     ]:
-        database.records.move_mark(TRIPS, offered)
-        assert database.records.mark(TRIPS) == Mark(offered.version, expected)
+        database.records.move_watermark(TRIPS, offered)
+        assert database.records.watermark(TRIPS) == Watermark(offered.version, expected)
 
 
 def test_a_rebuild_is_seen_at_its_swap_and_the_old_records_go(
     database,
 ):
     write(database, (KEY, 20, 20, 2, None), (TRIPS.key(8), 20, 20, 2, None), now=50)
-    database.records.move_mark(TRIPS, Mark(1, 50))
-    with database.records.alone(TRIPS):
-        abandoned = database.records.beside(TRIPS)
-        write(database, (KEY, 30, 30, 4, None), now=50, place=abandoned, is_empty=True)
-        place = database.records.beside(TRIPS)
-        write(database, (KEY, 30, 30, 3, None), now=50, place=place, is_empty=True)
+    database.records.move_watermark(TRIPS, Watermark(1, 50))
+    with database.records.exclusive(TRIPS):
+        abandoned = database.records.new_generation(TRIPS)
+        write(database, (KEY, 30, 30, 4, None), now=50, generation=abandoned, is_empty=True)
+        generation = database.records.new_generation(TRIPS)
+        write(database, (KEY, 30, 30, 3, None), now=50, generation=generation, is_empty=True)
         assert trips_at(database, 50) == 2
-        database.records.swap(TRIPS, place, Mark(2, 60))
+        database.records.swap(TRIPS, generation, Watermark(2, 60))
     assert (trips_at(database, 50), trips_at(database, 50, key=TRIPS.key(8))) == (3, "NOT_FOUND")
-    assert (database.records.mark(TRIPS), database.count(TRIPS)) == (Mark(2, 60), 1)
+    assert (database.records.watermark(TRIPS), database.count(TRIPS)) == (Watermark(2, 60), 1)
     assert (
         database.records.get(abandoned, [KEY]) == [None]
         if "redis" in database.records.where.lower()
@@ -254,14 +254,17 @@ def test_views_are_dropped_by_schema_and_another_project_keeps_its_own(database,
 
 def test_a_damaged_record_has_its_own_error_and_is_counted(database):
     write(database, (KEY, 20, 20, 2, "x"), (TRIPS.key(8), 20, 20, 3, "y"), now=50)
-    place = database.records.place(TRIPS)
-    (record,) = database.records.get(place, [KEY])
+    generation = database.records.generation(TRIPS)
+    (record,) = database.records.get(generation, [KEY])
     for number, damaged in enumerate(
         (record[:-1], bytes([record[0] ^ 1]) + record[1:], b"", record[:9] + b"\xff" + record[10:]),
         1,
     ):
         assert (
-            database.records.put(place, [KEY], database.records.get(place, [KEY]), [damaged]) == []
+            database.records.put(
+                generation, [KEY], database.records.get(generation, [KEY]), [damaged]
+            )
+            == []
         )
         first, second = database.read(TRIPS, [KEY, TRIPS.key(8)], 50)
         assert (first.status, first.values, second.values) == ("INVALID", [None, None], [3, "y"])
@@ -372,10 +375,10 @@ def test_readers_in_other_processes_never_fail_while_one_writes(database, online
         if number % 10:
             write(database, *batch, now=10**9)
             continue
-        with database.records.alone(TRIPS):
-            place = database.records.beside(TRIPS)
-            write(database, *batch, now=10**9, place=place, is_empty=True)
-            database.records.swap(TRIPS, place, Mark(number, number))
+        with database.records.exclusive(TRIPS):
+            generation = database.records.new_generation(TRIPS)
+            write(database, *batch, now=10**9, generation=generation, is_empty=True)
+            database.records.swap(TRIPS, generation, Watermark(number, number))
     for program in readers:
         assert program.stdout.readline() == "100\n", program.stderr.read()
         assert not select([program.stderr], [], [], 0)[0], program.stderr.readline()

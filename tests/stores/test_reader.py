@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 def filled(folder, written):
     database = PackedDatabase(SqliteRecords(folder / f"{len(list(folder.glob('*.db')))}.db"))
     for view, offered in written.items():
-        database.records.places(view)
+        database.records.writable_generations(view)
         events, created = [row[1] for row in offered], [row[2] for row in offered]
         columns = [[row[3][place] for row in offered] for place in range(len(view.features))]
         withdrawn = np.array([row[4] for row in offered], bool)
@@ -144,12 +144,12 @@ def test_a_damaged_record_is_invalid_among_the_others(tmp_path, count):
         tmp_path,
         {PLACES: [(f"{number}", 1, 1, (number, number), False) for number in range(count)]},
     )
-    place, keys = (
-        database.records.place(PLACES),
+    generation, keys = (
+        database.records.generation(PLACES),
         [PLACES.key(f"{number}") for number in range(count)],
     )
-    (record,) = database.records.get(place, keys[-1:])
-    database.records.put(place, keys[-1:], [record], [record[:20] + b"?" + record[21:]])
+    (record,) = database.records.get(generation, keys[-1:])
+    database.records.put(generation, keys[-1:], [record], [record[:20] + b"?" + record[21:]])
     (shown,) = Reader(database, [(PLACES, "place")]).read({"place": keys}, 50)
     assert shown.statuses == ["PRESENT"] * (count - 1) + ["INVALID"]
     assert shown.values(0) == [*map(float, range(count - 1)), None]
@@ -170,13 +170,13 @@ def test_a_record_of_another_length_is_invalid_at_any_position(tmp_path, count, 
         tmp_path,
         {PLACES: [(f"{number}", 1, 1, (number, number), False) for number in range(count)]},
     )
-    place, keys = (
-        database.records.place(PLACES),
+    generation, keys = (
+        database.records.generation(PLACES),
         [PLACES.key(f"{number}") for number in range(count)],
     )
     for number in {0, count // 2, count - 1}:
-        (record,) = database.records.get(place, [keys[number]])
-        database.records.put(place, [keys[number]], [record], [damage(record)])
+        (record,) = database.records.get(generation, [keys[number]])
+        database.records.put(generation, [keys[number]], [record], [damage(record)])
         (shown,) = Reader(database, [(PLACES, "place")]).read({"place": keys}, 50)
         assert shown.statuses == [row.status for row in database.read(PLACES, keys, 50)]
         assert shown.statuses[number] == "INVALID"

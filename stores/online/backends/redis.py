@@ -19,13 +19,19 @@ from redis.connection import parse_url
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
-from stores.online.backend import Found, Group, Mark, OnlineStoreUnavailable
+from stores.online.backend import KeyGroup, OnlineStoreUnavailable, RecordRows, Watermark
 from stores.online.backends import redis_lease
 from stores.online.backends.redis_files import scrub, warn_of_eviction
 from stores.online.backends.redis_lease import Lease
-from stores.online.backends.redis_names import arranged, by_bucket, hash_of, names_of, parts
+from stores.online.backends.redis_names import (
+    by_bucket,
+    by_group,
+    chunks,
+    project_hash,
+    record_names,
+)
 from stores.online.backends.redis_scripts import MOVE_MARK, PUT, SWAP
-from stores.online.records import new_place, not_online, removed_meanwhile
+from stores.online.records import new_generation_name, not_online, removed_meanwhile
 from stores.online.view import OnlineView
 
 # What the server does in one step, and all others wait for, is so many keys.
@@ -61,8 +67,8 @@ class RedisRecords:
             else f"{there.get('host', 'localhost')}:{there.get('port', 6379)}"
         )
         self.where = f"Redis cluster at {at}" if cluster else f"Redis at {at}"
-        self._hash = hash_of(project)
-        self._places: dict[str, str] = {}
+        self._hash = project_hash(project)
+        self._generations: dict[str, str] = {}
         self._local = threading.local()
 
     @cached_property
@@ -73,7 +79,7 @@ class RedisRecords:
         return redis.Redis.from_url(self._address, **self._options)
 
     @property
-    def _begun(self) -> dict[str, tuple[str, str]]:
+    def _exclusive_generations(self) -> dict[str, tuple[str, str]]:
         """The views that this thread is alone with: their places when it began, and what their
         locks hold.
         """
@@ -96,37 +102,37 @@ class RedisRecords:
 
     # Reading.
 
-    def look(self, groups: Sequence[Group]) -> list[Found]:
+    def read_records(self, groups: Sequence[KeyGroup]) -> list[RecordRows]:
         """See `Records`; one way to the server and back, in which it also says whether the views
         are still where they were.
         """
         schemas = list(dict.fromkeys(view.schema for _, views in groups for view in views))
         fields = [f"{schema}:place" for schema in schemas]
         for _ in range(_SWAPS):
-            known = self._places
+            known = self._generations
             if any(schema not in known for schema in schemas):
-                known = self._look_up_places(groups)
+                known = self._load_generations(groups)
             wanted = [
                 name
                 for keys, views in groups
-                for name in names_of([known[view.schema] for view in views], keys)
+                for name in record_names([known[view.schema] for view in views], keys)
             ]
             with self._asking():
-                records, places = self._get(wanted, fields)
+                records, generations = self._get(wanted, fields)
                 if self.cluster and None in records:
                     # Other nodes may have answered before this one, and others have removed what
                     # was there in between.
-                    places = self.client.hmget(self._hash, fields)
-            if [place and place.decode() for place in places] == [
+                    generations = self.client.hmget(self._hash, fields)
+            if [generation and generation.decode() for generation in generations] == [
                 known[schema] for schema in schemas
             ]:
-                return arranged(groups, records)
-            self._places = {}
+                return by_group(groups, records)
+            self._generations = {}
         raise OnlineStoreUnavailable(
             f"views in {self.where} are swapped faster than they can be read."
         )
 
-    def _look_up_places(self, groups: Sequence[Group]) -> dict[str, str]:
+    def _load_generations(self, groups: Sequence[KeyGroup]) -> dict[str, str]:
         with self._asking():
             fields = self.client.hgetall(self._hash)
         known = {
@@ -138,7 +144,7 @@ class RedisRecords:
             for view in views:
                 if view.schema not in known:
                     raise not_online(view)
-        self._places = known
+        self._generations = known
         return known
 
     def _get(
@@ -167,22 +173,22 @@ class RedisRecords:
                 records[number] = value
         return records, found
 
-    def get(self, place: str, keys: Sequence[bytes]) -> list[bytes | None]:
+    def get(self, generation: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `Records`."""
         with self._asking():
-            return self._get(names_of([place], keys), [])[0]
+            return self._get(record_names([generation], keys), [])[0]
 
     # Writing.
 
     def put(
         self,
-        place: str,
+        generation: str,
         keys: Sequence[bytes],
         before: Sequence[bytes | None] | None,
         after: Sequence[bytes],
     ) -> list[int]:
         """See `Records`; compared and set on the server."""
-        names = names_of([place], keys)
+        names = record_names([generation], keys)
         failed: list[int] = []
         with self._asking():
             for start in range(0, len(names), _IN_FLIGHT):
@@ -191,7 +197,7 @@ class RedisRecords:
                 groups = [
                     [start + number for number in part]
                     for numbers in there
-                    for part in parts(numbers, _AT_ONCE)
+                    for part in chunks(numbers, _AT_ONCE)
                 ]
                 for numbers in groups:
                     old = (
@@ -215,46 +221,52 @@ class RedisRecords:
         """The numbers of names that one command may hold."""
         return by_bucket(names).values() if self.cluster else [range(len(names))]
 
-    def place(self, view: OnlineView) -> str | None:
+    def generation(self, view: OnlineView) -> str | None:
         """See `Records`."""
         with self._asking():
             found = self.client.hget(self._hash, f"{view.schema}:place")
         return found.decode() if found else None
 
-    def places(self, view: OnlineView) -> list[str]:
+    def writable_generations(self, view: OnlineView) -> list[str]:
         """See `Records`."""
         fields = [f"{view.schema}:place", f"{view.schema}:beside"]
         with self._asking():
-            place, beside = self.client.hmget(self._hash, fields)
-        begun = self._begun.get(view.schema)
-        if begun and (place is None or place.decode() != begun[0]):
+            generation, being_filled = self.client.hmget(self._hash, fields)
+        begun = self._exclusive_generations.get(view.schema)
+        if begun and (generation is None or generation.decode() != begun[0]):
             raise removed_meanwhile(view, self.where)
-        if place is None:
+        if generation is None:
             with self._asking():
                 pipeline = self.client.pipeline(transaction=False)
                 pipeline.hset(self._hash, f"{view.schema}:name", view.name)
-                pipeline.hsetnx(self._hash, fields[0], new_place(view))
+                pipeline.hsetnx(self._hash, fields[0], new_generation_name(view))
                 pipeline.hmget(self._hash, fields)
-                place, beside = pipeline.execute()[-1]
-        if place is None:
+                generation, being_filled = pipeline.execute()[-1]
+        if generation is None:
             raise removed_meanwhile(view, self.where)
-        return [each.decode() for each in (place, beside) if each]
+        return [each.decode() for each in (generation, being_filled) if each]
 
-    def beside(self, view: OnlineView) -> str:
+    def new_generation(self, view: OnlineView) -> str:
         """See `Records`; what runs that were killed left behind goes with the swap, which goes
         through all keys once.
         """
-        place = new_place(view)
+        generation = new_generation_name(view)
         with self._asking():
-            self.client.hset(self._hash, f"{view.schema}:beside", place)
-        return place
+            self.client.hset(self._hash, f"{view.schema}:beside", generation)
+        return generation
 
-    def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
+    def swap(self, view: OnlineView, generation: str, watermark: Watermark) -> None:
         """See `Records`; readers see the one or the other, whole. Only who is `alone` may."""
-        _, mine = self._begun.get(view.schema, ("", ""))
+        _, mine = self._exclusive_generations.get(view.schema, ("", ""))
         names = [self._hash, self._lock(view)]
         answer = self._run(
-            SWAP, names, view.schema, mine, view.name, place, f"{mark.version} {mark.until}"
+            SWAP,
+            names,
+            view.schema,
+            mine,
+            view.name,
+            generation,
+            f"{watermark.version} {watermark.until}",
         )
         if answer == -1:
             raise removed_meanwhile(view, self.where)
@@ -264,31 +276,36 @@ class RedisRecords:
                 f" its data; view '{view.name}' is as it was. "
                 "Run it again: punctual features materialize."
             )
-        self._begun[view.schema] = place, mine
-        self._clean(view, place)
+        self._exclusive_generations[view.schema] = generation, mine
+        self._clean(view, generation)
 
-    def _clean(self, view: OnlineView, place: str) -> None:
+    def _clean(self, view: OnlineView, generation: str) -> None:
         """Once a view is whole as it is defined now, what earlier runs left goes."""
-        self._remove(view.schema, keep=place)
+        self._remove(view.schema, keep=generation)
 
-    def began(self, view: OnlineView, version: int) -> int:
+    def first_version(self, view: OnlineView, version: int) -> int:
         """See `Records`."""
         field = f"{view.schema}:began"
         with self._asking():
             self.client.hsetnx(self._hash, field, version)
             return int(self.client.hget(self._hash, field) or version)
 
-    def mark(self, view: OnlineView) -> Mark | None:
+    def watermark(self, view: OnlineView) -> Watermark | None:
         """See `Records`."""
         with self._asking():
             found = self.client.hget(self._hash, f"{view.schema}:mark")
-        return Mark(*map(int, found.split())) if found else None
+        return Watermark(*map(int, found.split())) if found else None
 
-    def move_mark(self, view: OnlineView, mark: Mark) -> None:
+    def move_watermark(self, view: OnlineView, watermark: Watermark) -> None:
         """See `Records`."""
-        begun = self._begun.get(view.schema, ())
+        begun = self._exclusive_generations.get(view.schema, ())
         answer = self._run(
-            MOVE_MARK, [self._hash, self._lock(view)], view.schema, mark.version, mark.until, *begun
+            MOVE_MARK,
+            [self._hash, self._lock(view)],
+            view.schema,
+            watermark.version,
+            watermark.until,
+            *begun,
         )
         if answer == -1:
             raise removed_meanwhile(view, self.where)
@@ -299,23 +316,23 @@ class RedisRecords:
         return f"{self._hash}:{view.schema}:lock"
 
     @contextmanager
-    def alone(self, view: OnlineView) -> Iterator[None]:
+    def exclusive(self, view: OnlineView) -> Iterator[None]:
         """See `Records`; who dies lets go after half a minute, who lives says so from a thread of
         its own.
         """
         with self._locked(view) as mine:
             with self._asking():
                 warn_of_eviction(self._nodes(), self.where)
-            (place, *beside) = self.places(view)
-            if beside:
-                self._remove(view.schema, keep=place)
+            (generation, *being_filled) = self.writable_generations(view)
+            if being_filled:
+                self._remove(view.schema, keep=generation)
                 with self._asking():
                     self.client.hdel(self._hash, f"{view.schema}:beside")
-            self._begun[view.schema] = place, mine
+            self._exclusive_generations[view.schema] = generation, mine
             try:
                 yield
             finally:
-                del self._begun[view.schema]
+                del self._exclusive_generations[view.schema]
 
     def _nodes(self) -> list[Any]:
         """A client for every server that keeps records."""
@@ -338,7 +355,7 @@ class RedisRecords:
         """See `Records`."""
         found: dict[str, list[str]] = {}
         with self._asking():
-            fields = self.client.hgetall(hash_of(project))
+            fields = self.client.hgetall(project_hash(project))
         for name, value in fields.items():
             if name.endswith(b":name"):
                 found.setdefault(value.decode(), []).append(name.decode().removesuffix(":name"))
@@ -385,22 +402,22 @@ class RedisRecords:
 
     def count(self, view: OnlineView) -> int:
         """See `Records`; it goes through all keys of the server."""
-        place = self.place(view)
+        generation = self.generation(view)
         with self._asking():
-            return sum(1 for _ in self._names(f"{{??}}{place}:*")) if place else 0
+            return sum(1 for _ in self._names(f"{{??}}{generation}:*")) if generation else 0
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
         """See `Records`; it goes through all keys of the server."""
         removed = 0
         with self._locked(view):
-            place = self.place(view)
-            self._remove(view.schema, keep=place)
+            generation = self.generation(view)
+            self._remove(view.schema, keep=generation)
             schemas = [view.schema, *self.views(self.project).get(view.name, [])]
             with self._asking():
                 self.client.hdel(self._hash, f"{view.schema}:beside")
                 for number, schema in enumerate(dict.fromkeys(schemas)):
                     found = self.client.hget(self._hash, f"{schema}:place")
-                    gone = self._unlink(names_of([found.decode()], keys)) if found else 0
+                    gone = self._unlink(record_names([found.decode()], keys)) if found else 0
                     removed += 0 if number else gone
         return removed
 
@@ -426,4 +443,4 @@ class RedisRecords:
             for schema in schemas:
                 self.drop(schema)
         with self._asking():
-            self.client.delete(hash_of(project))
+            self.client.delete(project_hash(project))

@@ -10,17 +10,17 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from stores.online.backend import Found, Group
+from stores.online.backend import KeyGroup, RecordRows
 
 
-def hash_of(project: str) -> str:
+def project_hash(project: str) -> str:
     """The hash that says where each view is, in one slot of a cluster with the locks of its views."""
     return f"{{punctual:{project}}}"
 
 
-def names_of(places: Sequence[str], keys: Iterable[bytes | None]) -> list[bytes]:
+def record_names(generations: Sequence[str], keys: Iterable[bytes | None]) -> list[bytes]:
     """The names of each key's records, one a place; none for a key that is null."""
-    prefixes = [_prefixes(place) for place in places]
+    prefixes = [_prefixes(generation) for generation in generations]
     return [
         prefix[zlib.crc32(key) & 0xFF] + key
         for key in keys
@@ -30,9 +30,9 @@ def names_of(places: Sequence[str], keys: Iterable[bytes | None]) -> list[bytes]
 
 
 @lru_cache(maxsize=1024)  # names of places come and go
-def _prefixes(place: str) -> list[bytes]:
+def _prefixes(generation: str) -> list[bytes]:
     """How the names of a place's records begin, by bucket."""
-    return [f"{{{bucket:02x}}}{place}:".encode() for bucket in range(256)]
+    return [f"{{{bucket:02x}}}{generation}:".encode() for bucket in range(256)]
 
 
 def by_bucket(names: Sequence[bytes]) -> dict[bytes, list[int]]:
@@ -43,18 +43,18 @@ def by_bucket(names: Sequence[bytes]) -> dict[bytes, list[int]]:
     return found
 
 
-def parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """Numbers in pieces of at most `size`."""
     for start in range(0, len(numbers), size):
         yield numbers[start : start + size]
 
 
-def arranged(groups: Sequence[Group], records: Sequence[bytes | None]) -> list[Found]:
+def by_group(groups: Sequence[KeyGroup], records: Sequence[bytes | None]) -> list[RecordRows]:
     """Records in the order in which they were asked for, by group, key and view."""
-    found: list[Found] = []
+    found: list[RecordRows] = []
     start = 0
     for keys, views in groups:
-        rows: Found = []
+        rows: RecordRows = []
         for key in keys:
             if key is None:
                 rows.append((None,) * len(views))

@@ -13,18 +13,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stores.online.backend import Found, Group, Mark, OnlineStoreUnavailable, PlaceGone
+from stores.online.backend import (
+    GenerationGone,
+    KeyGroup,
+    OnlineStoreUnavailable,
+    RecordRows,
+    Watermark,
+)
 from stores.online.backends.sqlite_file import PATIENCE_SECONDS, OnlineFile, is_older
-from stores.online.backends.sqlite_places import (
-    INTEGER,
-    drop_places,
-    keys_of,
-    make_place,
-    new_place_of,
+from stores.online.backends.sqlite_tables import (
+    INTEGER_KEY,
+    column_keys,
+    create_table,
+    drop_tables,
+    new_table_name,
     other_schemas,
-    places_of,
-    statement_for_one,
-    statement_of,
+    select_many,
+    select_one,
+    tables_of,
 )
 from stores.online.records import not_online, removed_meanwhile
 from stores.online.view import OnlineView
@@ -41,16 +47,16 @@ class SqliteRecords(OnlineFile):
 
     # Reading.
 
-    def look(self, groups: Sequence[Group]) -> list[Found]:
+    def read_records(self, groups: Sequence[KeyGroup]) -> list[RecordRows]:
         """See `Records`; all groups are seen as of one moment."""
         connection = self._connect(make=False)
         if connection is None:
             raise not_online(next(view for _, views in groups for view in views))
         try:
             try:
-                places = self._places(connection, groups)
+                generations = self._generations(connection, groups)
                 if all(len(keys) == 1 for keys, _ in groups):
-                    return self._look_at_one(connection, groups, places)
+                    return self._read_one(connection, groups, generations)
                 if (
                     len(groups) == 1
                     and len(groups[0][0]) <= _KEYS_AT_ONCE[-1]
@@ -60,39 +66,41 @@ class SqliteRecords(OnlineFile):
                         groups  # one statement, which sees one moment without a transaction
                     )
                     return [
-                        self._look_at_many(
-                            connection, keys, [places[view.schema] for view in views]
+                        self._read_many(
+                            connection, keys, [generations[view.schema] for view in views]
                         )
                     ]
-                return self._look_at_all(connection, groups, places)
+                return self._read_in_transaction(connection, groups, generations)
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     raise
             # Somebody swapped a view's place since we looked it up. Looked up in one transaction
             # with what is in it, it is there.
-            self._local.places = {}
-            return self._look_at_all(connection, groups)
+            self._local.generations = {}
+            return self._read_in_transaction(connection, groups)
         except sqlite3.DatabaseError as error:
             raise self._refusal("read", error) from error
 
-    def _look_at_all(
+    def _read_in_transaction(
         self,
         connection: sqlite3.Connection,
-        groups: Sequence[Group],
-        places: dict[str, str] | None = None,
-    ) -> list[Found]:
+        groups: Sequence[KeyGroup],
+        generations: dict[str, str] | None = None,
+    ) -> list[RecordRows]:
         connection.execute("BEGIN")
         try:
-            known = self._places(connection, groups) if places is None else places
+            known = self._generations(connection, groups) if generations is None else generations
             return [
-                self._look_at_many(connection, keys, [known[view.schema] for view in views])
+                self._read_many(connection, keys, [known[view.schema] for view in views])
                 for keys, views in groups
             ]
         finally:
             connection.execute("COMMIT") if connection.in_transaction else None
 
-    def _places(self, connection: sqlite3.Connection, groups: Sequence[Group]) -> dict[str, str]:
-        known: dict[str, str] = self._local.places
+    def _generations(
+        self, connection: sqlite3.Connection, groups: Sequence[KeyGroup]
+    ) -> dict[str, str]:
+        known: dict[str, str] = self._local.generations
         missing = [view for _, views in groups for view in views if view.schema not in known]
         if missing:
             known.update(connection.execute("SELECT schema, place FROM places").fetchall())
@@ -102,14 +110,16 @@ class SqliteRecords(OnlineFile):
         return known
 
     @staticmethod
-    def _look_at_one(
-        connection: sqlite3.Connection, groups: Sequence[Group], places: dict[str, str]
-    ) -> list[Found]:
+    def _read_one(
+        connection: sqlite3.Connection, groups: Sequence[KeyGroup], generations: dict[str, str]
+    ) -> list[RecordRows]:
         """One entity per group, as for a request of one row: one statement for all views."""
-        named = tuple(tuple(places[view.schema] for view in views) for _, views in groups)
-        keys = [keys_of(each[0], keys)[0] for each, (keys, _) in zip(named, groups, strict=True)]
-        (row,) = connection.execute(statement_for_one(named), keys).fetchall()
-        found: list[Found] = []
+        named = tuple(tuple(generations[view.schema] for view in views) for _, views in groups)
+        keys = [
+            column_keys(each[0], keys)[0] for each, (keys, _) in zip(named, groups, strict=True)
+        ]
+        (row,) = connection.execute(select_one(named), keys).fetchall()
+        found: list[RecordRows] = []
         start = 0
         for _, views in groups:
             found.append([row[start : start + len(views)]])
@@ -117,22 +127,22 @@ class SqliteRecords(OnlineFile):
         return found
 
     @staticmethod
-    def _look_at_many(
-        connection: sqlite3.Connection, keys: Sequence[bytes | None], places: Sequence[str]
-    ) -> Found:
-        parts = [
-            places[start : start + _VIEWS_AT_ONCE]
-            for start in range(0, len(places), _VIEWS_AT_ONCE)
+    def _read_many(
+        connection: sqlite3.Connection, keys: Sequence[bytes | None], generations: Sequence[str]
+    ) -> RecordRows:
+        chunks = [
+            generations[start : start + _VIEWS_AT_ONCE]
+            for start in range(0, len(generations), _VIEWS_AT_ONCE)
         ]
-        if len(parts) > 1:
-            found = [SqliteRecords._look_at_many(connection, keys, part) for part in parts]
+        if len(chunks) > 1:
+            found = [SqliteRecords._read_many(connection, keys, part) for part in chunks]
             return [sum(rows, ()) for rows in zip(*found, strict=True)]
         result: list[tuple[bytes | None, ...]] = [()] * len(keys)
-        named = keys_of(places[0], keys)
+        named = column_keys(generations[0], keys)
         for start in range(0, len(named), _KEYS_AT_ONCE[-1]):
             chunk = named[start : start + _KEYS_AT_ONCE[-1]]
             size = next(size for size in _KEYS_AT_ONCE if size >= len(chunk))
-            statement = statement_of(tuple(places), size)
+            statement = select_many(tuple(generations), size)
             for number, *records in connection.execute(
                 statement, chunk + [None] * (size - len(chunk))
             ):
@@ -140,10 +150,10 @@ class SqliteRecords(OnlineFile):
                     result[start + number] = tuple(records)
         return result
 
-    def get(self, place: str, keys: Sequence[bytes]) -> list[bytes | None]:
+    def get(self, generation: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `Records`."""
         with self._refusing("read"):
-            return [record for (record,) in self._look_at_many(self._existing(), keys, [place])]
+            return [record for (record,) in self._read_many(self._existing(), keys, [generation])]
 
     def _ask(self, statement: str, *values: Any) -> list[Any]:
         """The rows of a SELECT; none where there is no file."""
@@ -157,14 +167,14 @@ class SqliteRecords(OnlineFile):
 
     def put(
         self,
-        place: str,
+        generation: str,
         keys: Sequence[bytes],
         before: Sequence[bytes | None] | None,
         after: Sequence[bytes],
     ) -> list[int]:
         """See `Records`; all of it in one transaction. Quickest where keys come in their order."""
-        named = keys_of(place, keys)
-        insert = f"INSERT OR IGNORE INTO {quoted(place)} VALUES (?, ?)"
+        named = column_keys(generation, keys)
+        insert = f"INSERT OR IGNORE INTO {quoted(generation)} VALUES (?, ?)"
         with self._writing() as connection:
             there = connection.total_changes
             if before is None:
@@ -176,79 +186,86 @@ class SqliteRecords(OnlineFile):
                 )
                 changed = sorted((key, old, new) for key, old, new in offered if old is not None)
                 connection.executemany(
-                    f"UPDATE {quoted(place)} SET record = ?3 WHERE key = ?1 AND record = ?2",
+                    f"UPDATE {quoted(generation)} SET record = ?3 WHERE key = ?1 AND record = ?2",
                     changed,
                 )
             if connection.total_changes - there == len(keys):
                 return []
-            now = self._look_at_many(connection, keys, [place])
+            now = self._read_many(connection, keys, [generation])
             return [
                 number
                 for number, ((record,), wanted) in enumerate(zip(now, after, strict=True))
                 if record != wanted
             ]
 
-    def place(self, view: OnlineView) -> str | None:
+    def generation(self, view: OnlineView) -> str | None:
         """See `Records`."""
         found = self._ask("SELECT place FROM places WHERE schema = ?", view.schema)
         return str(found[0][0]) if found else None
 
-    def places(self, view: OnlineView) -> list[str]:
+    def writable_generations(self, view: OnlineView) -> list[str]:
         """See `Records`."""
         statement = "SELECT place, beside FROM places WHERE schema = ?"
         found = self._ask(statement, view.schema)
-        begun = self._begun.get(view.schema)
+        begun = self._exclusive_generations.get(view.schema)
         if begun and (not found or found[0][0] != begun):
             raise removed_meanwhile(view, self.where)
         if not found:
             with self._writing() as connection:
                 found = connection.execute(statement, (view.schema,)).fetchall()
                 if not found:
-                    found = [(new_place_of(view), None)]
+                    found = [(new_table_name(view), None)]
                     row = (view.schema, view.project, view.name, found[0][0])
                     connection.execute(
                         "INSERT INTO places VALUES (?, ?, ?, ?, NULL, NULL, NULL)", row
                     )
-                    make_place(connection, found[0][0])
-        return [place for place in found[0] if place]
+                    create_table(connection, found[0][0])
+        return [generation for generation in found[0] if generation]
 
-    def beside(self, view: OnlineView) -> str:
+    def new_generation(self, view: OnlineView) -> str:
         """See `Records`."""
-        place = new_place_of(view)
+        generation = new_table_name(view)
         with self._writing() as connection:
-            self._drop_beside(connection, view.schema)
-            make_place(connection, place)
+            self._drop_other_generations(connection, view.schema)
+            create_table(connection, generation)
             connection.execute(
-                "UPDATE places SET beside = ? WHERE schema = ?", (place, view.schema)
+                "UPDATE places SET beside = ? WHERE schema = ?", (generation, view.schema)
             )
-        return place
+        return generation
 
     @staticmethod
-    def _drop_beside(connection: sqlite3.Connection, schema: str) -> None:
+    def _drop_other_generations(connection: sqlite3.Connection, schema: str) -> None:
         """Remove all places of a schema but its own."""
         own = [
             row[0]
             for row in connection.execute("SELECT place FROM places WHERE schema = ?", (schema,))
         ]
-        for place in places_of(connection, schema):
-            if place not in own:
-                connection.execute(f"DROP TABLE {quoted(place)}")
+        for generation in tables_of(connection, schema):
+            if generation not in own:
+                connection.execute(f"DROP TABLE {quoted(generation)}")
         connection.execute("UPDATE places SET beside = NULL WHERE schema = ?", (schema,))
 
-    def swap(self, view: OnlineView, place: str, mark: Mark) -> None:
+    def swap(self, view: OnlineView, generation: str, watermark: Watermark) -> None:
         """See `Records`; readers see the one or the other, whole."""
         with self._writing() as connection:
-            if place not in places_of(connection, view.schema):
+            if generation not in tables_of(connection, view.schema):
                 raise removed_meanwhile(view, self.where)
             connection.execute(
                 "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?, NULL, ?, ?)",
-                (view.schema, view.project, view.name, place, mark.version, mark.until),
+                (
+                    view.schema,
+                    view.project,
+                    view.name,
+                    generation,
+                    watermark.version,
+                    watermark.until,
+                ),
             )
-            self._drop_beside(connection, view.schema)
-        if view.schema in self._begun:
-            self._begun[view.schema] = place
+            self._drop_other_generations(connection, view.schema)
+        if view.schema in self._exclusive_generations:
+            self._exclusive_generations[view.schema] = generation
 
-    def began(self, view: OnlineView, version: int) -> int:
+    def first_version(self, view: OnlineView, version: int) -> int:
         """See `Records`."""
         with self._writing() as connection:
             connection.execute(
@@ -260,29 +277,29 @@ class SqliteRecords(OnlineFile):
             ).fetchone()
         return int(found[0]) if found else version
 
-    def mark(self, view: OnlineView) -> Mark | None:
+    def watermark(self, view: OnlineView) -> Watermark | None:
         """See `Records`."""
         found = self._ask(
             "SELECT version, until FROM places WHERE schema = ? AND until IS NOT NULL", view.schema
         )
-        return Mark(*found[0]) if found else None
+        return Watermark(*found[0]) if found else None
 
-    def move_mark(self, view: OnlineView, mark: Mark) -> None:
+    def move_watermark(self, view: OnlineView, watermark: Watermark) -> None:
         """See `Records`."""
         with self._writing() as connection:
             found = connection.execute(
                 "SELECT place FROM places WHERE schema = ?", (view.schema,)
             ).fetchone()
-            if not found or self._begun.get(view.schema, found[0]) != found[0]:
+            if not found or self._exclusive_generations.get(view.schema, found[0]) != found[0]:
                 raise removed_meanwhile(view, self.where)
             reached = "CASE WHEN version = ?1 THEN max(ifnull(until, ?2), ?2) ELSE ?2 END"
-            values = (mark.version, mark.until, view.schema)
+            values = (watermark.version, watermark.until, view.schema)
             connection.execute(
                 f"UPDATE places SET version = ?1, until = {reached} WHERE schema = ?3", values
             )
 
     @property
-    def _begun(self) -> dict[str, str]:
+    def _exclusive_generations(self) -> dict[str, str]:
         """The views that this thread is alone with: their places when it began."""
         begun: dict[str, str] = self._local.__dict__.setdefault("begun", {})
         return begun
@@ -298,20 +315,20 @@ class SqliteRecords(OnlineFile):
             yield
 
     @contextmanager
-    def alone(self, view: OnlineView) -> Iterator[None]:
+    def exclusive(self, view: OnlineView) -> Iterator[None]:
         """See `Records`; a file of an older format is moved aside."""
         with self._locked(view.schema):
             with self._refusing("move aside"):
                 archive_database(self.path, is_older)
-            (place, *beside) = self.places(view)
-            if beside:
+            (generation, *being_filled) = self.writable_generations(view)
+            if being_filled:
                 with self._writing() as connection:
-                    self._drop_beside(connection, view.schema)
-            self._begun[view.schema] = place
+                    self._drop_other_generations(connection, view.schema)
+            self._exclusive_generations[view.schema] = generation
             try:
                 yield
             finally:
-                del self._begun[view.schema]
+                del self._exclusive_generations[view.schema]
 
     # What is there, and its end.
 
@@ -325,14 +342,18 @@ class SqliteRecords(OnlineFile):
     def drop(self, schema: str) -> None:
         """See `Records`."""
         with self._writing() as connection:
-            drop_places(connection, schema)
+            drop_tables(connection, schema)
 
     def count(self, view: OnlineView) -> int:
         """See `Records`."""
-        place = self.place(view)
+        generation = self.generation(view)
         try:
-            return int(self._ask(f"SELECT count(*) FROM {quoted(place)}")[0][0]) if place else 0
-        except PlaceGone:  # swapped since
+            return (
+                int(self._ask(f"SELECT count(*) FROM {quoted(generation)}")[0][0])
+                if generation
+                else 0
+            )
+        except GenerationGone:  # swapped since
             return self.count(view)
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
@@ -340,7 +361,7 @@ class SqliteRecords(OnlineFile):
         if not self.path.exists():
             return 0
         with self._locked(view.schema), self._writing() as connection:
-            self._drop_beside(connection, view.schema)
+            self._drop_other_generations(connection, view.schema)
             removed = self._delete(connection, view.schema, keys)
             for schema in other_schemas(connection, view):
                 self._delete(connection, schema, keys)
@@ -349,12 +370,16 @@ class SqliteRecords(OnlineFile):
     @staticmethod
     def _delete(connection: sqlite3.Connection, schema: str, keys: Sequence[bytes]) -> int:
         removed = 0
-        for place in places_of(connection, schema):
+        for generation in tables_of(connection, schema):
             # An earlier definition may have had other keys.
-            fitting = [key for key in keys if len(key) == 8] if place.endswith(INTEGER) else keys
-            delete = f"DELETE FROM {quoted(place)} WHERE key = ?"
+            fitting = (
+                [key for key in keys if len(key) == 8] if generation.endswith(INTEGER_KEY) else keys
+            )
+            delete = f"DELETE FROM {quoted(generation)} WHERE key = ?"
             removed += (
-                connection.executemany(delete, [(key,) for key in keys_of(place, fitting)]).rowcount
+                connection.executemany(
+                    delete, [(key,) for key in column_keys(generation, fitting)]
+                ).rowcount
                 if fitting
                 else 0
             )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from punctual.errors import DataFolderError, StoreOutdated
-from stores.online.backend import OnlineStoreUnavailable, PlaceGone
+from stores.online.backend import GenerationGone, OnlineStoreUnavailable
 from stores.tables import make_database, sqlite_uri
 
 # The format of the file; that of a record is in its first byte, and in the fingerprint of its view.
@@ -82,7 +82,7 @@ class OnlineFile:
             except BaseException:
                 connection.close()
                 raise
-        local.connection, local.file, local.places = connection, file, {}
+        local.connection, local.file, local.generations = connection, file, {}
         return connection
 
     def _existing(self) -> sqlite3.Connection:
@@ -130,7 +130,7 @@ class OnlineFile:
         said = str(error)
         if isinstance(error, (sqlite3.OperationalError, OSError)):
             if "no such table" in said:
-                return PlaceGone(said)
+                return GenerationGone(said)
             if "locked" in said:
                 return OnlineStoreUnavailable(
                     f"cannot {act} the online store {self.path}: another process has kept it"
