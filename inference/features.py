@@ -271,7 +271,7 @@ class OnlineFeatures:
         columns: dict[str, list[Any]] = {}
         views: dict[str, ViewValues] = {}
         stored = self._reader.unpacked(keys, at)
-        for view, shown in zip(self.views, self._reader.shown(stored), strict=True):
+        for view, shown in zip(self.views, self._reader.by_view(stored), strict=True):
             self._check(view, shown, keys[view.key], at)
             views[view.name] = shown
             for name, place in view.columns:

@@ -1,7 +1,7 @@
 """The Feast online store and materialization: one packed record per entity and view.
 
-Comes in: published tables and a moment. Goes out: what each view shows at a moment, and how fresh
-it is. Never: computes a feature, or knows a stage.
+Comes in: published tables and a time. Goes out: the values that each view shows at a time, and
+their freshness. Never: computes a feature, or imports a stage.
 """
 
 from typing import TYPE_CHECKING

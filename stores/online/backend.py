@@ -1,4 +1,4 @@
-"""What a backend of the online store has to do: keep records by place and key."""
+"""The protocol of an online store backend: it keeps records by generation and key."""
 
 from __future__ import annotations
 
@@ -12,53 +12,49 @@ from stores.online.view import OnlineView
 
 
 class OnlineStoreUnavailable(PunctualError):
-    """The online store does not answer, or somebody else changes what this run works on; the next
-    run may do.
-    """
+    """The online store does not answer, or another process changes the same records."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class GenerationGone(Exception):
-    """A place is not there any more: another one was swapped in, or the view was removed; who
-    writes looks again.
-    """
+    """The generation was replaced or removed; a writer asks for the current generations again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """How far a view is online: all that took effect by `until` (microseconds) in a version of its
-    table.
-    """
+    """All rows of a table version that are effective by `until` (microseconds) are online."""
 
     version: int
     until: int
 
 
+# Keys, and the views that are read by them.
 KeyGroup = tuple[Sequence[bytes | None], Sequence[OnlineView]]
 
-
+# Per key, a record for each view of the group; None where there is none.
 RecordRows = list[tuple[bytes | None, ...]]
 
 
 class Records(Protocol):
-    """A backend: keeps records by place and key. A place is what one filling of one view has to
-    itself.
+    """A backend keeps records by generation and key. A generation is one filling of one view.
 
-    Methods raise `OnlineStoreUnavailable` or `DataFolderError` where the backend does not answer or
-    cannot be written; `get` and `put` raise `PlaceGone` where they notice it.
+    A view has one generation that readers see; a rebuild fills another one and swaps it in.
+    Methods raise `OnlineStoreUnavailable` or `DataFolderError` if the backend does not answer or
+    cannot be written. `get` and `put` raise `GenerationGone` if they notice it.
     """
 
-    #: Where it is, as messages say it.
+    #: The address of the backend, for messages.
     where: str
 
     def read_records(self, groups: Sequence[KeyGroup]) -> list[RecordRows]:
-        """For each group of keys the record per key and view, None where there is none. Raises
-        `NotBuilt` for a view without a place.
+        """The records of each group, from the current generations of its views.
+
+        Raises `NotBuilt` for a view without a generation.
         """
 
     def get(self, generation: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The records in a place."""
+        """The records of one generation; None for a key without a record."""
 
     def put(
         self,
@@ -67,63 +63,66 @@ class Records(Protocol):
         before: Sequence[bytes | None] | None,
         after: Sequence[bytes],
     ) -> list[int]:
-        """Replace each record that is still as it was before (None: not there), atomically each.
+        """Compare and set: replace each record that still equals `before`, atomically per record.
 
-        Returns the numbers of those that are not as they were, in order.
+        None stands for an absent record; `before=None` says that all are absent. Returns the
+        positions of the keys whose record differed, ascending.
         """
 
     def generation(self, view: OnlineView) -> str | None:
-        """Where the view's records are; None before the first."""
+        """The generation that readers of the view see; None before the first write."""
 
     def writable_generations(self, view: OnlineView) -> list[str]:
-        """Where rows for the view have to be written: its place, made if there is none, and what is
-        filled beside it.
+        """The generations that rows of the view are written to.
+
+        The current one comes first, and is created if the view has none; then the one that a
+        rebuild is filling, if any.
         """
 
     def new_generation(self, view: OnlineView) -> str:
-        """A new, empty place for the view that nobody reads; what is written to the view goes there
-        too from now on.
-        """
+        """Create an empty generation for a rebuild; rows written to the view go there too."""
 
     def swap(self, view: OnlineView, generation: str, watermark: Watermark) -> None:
-        """Make a place the view's own, with its mark, in one step; what was there before goes."""
+        """Make a generation and its watermark the view's own in one step; remove the old one."""
 
     def first_version(self, view: OnlineView, version: int) -> int:
-        """From which version of its table a first run has begun to fill the view's place; the given
-        one if none has yet.
-        """
+        """The table version with which the first run began; `version` if this is the first run."""
 
     def watermark(self, view: OnlineView) -> Watermark | None:
-        """How far the view is online; None before its first whole run."""
+        """The view's watermark; None before its first complete run."""
 
     def move_watermark(self, view: OnlineView, watermark: Watermark) -> None:
-        """Move the mark; within a version of the table it never goes back.
+        """Set the watermark; within a table version it never moves back.
 
-        Raises `OnlineStoreUnavailable` within `alone` where the records that were there when it
-        began are not any more: the mark would speak for rows that are gone.
+        Within `exclusive`, raises `OnlineStoreUnavailable` if the generation that was current at
+        the beginning was replaced: the watermark would cover rows that are gone.
         """
 
     def exclusive(self, view: OnlineView) -> AbstractContextManager[None]:
-        """Within it nobody else materializes the view, which has a place; waits for its turn. What
-        a dead run left beside goes.
+        """Lock the view for one materialization; waits for the lock.
+
+        Creates the view's generation if there is none, and removes what an interrupted rebuild
+        left.
         """
 
     def views(self, project: str) -> dict[str, list[str]]:
-        """The schemas in the store by the view's name."""
+        """The schemas in the store, by view name."""
 
     def drop(self, schema: str) -> None:
-        """Remove a view's records, of one schema, and its mark."""
+        """Remove all records of a schema, and its watermark."""
 
     def count(self, view: OnlineView) -> int:
-        """How many records the view has."""
+        """The number of records of the view."""
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
-        """Remove records, those of earlier definitions too, while nobody materializes; returns how
-        many the view had.
+        """Remove the records of some keys, those of earlier definitions too.
+
+        Waits until no run materializes the view. Returns the number of records that the present
+        definition had.
         """
 
     def scrub(self) -> None:
-        """Leave no byte of what was removed in the backend's files."""
+        """Rewrite the backend's files so that no byte of removed records remains."""
 
     def close(self) -> None:
         """Close this thread's connection."""

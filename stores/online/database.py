@@ -1,4 +1,4 @@
-"""Opens the packed records by what `feature_store.yaml` says of the online store, without Feast."""
+"""Opens the online store that `feature_store.yaml` configures, without importing Feast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_database(
     timeout_seconds: float = 2.0,
 ) -> PackedDatabase:
     """The packed records of a project; the options are those of `PackedOnlineStoreConfig`."""
-    # A profile needs the client of its own backend only.
+    # Each branch imports the client of its own backend only.
     if redis is None:
         from stores.online.backends.sqlite import SqliteRecords
 

@@ -1,6 +1,4 @@
-"""Entity keys as bytes that sort as the keys do, so that records written in key order lie in key
-order.
-"""
+"""Entity keys as bytes that sort as the keys do, so that records can be stored in key order."""
 
 from __future__ import annotations
 
@@ -42,13 +40,13 @@ def _integer(value: Any) -> bytes:
 
 
 def _number(value: Any, form: str) -> bytes:
-    """What has a fraction, in its own width; 1 is 1.0, and -0.0 is 0.0."""
+    """A float of the given struct format; 1 equals 1.0, and -0.0 equals 0.0."""
     if value is True or value is False or isinstance(value, str):
         raise TypeError("expected a number")
     packed = struct.pack(form, float(value) + 0.0)
     bits = int.from_bytes(packed, "big")
     sign = 1 << 8 * len(packed) - 1
-    # Negative numbers count down.
+    # Inverting the bits of negative floats and setting the sign bit of others sorts both.
     return (2 * sign - 1 - bits if bits & sign else bits + sign).to_bytes(len(packed), "big")
 
 
@@ -78,34 +76,35 @@ _PARTS: dict[FeastType, Callable[[Any], bytes]] = {
     Uuid: _uuid,
     TimeUuid: _uuid,
     String: lambda value: str.encode(value, "utf-8"),
-    Bytes: lambda value: b"".join((value,)),  # nothing that is not bytes passes
+    Bytes: lambda value: b"".join((value,)),  # raises TypeError unless the value is bytes
 }
-# What encoding a value raises that is not of its key's type.
-_NO_KEY = (TypeError, ValueError, AttributeError, struct.error, OverflowError)
+# The errors that a value of another type than its key's raises.
+_WRONG_TYPE = (TypeError, ValueError, AttributeError, struct.error, OverflowError)
 _FIXED = (Int32, Int64, UnixTimestamp, Bool, Float32, Float64, Uuid, TimeUuid)
 
 
 class EntityKeys:
-    """The keys of a view: its join keys in sorted order of their names, with their types."""
+    """The encoder of a view's keys, from its join keys, which are sorted by name, and their types."""
 
     def __init__(self, names: Sequence[str], types: Sequence[FeastType]) -> None:
         self.names = tuple(names)
         self.types = tuple(types)
-        # Types that nobody would expect as a key are exact as well; only their order is not.
+        # Other types are encoded without loss, but their bytes do not sort as the values do.
         self._parts = [_PARTS.get(type_, _encode) for type_ in types]
-        # What has no fixed length says where it ends, unless it is the last.
-        self._ended = [
+        # A part of variable length needs a terminator, unless it is the last.
+        self._is_terminated = [
             type_ not in _FIXED and index < len(types) - 1 for index, type_ in enumerate(types)
         ]
 
     @property
     def is_integer(self) -> bool:
-        """Whether a key is one integer: 8 bytes, big-endian, 2^63 more than its value."""
+        """Whether a key is one integer: 8 bytes, big-endian, its value plus 2^63."""
         return len(self._parts) == 1 and self._parts[0] in (_integer, _moment)
 
     def encode(self, values: Sequence[Any]) -> bytes | None:
-        """The key of one entity; None where a part is null. Raises `InvalidRequest` where a value
-        is not of its key's type.
+        """The key of one entity; None if a part is null.
+
+        Raises `InvalidRequest` if a value is not of its key's type.
         """
         key = b""
         for index, value in enumerate(values):
@@ -113,23 +112,25 @@ class EntityKeys:
                 return None
             try:
                 part = self._parts[index](value)
-            except _NO_KEY as error:
+            except _WRONG_TYPE as error:
                 raise InvalidRequest(
-                    f"join key '{self.names[index]}' = {value!r} ({type(value).__name__}) is no"
-                    f" {self.types[index]}."
+                    f"join key '{self.names[index]}' = {value!r} ({type(value).__name__}) is not"
+                    f" of type {self.types[index]}."
                 ) from error
-            key += part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" if self._ended[index] else part
+            key += (
+                part.replace(b"\x00", b"\x00\xff") + b"\x00\x00"
+                if self._is_terminated[index]
+                else part
+            )
         return key
 
     def encode_all(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
-        """The keys of many entities, from their values by join key; as `encode` gives them one by
-        one, and sooner.
-        """
+        """The keys of many entities, from a column per join key; faster than `encode` for each."""
         try:
             if not any(None in values for values in columns):
                 return self._encode_all(columns)
-        except _NO_KEY:
-            pass  # one by one it turns out which value that is
+        except _WRONG_TYPE:
+            pass  # `encode` names the value that is wrong
         return [self.encode(values) for values in zip(*columns, strict=True)]
 
     def _encode_all(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
@@ -137,15 +138,15 @@ class EntityKeys:
             packed = struct.pack(f">{len(columns[0])}Q", *[value + _SIGN for value in columns[0]])
             return [packed[start : start + 8] for start in range(0, len(packed), 8)]
         parts = [list(map(part, values)) for part, values in zip(self._parts, columns, strict=True)]
-        for index, is_ended in enumerate(self._ended):
-            if is_ended:
+        for index, is_terminated in enumerate(self._is_terminated):
+            if is_terminated:
                 parts[index] = [
                     part.replace(b"\x00", b"\x00\xff") + b"\x00\x00" for part in parts[index]
                 ]
         return list(map(b"".join, zip(*parts, strict=True)))
 
     def encode_columns(self, columns: Sequence[pa.Array]) -> list[bytes | None]:
-        """The keys of many entities, from a column per join key."""
+        """The keys of many entities, from an Arrow column per join key."""
         if (
             self._parts == [_integer]
             and pa.types.is_signed_integer(columns[0].type)

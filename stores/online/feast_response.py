@@ -1,9 +1,8 @@
-"""What the packed store shows, as the messages that Feast answers with, written straight in
-protobuf's wire format.
+"""Feast's response messages for the values of the online store, written in protobuf's wire format.
 
-An answer has a message for every value of every row; made one by one in Python they cost more than
-all the rest. Written as bytes, the answer is parsed once, by protobuf itself. See
-https://protobuf.dev/programming-guides/encoding/ for the format.
+A response has a message for every value of every row. Creating these one by one in Python costs
+more than the whole read; writing their bytes lets protobuf parse the response once.
+Format: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ _LENGTH_DELIMITED = 2
 
 
 def _field(message: Any, name: str, wire_type: int = _LENGTH_DELIMITED) -> bytes:
-    """A field's tag as it stands before its value; all of ours have numbers below 16, so it is one
-    byte.
-    """
+    """A field's tag; one byte, since all field numbers used here are below 16."""
     return bytes([message.DESCRIPTOR.fields_by_name[name].number << 3 | wire_type])
 
 
@@ -88,8 +85,9 @@ _WRITE: dict[FeastType, Callable[[Any], bytes]] = {
 
 
 def results(view: OnlineView, features: Sequence[str], shown: ViewValues) -> bytes:
-    """The answer's `results` for some features of a view: a vector per feature, a value, status and
-    event time per row.
+    """The response's `results` for some features of a view.
+
+    One vector per feature, with a value, a status and an event time per row.
     """
     statuses = shown.statuses
     tail = (
@@ -110,11 +108,13 @@ def _values(type_: FeastType, values: Sequence[Any], statuses: Sequence[Status])
     write = _WRITE.get(type_)
     if write is not None:
         return b"".join([_NULL if value is None else write(value) for value in values])
-    # Everything else as Feast itself makes it.
-    known = [value for value, status in zip(values, statuses, strict=True) if status == "PRESENT"]
-    made = iter(python_values_to_proto_values(known, type_.to_value_type()) if known else [])
+    # Feast's own conversion covers the other types.
+    present = [value for value, status in zip(values, statuses, strict=True) if status == "PRESENT"]
+    messages = iter(
+        python_values_to_proto_values(present, type_.to_value_type()) if present else []
+    )
     return b"".join(
-        _VALUES + _delimited(next(made).SerializeToString()) if status == "PRESENT" else _NULL
+        _VALUES + _delimited(next(messages).SerializeToString()) if status == "PRESENT" else _NULL
         for status in statuses
     )
 

@@ -1,4 +1,4 @@
-"""How far each view is built and materialized, and until when what is online is all that should be."""
+"""The freshness of views: how far they are built and materialized, and until when that suffices."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Freshness:
-    """A view's watermarks; before `complete_until` the online store shows all that has taken
-    effect.
+    """A view's watermarks; before `complete_until` the online store shows every effective row.
 
-    None where the view was never built, never materialized, or promises no grid to be judged by.
+    None if the view was never built, was never materialized, or has no grid.
     """
 
     view: str
@@ -33,27 +32,25 @@ class Freshness:
     complete_until: datetime | None
 
     def is_stale(self, at: datetime) -> bool:
-        """Whether a value was due by the moment that is not online."""
+        """Whether a value that was due by `at` is not online."""
         return self.materialized_until is None or (
             self.complete_until is not None and at >= self.complete_until
         )
 
     def behind(self, at: datetime) -> timedelta:
-        """How long a value has been due that is not online; zero where none is."""
+        """How long the oldest missing value has been due; zero if none is missing."""
         if self.complete_until is None:
             return timedelta(0)
         return max(timedelta(0), at - self.complete_until)
 
 
 def online_watermark(home: Home, database: PackedDatabase, view: OnlineView) -> Watermark | None:
-    """How far the view is online as it is defined now, and from which version of its table; None
-    before the first run.
-    """
+    """The watermark of the view's present definition; None before its first run."""
     return _watermark_of(database, view, _table_of(home, view))
 
 
 def _table_of(home: Home, view: OnlineView) -> TableVersion | None:
-    """The version of the table that the view's definition made."""
+    """The table version that was built from the view's definition."""
     manifest = Manifest(home.tables)
     if view.fingerprint:
         return manifest.of_fingerprint(view.name, view.fingerprint)
@@ -70,7 +67,7 @@ def _watermark_of(
 def view_freshness(
     domain: LoadedDomain, database: PackedDatabase, views: Iterable[OnlineView]
 ) -> dict[str, Freshness]:
-    """Each view's freshness, by its name. Run hourly and on time, no view is ever stale."""
+    """Each view's freshness, by name."""
     from punctual.windows import grid_of
 
     return {
@@ -85,7 +82,7 @@ def freshness_of(
     view: OnlineView,
     grid: tuple[timedelta, timedelta] | None,
 ) -> Freshness:
-    """A view's freshness; `grid` is its `every` and `available_after`, None where it has none."""
+    """A view's freshness; `grid` is its `every` and `available_after`, None if it has none."""
     table = _table_of(home, view)
     watermark = _watermark_of(database, view, table)
     built = Manifest(home.tables).built_until(table) if table else None
@@ -94,8 +91,8 @@ def freshness_of(
         return Freshness(view.name, None, built, online, None)
     complete = None
     if online is not None:
-        # What is not online yet belongs to the next grid time at the earliest, and is shown when it
-        # is available.
+        # A row that is not online yet belongs to the next grid time at the earliest, and becomes
+        # effective `available_after` later.
         every = micros(grid[0])
         complete = from_micros((micros(online) // every + 1) * every) + grid[1]
     return Freshness(view.name, grid[0], built, online, complete)

@@ -1,6 +1,4 @@
-"""Materialization: what becomes effective goes from the tables to the online store, in order of
-effect.
-"""
+"""Materialization: copies rows from the tables to the online store as they become effective."""
 
 from __future__ import annotations
 
@@ -36,20 +34,20 @@ from stores.online.view import OnlineView
 from stores.tables import CREATED, EVENT, WITHDRAWN, Table, connect, literal, quoted, writing
 
 BATCH_ROWS = 20_000
-# What DuckDB may take to find the newest rows, at first and at most.
-_MEMORY_MB, _MOST_MB, MB = 80, 16_000, 1_000_000
+# DuckDB's memory limit for finding the newest rows: at first, and at most.
+_MEMORY_MB, _MAX_MEMORY_MB, MB = 80, 16_000, 1_000_000
 _BEGINNING = -(2**62)
 
 
 class AsofEngineConfig(FeastConfigBaseModel):
-    """What `feature_store.yaml` may say about this engine."""
+    """The options of this engine in `feature_store.yaml`."""
 
     type: Literal["stores.online.AsofEngine"] = "stores.online.AsofEngine"
 
 
 @dataclass(frozen=True)
 class Materialized:
-    """What a run did for one view: rows read, records changed, and how far the view is now."""
+    """The result of a run for one view: rows read, records changed, and the watermark reached."""
 
     view: str
     rows: int
@@ -57,12 +55,12 @@ class Materialized:
     until: datetime
     missed: int = 0
     seconds: float = 0.0
-    #: How far the view is behind the moment that the run stood for.
+    #: How far the view is behind the `now` of the run.
     lag: timedelta = timedelta(0)
 
     @property
     def rows_per_second(self) -> float:
-        """Rows read in a second, all in all."""
+        """Rows read per second of the whole run."""
         return self.rows / self.seconds if self.seconds else 0.0
 
 
@@ -77,17 +75,16 @@ def materialize_view(
     progress: Callable[[int], Any] | None = None,
     keep: Collection[str] | None = (),
 ) -> Materialized:
-    """Bring the online store to `min(now, built)`, rows published ahead included; run again, it
-    changes nothing.
+    """Bring the view online up to `min(now, built)`, rows published ahead included; idempotent.
 
-    `now` is the moment that the run stands for, and `clock` says what time it is while it runs
-    (both aware UTC); without one it takes no time. `missed` counts entities that were shown too old
-    a row, since a newer one was due before this run brought it (a run that fills the view from its
-    beginning counts none). With `rebuild`, or where another version of the table is online, the
-    view is filled anew beside what readers see, and swapped in when it is whole. Of two runs at
-    once the second waits, and then finds little to do. Records of the view's other definitions are
-    removed at the end, except those of the schemas to `keep` (None: of all). Raises `NotBuilt`
-    without a table and `StoreOutdated` where the table is of an older definition.
+    `now` is the time the run is for, and `clock` gives the time while it runs (both aware UTC);
+    without a clock the run takes no time. `missed` counts the entities that were shown an outdated
+    row because a newer one came online after its effective time; a run that fills the view from
+    its beginning counts none. With `rebuild`, or if another version of the table is online, a new
+    generation is filled and swapped in when it is complete. A concurrent run waits for this one.
+    Records of the view's other definitions are removed at the end, except those of the schemas to
+    `keep` (None keeps all). Raises `NotBuilt` without a table and `StoreOutdated` if the table was
+    built from another definition.
     """
     refuse_reserved_feature(view)
     table = _table_of(view, _data_folder(config))
@@ -103,12 +100,10 @@ def materialize_view(
             if watermark and watermark.version == table.version.version and not rebuild
             else None
         )
-        # Where this goes no further than the last run, rows may still have been published ahead
-        # since then.
+        # Even if this run ends where the last one did, rows may have been published ahead since.
         until = max(micros(min(now, built)), since if since is not None else _BEGINNING)
         started = time.monotonic()
-        # What somebody wrote before the first run stays; what is of another version of the table
-        # does not.
+        # The first run keeps rows that were pushed before it; rows of another table version go.
         is_first = (
             watermark is None
             and records.first_version(online, table.version.version) == table.version.version
@@ -121,7 +116,7 @@ def materialize_view(
                 online,
                 packed,
                 until,
-                _shown_at(clock, now),
+                _online_at(clock, now),
                 generation=generation,
                 is_empty=since is None,
             )
@@ -150,16 +145,12 @@ def materialize_view(
 
 
 def give_way() -> None:
-    """Lower this process's priority for good: who serves goes first on busy cores, and whoever
-    materializes has time.
-    """
+    """Lower this process's priority for good, so that servers on the same cores run first."""
     os.nice(10)
 
 
-def _shown_at(clock: Callable[[], datetime] | None, now: datetime) -> Callable[[], int]:
-    """When rows come online: a run that goes no further than the table is built has still been
-    asked at `now`.
-    """
+def _online_at(clock: Callable[[], datetime] | None, now: datetime) -> Callable[[], int]:
+    """The time at which rows come online: `now` or later, even if the table ends before it."""
     return lambda: micros(now if clock is None else max(now, clock()))
 
 
@@ -169,8 +160,8 @@ def _table_of(view: FeatureView, home: Path | None) -> Table:
         raise NotBuilt(f"view '{view.name}' has no file source to materialize from.")
     path = (home or Path.cwd()) / source.path
     wanted = view.tags.get("fingerprint", "")
-    made = Table.of_definition(path.parent, path.name, wanted)
-    table = made or Table.current(path.parent, path.name)
+    of_definition = Table.of_definition(path.parent, path.name, wanted)
+    table = of_definition or Table.current(path.parent, path.name)
     if table is None:
         raise NotBuilt(
             f"view '{view.name}' has no table at {path}; build it first: punctual features build."
@@ -185,8 +176,9 @@ def _table_of(view: FeatureView, home: Path | None) -> Table:
 def _newest_rows(
     table: Table, view: OnlineView, since: int | None, until: int, spill: Path | None
 ) -> Iterator[pa.RecordBatch]:
-    """Per entity the newest row that became effective in `(since, until]`, and every row that will
-    later; in order of keys.
+    """Per entity the newest row that became effective in `(since, until]`, and all later rows.
+
+    The rows come in key order.
     """
     low = _BEGINNING if since is None else since
     files = [file for file in table.files() if max(file.max_event, file.max_created) > low]
@@ -198,14 +190,19 @@ def _newest_rows(
         [*map(quoted, (*view.join_keys, *view.features)), EVENT, CREATED, *withdrawn]
     )
     effect = f"epoch_us(greatest({EVENT}, {CREATED}))"
-    last = f"PARTITION BY {keys}, {effect} > {until} ORDER BY {EVENT} DESC, {CREATED} DESC"
-    select = (
-        f"SELECT {columns} FROM (SELECT *{_dummy(view)} FROM ({table.scan(files)})) WHERE {effect}"
-        f" > {low}"
-        f" QUALIFY {effect} > {until} OR row_number() OVER ({last}) = 1 ORDER BY {keys}"
-    )
-    # A little memory is enough, since what it cannot hold is spilled; where a column's values are
-    # large, it takes more.
+    select = f"""
+        SELECT {columns}
+        FROM (SELECT *{_dummy(view)} FROM ({table.scan(files)}))
+        WHERE {effect} > {low}
+        QUALIFY
+            {effect} > {until}
+            OR row_number() OVER (
+                PARTITION BY {keys}, {effect} > {until}
+                ORDER BY {EVENT} DESC, {CREATED} DESC
+            ) = 1
+        ORDER BY {keys}
+    """
+    # Little memory suffices, since DuckDB spills to disk; large values of a column need more.
     limit = _MEMORY_MB * MB + (len(view.features) << 21)
     while True:
         try:
@@ -214,23 +211,23 @@ def _newest_rows(
             return
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             limit *= 4
-            if isinstance(error, duckdb.IOException) or limit > _MOST_MB * MB:
+            if isinstance(error, duckdb.IOException) or limit > _MAX_MEMORY_MB * MB:
                 with writing("spilled rows to", spill or Path(tempfile.gettempdir())):
                     raise
 
 
 def _spill(config: RepoConfig) -> Path | None:
-    """Where joins spill, which is in the data folder; the system's own place where nothing is said."""
+    """The spill folder of the offline store; None for the system's temporary folder."""
     return getattr(config.offline_store, "spill", None)
 
 
 def _data_folder(config: RepoConfig) -> Path | None:
-    """The data folder, where the offline store is ours and knows it."""
+    """The data folder; None if the offline store is not the platform's."""
     return getattr(config.offline_store, "data_folder", None)
 
 
 def _dummy(view: OnlineView) -> str:
-    """The key that Feast gives a view without entities."""
+    """The SELECT item for the dummy key that Feast gives a view without entities."""
     return (
         f", {literal(DUMMY_ENTITY_VAL)} AS {quoted(DUMMY_ENTITY_ID)}"
         if view.join_keys == (DUMMY_ENTITY_ID,)
@@ -239,11 +236,11 @@ def _dummy(view: OnlineView) -> str:
 
 
 def _packed(batch: pa.RecordBatch, view: OnlineView) -> Rows:
-    """The rows as the online store keeps them; those without a key are of no entity."""
+    """The batch as rows to write, without those whose key is null."""
     keys = view.entity_keys.encode_columns([batch[name] for name in view.join_keys])
     if None in keys:
-        known = [number for number, key in enumerate(keys) if key is not None]
-        batch, keys = batch.take(pa.array(known, pa.int64())), [keys[number] for number in known]
+        chosen = [number for number, key in enumerate(keys) if key is not None]
+        batch, keys = batch.take(pa.array(chosen, pa.int64())), [keys[number] for number in chosen]
     times = [
         batch[name].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
         for name in (EVENT, CREATED)
@@ -259,7 +256,7 @@ def _packed(batch: pa.RecordBatch, view: OnlineView) -> Rows:
         )
     except pa.ArrowException as error:
         raise BrokenTable(
-            f"the table of view '{view.name}' does not hold the types that the view declares:"
+            f"the columns of the table of view '{view.name}' do not have the declared types:"
             f" {error}."
         ) from error
     return Rows(cast(list[bytes], keys), times[0].tolist(), times[1].tolist(), data)
@@ -267,7 +264,7 @@ def _packed(batch: pa.RecordBatch, view: OnlineView) -> Rows:
 
 @dataclass
 class FinishedJob(MaterializationJob):
-    """A job that ran to its end, or to its error, in the call that made it."""
+    """A job that already succeeded or failed when it is created."""
 
     task: MaterializationTask
     result: Materialized | None = None
@@ -280,25 +277,26 @@ class FinishedJob(MaterializationJob):
         )
 
     def error(self) -> BaseException | None:
-        """What stopped it."""
+        """The exception that ended the job; None if it succeeded."""
         return self.failure
 
     def should_be_retried(self) -> bool:
-        """Running again repairs whatever stopped it; whether to is the scheduler's affair."""
+        """False: a rerun repairs a failed run, and the scheduler decides on retries."""
         return False
 
     def job_id(self) -> str:
-        """The view and where it got to."""
+        """The view name and the end time."""
         return f"{self.task.feature_view.name}-{self.task.end_time.isoformat()}"
 
     def url(self) -> str | None:
-        """There is no page for it."""
+        """None: the job has no page."""
         return None
 
 
 class AsofEngine(ComputeEngine):
-    """`feast materialize` with our materialization: the start is our watermark, whatever Feast
-    believes it to be.
+    """`feast materialize` with the platform's materialization.
+
+    Runs start at the platform's own watermark, not at the start time that Feast passes.
     """
 
     def update(
@@ -309,10 +307,10 @@ class AsofEngine(ComputeEngine):
         entities_to_delete: Sequence[Entity],
         entities_to_keep: Sequence[Entity],
     ) -> None:
-        """Nothing to prepare."""
+        """Does nothing: materialization needs no preparation."""
 
     def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Entity]) -> None:
-        """Nothing to remove."""
+        """Does nothing: the engine keeps nothing."""
 
     def _materialize_one(
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
@@ -325,10 +323,10 @@ class AsofEngine(ComputeEngine):
                 self.online_store.database(self.repo_config),
                 task.feature_view,
                 now=end,
-                # Models in the data folder may read any definition; the platform's own run knows
-                # which.
+                # Models in the data folder may read other definitions, and only the platform's own
+                # command knows which.
                 keep=() if _data_folder(self.repo_config) is None else None,
             )
-        except Exception as error:  # Feast asks the job what happened
+        except Exception as error:  # Feast asks the job for its error
             return FinishedJob(task, failure=error)
         return FinishedJob(task, done)

@@ -1,7 +1,6 @@
-"""The row of a packed record, and the number of the records' format.
+"""The row of a packed record, and the version of the record format.
 
-They are apart from `record_format`, which imports Arrow and Feast's types: how far a view is online
-is said without reading a record.
+Kept apart from `record_format`, which imports Arrow and Feast: reading a watermark needs neither.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ FORMAT = 2
 
 
 class CorruptRecord(ValueError):
-    """Bytes that are no record of this layout."""
+    """The bytes are not a record of this layout."""
 
 
 class PackedRow(NamedTuple):
-    """A row as a record holds it: its two times in microseconds, and all of its bytes."""
+    """A row of a record: its two times in microseconds, and its bytes, which include the times."""
 
     event: int
     created: int
@@ -24,5 +23,5 @@ class PackedRow(NamedTuple):
 
     @property
     def effective(self) -> int:
-        """The moment from which the row may be shown."""
+        """The time from which the row may be shown, in microseconds."""
         return max(self.event, self.created)

@@ -1,5 +1,6 @@
-"""From entity keys to columns and matrices, without Feast and in one pass: all views are looked up
-together and unpacked together.
+"""Reads features by entity key into columns and matrices, without Feast.
+
+The records of all views are read together and unpacked together.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from stores.online.record_batch import Unpacked, Unpacker, ViewValues
+from stores.online.batch_layout import BatchLayout
+from stores.online.record_batch import Unpacked, ViewValues, unpack
 from stores.online.records import PackedDatabase
 from stores.online.view import OnlineView
 
@@ -16,9 +18,10 @@ Keys = Mapping[Any, Sequence[bytes | None]]
 
 
 class Reader:
-    """Reads some views by the keys that callers have; safe among threads.
+    """Reads some views by entity key; threads may share it.
 
-    A view comes with the name of its key: what `read` is given keys by. Views of one key share it.
+    Each view comes with the name of its key in the mapping that `read` takes. Views with the same
+    name are read by the same keys.
     """
 
     def __init__(
@@ -29,56 +32,50 @@ class Reader:
         self._groups: dict[Hashable, list[OnlineView]] = {}
         for view, key in views:
             self._groups.setdefault(key, []).append(view)
-        # Records come, and are unpacked, group by group.
+        # Records are read and unpacked in the order of the groups.
         order = sorted(
             range(len(views)), key=lambda number: [*self._groups].index(views[number][1])
         )
-        self._place = {number: index for index, number in enumerate(order)}
-        self._unpacker = Unpacker([self.views[number] for number in order])
+        self._position = {number: index for index, number in enumerate(order)}
+        self._layout = BatchLayout([self.views[number] for number in order])
 
     def read(self, keys: Keys, at: int) -> list[ViewValues]:
-        """What each view shows at a moment (microseconds), in the views' order; a null key is not
-        found.
+        """The values of each view at `at` (microseconds), in the given order of the views.
 
-        Raises `NotBuilt` for a view that was never filled.
+        A null key is `NOT_FOUND`. Raises `NotBuilt` for a view that was never filled.
         """
-        return self.shown(self.unpacked(keys, at))
+        return self.by_view(self.unpacked(keys, at))
 
     def unpacked(self, keys: Keys, at: int) -> Unpacked:
-        """What `read` shows, of all views together."""
-        return self._unpacker.unpack(self.database, self._look(keys), at)
+        """The values of all views together at `at` (microseconds); errors as in `read`."""
+        return unpack(self._layout, self.database, self._records(keys), at)
 
-    def shown(self, unpacked: Unpacked) -> list[ViewValues]:
-        """Each view's part."""
-        return [ViewValues(unpacked, self._place[number]) for number in range(len(self.views))]
+    def by_view(self, unpacked: Unpacked) -> list[ViewValues]:
+        """The part of each view, in the given order of the views."""
+        return [ViewValues(unpacked, self._position[number]) for number in range(len(self.views))]
 
     def column(self, view: int, index: int) -> int:
-        """In which column of the unpacked matrix a feature is, by the number of its view and its
-        own in that.
-        """
-        return self._unpacker.first[self._place[view]] + index
+        """The matrix column of a feature, by the position of its view and its index in the view."""
+        return self._layout.first[self._position[view]] + index
 
-    def nothing(self, rows: int) -> list[ViewValues]:
-        """What views show that hold nothing."""
-        return self.shown(
-            self._unpacker.unpack(self.database, [None] * (rows * len(self.views)), 0)
-        )
+    def not_found(self, rows: int) -> list[ViewValues]:
+        """The values of views without records: `NOT_FOUND` in every row."""
+        records: list[bytes | None] = [None] * (rows * len(self.views))
+        return self.by_view(unpack(self._layout, self.database, records, 0))
 
-    def _look(self, keys: Keys) -> list[bytes | None]:
-        """The records, row by row, group by group; what several rows have in common is fetched
-        once.
-        """
+    def _records(self, keys: Keys) -> list[bytes | None]:
+        """The records, row by row and group by group; a key of several rows is read once."""
         if not self.views:
             return []
-        asked: list[Sequence[bytes | None]] = []
+        distinct: list[Sequence[bytes | None]] = []
         for name in self._groups:
             given = keys[name]
-            asked.append(list(dict.fromkeys(given)) if len(given) > 1 else given)
+            distinct.append(list(dict.fromkeys(given)) if len(given) > 1 else given)
         answers = self.database.records.read_records(
-            list(zip(asked, self._groups.values(), strict=True))
+            list(zip(distinct, self._groups.values(), strict=True))
         )
         found: list[Sequence[tuple[bytes | None, ...]]] = []
-        for name, unique, rows in zip(self._groups, asked, answers, strict=True):
+        for name, unique, rows in zip(self._groups, distinct, answers, strict=True):
             given = keys[name]
             if len(unique) < len(given):
                 by_key = dict(zip(unique, rows, strict=True))

@@ -1,12 +1,12 @@
 """The bytes of a packed online record: one codec for every view, type and backend.
 
     record = format (1 byte) · schema (4) · row … · CRC-32 (4)
-    row    = event (8) · created (8) · null bits · a cell per feature · what has no fixed width
+    row    = event (8) · created (8) · null bits · a cell per feature · variable part
 
-Numbers, booleans and moments are cells of their own width at a fixed distance from the row's begin,
-so that NumPy picks them from many records at once: nothing is parsed. Text, bytes and everything
-nested stand behind the cells; their cell is where they end. All is little-endian. A record holds
-several rows where some are not yet effective.
+Numbers, booleans and timestamps are cells of their own width at a fixed offset in the row, so that
+NumPy reads them from many records at once without parsing. Text, bytes and nested values are in the
+variable part; their cell is the offset of their end in it. All numbers are little-endian. A record
+holds several rows if some are not yet effective.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from feast.types import (
 from punctual.times import assume_utc, from_micros, micros
 from stores.online.packed_row import FORMAT, CorruptRecord, PackedRow
 
-# What CRC-32 gives for any bytes that end with their own CRC-32: one pass checks without cutting.
+# The CRC-32 of any bytes that end with their own CRC-32, so that a check needs no slice.
 INTACT = zlib.crc32(b"\x00\x00\x00\x00")
 _HEAD = struct.Struct("<BI")
 _TIMES = struct.Struct("<qq")
@@ -62,8 +62,10 @@ _decode = msgspec.msgpack.Decoder().decode
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a type is kept: its cell in `struct`'s and NumPy's words, and the Arrow type that has it,
-    or what makes bytes of a value.
+    """The encoding of a type.
+
+    `cell` and `field` are the cell's `struct` and NumPy formats. The values come from an array of
+    the Arrow type, or from `encode` for each value.
     """
 
     cell: str
@@ -75,25 +77,26 @@ class _Kind:
 
 
 def _json(value: Any) -> bytes:
-    """Text is kept as it is: tables hold JSON so, and a number in it may be longer than
-    MessagePack's.
-    """
+    """JSON text as it is, as tables hold it: its numbers may have more digits than MessagePack's."""
     return (value if isinstance(value, str) else json.dumps(value)).encode()
 
 
 def _zoned(value: Any) -> bytes:
-    """A moment, and its zone's name; minutes east of Greenwich where it has none, and for UTC."""
-    moment: datetime = _utc(value)
-    name = getattr(moment.tzinfo, "key", None) or getattr(moment.tzinfo, "zone", None)
-    offset = moment.utcoffset() or timedelta(0)
+    """A timestamp with its zone's name, or minutes east of Greenwich if unnamed or UTC."""
+    timestamp: datetime = _utc(value)
+    name = getattr(timestamp.tzinfo, "key", None) or getattr(timestamp.tzinfo, "zone", None)
+    offset = timestamp.utcoffset() or timedelta(0)
     return _encode(
-        [moment.astimezone(UTC), offset // timedelta(minutes=1) if name in (None, "UTC") else name]
+        [
+            timestamp.astimezone(UTC),
+            offset // timedelta(minutes=1) if name in (None, "UTC") else name,
+        ]
     )
 
 
 def _from_zoned(data: bytes) -> datetime:
-    moment, zone = _decode(data)
-    at: datetime = moment.astimezone(
+    timestamp, zone = _decode(data)
+    at: datetime = timestamp.astimezone(
         ZoneInfo(zone) if isinstance(zone, str) else timezone(timedelta(minutes=zone))
     )
     return at
@@ -124,14 +127,12 @@ _KINDS: dict[FeastType, _Kind] = {
 
 
 class Layout:
-    """The layout of one view's records. `schema` is a fingerprint of 32 bits: a record of another
-    one is refused.
-    """
+    """The layout of one view's records; records with another 32-bit `schema` are refused."""
 
     def __init__(self, types: Sequence[FeastType], schema: int) -> None:
         self.kinds = [_KINDS.get(type_, _NESTED) for type_ in types]
         self.schema = schema
-        #: How many bytes the null bits take; the bit behind the features' says that the row is withdrawn.
+        #: The number of bytes of null bits. The bit after the features' marks a withdrawn row.
         self.null_bytes = len(self.kinds) // 8 + 1
         self._no_nulls = bytes(self.null_bytes)
         self._withdrawn = 1 << len(self.kinds)
@@ -144,13 +145,13 @@ class Layout:
             for index, kind in enumerate(self.kinds)
             if kind.decode and not kind.is_variable
         ]
-        #: The length of a record of one row, where every row is equally long; else None.
-        self.single = START + self._row.size + TAIL if not self.variable else None
+        #: The length of a record of one row if all rows have the same length, else None.
+        self.one_row_length = START + self._row.size + TAIL if not self.variable else None
 
     @cached_property
     def row_fields(self) -> np.dtype:
-        """A row's fixed part as NumPy sees it: `event`, `created`, `nulls`, and a field per feature
-        by its number.
+        """The NumPy type of a row's fixed part: `event`, `created`, `nulls`, and "0", "1", … per
+        feature.
         """
         cells = [(str(index), kind.field) for index, kind in enumerate(self.kinds)]
         return np.dtype(
@@ -159,12 +160,12 @@ class Layout:
 
     @property
     def offsets(self) -> dict[str, int]:
-        """Where the fields of `row_fields` begin in a row."""
+        """The offsets of the fields of `row_fields` in a row."""
         return {name: field[1] for name, field in (self.row_fields.fields or {}).items()}
 
     @property
-    def nothing(self) -> bytes:
-        """A row that was withdrawn and has no value."""
+    def withdrawn_row(self) -> bytes:
+        """A withdrawn row without values."""
         nulls = (2 * self._withdrawn - 1).to_bytes(self.null_bytes, "little")
         return bytes(_TIMES.size) + nulls + bytes(self._row.size - _TIMES.size - self.null_bytes)
 
@@ -177,16 +178,16 @@ class Layout:
         created: Times,
         withdrawn: np.ndarray | None = None,
     ) -> list[bytes]:
-        """The rows' bytes: a column per feature, in their order, and the times in microseconds.
+        """The bytes of rows, from a column per feature and the times in microseconds.
 
-        Raises Arrow's error where a column cannot be what its feature is declared to be.
+        Raises `pa.ArrowException` if a column does not fit its feature's declared type.
         """
         fixed = np.zeros(len(events), self.row_fields)
         fixed["event"], fixed["created"] = events, created
         if withdrawn is not None:
-            index = len(self.kinds)
-            fixed["nulls"][:, index >> 3] |= withdrawn.astype(np.uint8) << (index & 7)
-        behind: list[pa.Array] = []
+            bit = len(self.kinds)
+            fixed["nulls"][:, bit >> 3] |= withdrawn.astype(np.uint8) << (bit & 7)
+        variable: list[pa.Array] = []
         ends = np.zeros(len(events), np.int64)
         for index, (kind, column) in enumerate(zip(self.kinds, columns, strict=True)):
             cells = _cells(kind, column)
@@ -195,24 +196,29 @@ class Layout:
                 fixed["nulls"][:, index >> 3] |= missing.astype(np.uint8) << (index & 7)
             if kind.is_variable:
                 data = cells.cast(pa.large_binary()).fill_null(b"")
-                behind.append(data)
+                variable.append(data)
                 ends += pc.binary_length(data).to_numpy(zero_copy_only=False)
                 fixed[str(index)] = ends
             else:
                 fixed[str(index)] = _plain(cells)
         packed, size = fixed.tobytes(), self._row.size
-        front = [packed[start : start + size] for start in range(0, len(packed), size)]
-        if not behind:
-            return front
-        rest = (
-            pc.binary_join_element_wise(*behind, pa.scalar(b"", pa.large_binary()))
-            if len(behind) > 1
-            else behind[0]
+        fixed_parts = [packed[start : start + size] for start in range(0, len(packed), size)]
+        if not variable:
+            return fixed_parts
+        variable_parts = (
+            pc.binary_join_element_wise(*variable, pa.scalar(b"", pa.large_binary()))
+            if len(variable) > 1
+            else variable[0]
         )
-        return [one + other for one, other in zip(front, rest.to_pylist(), strict=True)]
+        return [
+            fixed_part + variable_part
+            for fixed_part, variable_part in zip(
+                fixed_parts, variable_parts.to_pylist(), strict=True
+            )
+        ]
 
     def record(self, rows: Sequence[bytes]) -> bytes:
-        """The record of rows' bytes."""
+        """One record of several rows."""
         body = self.head + (rows[0] if len(rows) == 1 else b"".join(rows))
         return body + zlib.crc32(body).to_bytes(4, "little")
 
@@ -229,25 +235,25 @@ class Layout:
     # From bytes to values.
 
     def check(self, record: bytes) -> None:
-        """Raise `CorruptRecord` unless these are the bytes of a record of this layout."""
+        """Raise `CorruptRecord` unless the bytes are an intact record of this layout."""
         if zlib.crc32(record) != INTACT or len(record) < START + self._row.size + TAIL:
             raise CorruptRecord(f"its checksum is wrong ({len(record)} bytes)")
         if not record.startswith(self.head):
             format_, schema = _HEAD.unpack_from(record)
             raise CorruptRecord(
-                f"it is of format {format_} and schema {schema:08x}, expected {FORMAT} and"
+                f"its format is {format_} and its schema {schema:08x}, expected {FORMAT} and"
                 f" {self.schema:08x}"
             )
 
     def split(self, record: bytes) -> list[PackedRow]:
-        """The record's rows in their order. Raises `CorruptRecord`."""
+        """The record's rows, in order. Raises `CorruptRecord`."""
         return [
             PackedRow(event, created, record[start:stop])
             for event, created, start, stop in self._rows_of(record)
         ]
 
     def _rows_of(self, record: bytes) -> Iterator[tuple[int, int, int, int]]:
-        """Each row's two times, and where it begins and ends."""
+        """Event time, created time, start and end of each row."""
         self.check(record)
         start, end = START, len(record) - TAIL
         while start < end:
@@ -260,19 +266,18 @@ class Layout:
         room = len(record) - TAIL - offset
         length = self._row.size
         if self.variable and length <= room:
-            # What is behind the cells ends where the last feature of variable width does.
+            # The last variable cell is the length of the variable part.
             length += int(self._row.unpack_from(record, offset)[3 + self.variable[-1]])
         if length > room:
-            raise CorruptRecord(f"a row of it goes on behind its end ({len(record)} bytes)")
+            raise CorruptRecord(f"a row extends beyond the end of the record ({len(record)} bytes)")
         return length
 
     def row_bounds_at(self, record: bytes, at: int) -> tuple[int, int] | None:
-        """Where the newest row begins and ends that is effective at a moment (microseconds); None
-        before the first.
+        """Start and end of the newest row that is effective at `at` (microseconds).
 
-        Raises `CorruptRecord`.
+        None if none is yet effective. Raises `CorruptRecord`.
         """
-        if len(record) == self.single:
+        if len(record) == self.one_row_length:
             self.check(record)
             event, created = _TIMES.unpack_from(record, START)
             return (START, len(record) - TAIL) if event <= at and created <= at else None
@@ -283,22 +288,22 @@ class Layout:
         return newest[2:] if newest else None
 
     def row_at(self, record: bytes, at: int) -> bytes | None:
-        """The bytes of that row."""
-        index = self.row_bounds_at(record, at)
-        return record[slice(*index)] if index else None
+        """The newest row that is effective at `at`, as `row_bounds_at` finds it."""
+        bounds = self.row_bounds_at(record, at)
+        return record[slice(*bounds)] if bounds else None
 
     def times(self, row: bytes) -> tuple[int, int]:
-        """Event and created time of a row, in microseconds."""
+        """The event and created times of a row, in microseconds."""
         event, created = _TIMES.unpack_from(row)
         return event, created
 
     def is_withdrawn(self, row: bytes) -> bool:
-        """Whether the row says that there is none any more."""
-        index = len(self.kinds)
-        return bool(row[16 + (index >> 3)] >> (index & 7) & 1)
+        """Whether the row withdraws the entity's earlier rows."""
+        bit = len(self.kinds)
+        return bool(row[_TIMES.size + (bit >> 3)] >> (bit & 7) & 1)
 
     def values(self, row: bytes) -> list[Any]:
-        """A row's values: as they were written, None where null, moments aware."""
+        """A row's values as they were written; None for null, timestamps aware."""
         _, _, nulls, *cells = self._row.unpack_from(row)
         for index, decode in self._decoded:
             cells[index] = decode(cells[index])
@@ -307,7 +312,7 @@ class Layout:
             end = self._row.size + cells[index]
             kind = self.kinds[index]
             data = row[start:end]
-            # Nothing is an empty text, or a null, whose bit says so.
+            # No bytes are an empty text, or a null, which the null bits below replace.
             cells[index] = data if kind.decode is None else kind.decode(data) if data else ""
             start = end
         if nulls != self._no_nulls:
@@ -319,14 +324,13 @@ class Layout:
 
 
 def _cells(kind: _Kind, column: pa.Array | list[Any]) -> pa.Array:
-    """The column as an array of the kind's own Arrow type; nested values as MessagePack."""
+    """The column as an array of the kind's Arrow type, or encoded value by value."""
     if kind.encode is not None:
         return _encoded(kind.encode, column)
     if isinstance(column, list):
         if pa.types.is_integer(kind.arrow) and any(isinstance(value, float) for value in column):
-            raise pa.ArrowInvalid(
-                "a number with a fraction where an integer is expected"
-            )  # Arrow would cut it off
+            # Arrow would truncate them.
+            raise pa.ArrowInvalid("a float where an integer is expected")
         return pa.array(column, kind.arrow)
     if pa.types.is_timestamp(column.type) and column.type.tz is None:
         column = column.cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
@@ -349,7 +353,7 @@ def _encoded(encode: Callable[[Any], bytes], column: pa.Array | list[Any]) -> pa
 
 
 def _utc(value: Any) -> Any:
-    """The value with naive moments in UTC, which is what tables hold, however deep they are."""
+    """The value with naive timestamps, nested ones too, taken for UTC, as in tables."""
     if isinstance(value, datetime):
         return assume_utc(value)
     if isinstance(value, (list, tuple, set)):
@@ -358,7 +362,7 @@ def _utc(value: Any) -> Any:
 
 
 def _plain(cells: pa.Array) -> np.ndarray:
-    """The array's numbers, NaN or zero where null."""
+    """The array as numbers; NaN or zero for null."""
     if pa.types.is_timestamp(cells.type):
         cells = cells.cast(pa.int64())
     if cells.null_count:

@@ -1,9 +1,8 @@
-"""Packed online rows: all of a view's features for one entity in one record, over any backend that
-keeps bytes.
+"""Packed online rows: one record per entity and view, over any backend that keeps bytes.
 
-A record holds the row that is effective and those published ahead, so that each is shown from its
-moment on. What a write does to a record is worked out here, and put in its place by
-compare-and-set; so it is the same on every backend.
+A record holds the effective row and the rows published ahead, each of which is shown from its own
+effective time on. Rows are merged here and written by compare-and-set, so every backend behaves
+alike.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ _ATTEMPTS = 50
 
 @dataclass(frozen=True, slots=True)
 class OnlineRow:
-    """What a view shows for one entity at one moment; times in microseconds, None where there is no
-    row.
-    """
+    """What a view shows for one entity at one time; times in microseconds, None without a row."""
 
     status: Status
     event: int | None
@@ -38,9 +35,7 @@ class OnlineRow:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many records a write changed, and in how many of them the row to show had been due before
-    it was there.
-    """
+    """The number of records a write changed, and how many of their rows came online too late."""
 
     records: int
     missed: int
@@ -48,9 +43,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to write, by column: the entities' keys, the rows' times in microseconds, their bytes in
-    the view's layout.
-    """
+    """Rows to write, as columns: entity keys, times in microseconds, bytes in the view's layout."""
 
     keys: Sequence[bytes]
     events: Sequence[int]
@@ -61,7 +54,7 @@ class Rows:
         return len(self.keys)
 
     def only(self, numbers: Iterable[int]) -> Rows:
-        """Some of the rows."""
+        """The rows at these positions."""
         chosen = list(numbers)
         keys, events, created, data = self.keys, self.events, self.created, self.data
         return Rows(
@@ -72,7 +65,7 @@ class Rows:
         )
 
     def by_key(self) -> dict[bytes, list[PackedRow]]:
-        """The rows of each key, in the order in which they came."""
+        """The rows of each key, in the given order."""
         found: dict[bytes, list[PackedRow]] = {}
         for key, event, created, data in zip(
             self.keys, self.events, self.created, self.data, strict=True
@@ -82,13 +75,11 @@ class Rows:
 
 
 def merged(rows: Iterable[PackedRow], now: int) -> list[PackedRow]:
-    """The rows a record needs from `now` on: the one that is shown, and those yet to come that will
-    be.
-    """
+    """The rows a record needs from `now` on: the effective row, and those that will replace it."""
     kept: list[PackedRow] = []
     for row in sorted(rows, key=lambda row: (row.effective, row.event, row.created)):
         if kept and row[:2] <= kept[-1][:2]:
-            continue  # something newer is effective already
+            continue  # a newer row is effective earlier
         if kept and (row.effective <= now or row.effective == kept[-1].effective):
             kept.pop()
         kept.append(row)
@@ -100,7 +91,7 @@ class PackedDatabase:
 
     def __init__(self, records: Records) -> None:
         self.records = records
-        #: How often a record could not be read, by view, since this object was made.
+        #: The number of corrupt records read since this object was made, by view.
         self.corrupt: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -117,13 +108,13 @@ class PackedDatabase:
         generation: str | None = None,
         is_empty: bool = False,
     ) -> Written:
-        """Merge rows into their records, each record in one step.
+        """Merge rows into their records, atomically per record.
 
-        What is effective at `now` and older than another effective row goes; an older row never
-        replaces a newer. `online_at` says what time it is when the rows come online, where that is
-        known to be later than `now`. `is_empty` says that hardly any of the keys is there yet, and
-        saves looking for them. Without `place` the rows go to the view, and to what is being filled
-        beside it: a swap meanwhile loses none.
+        An older row never replaces a newer one; a row that a newer effective row hides at `now` is
+        dropped. `online_at` gives the time at which the rows come online, if later than `now`.
+        `is_empty` is a hint that few of the keys have a record: they are inserted without being
+        read first. Without `generation` the rows go to the current one and to the one that a
+        rebuild is filling, so that a concurrent swap loses none.
         """
         then = (lambda: now) if online_at is None else (lambda: max(now, online_at()))
         if generation is not None:
@@ -140,14 +131,13 @@ class PackedDatabase:
                         each,
                         self._write(view, each, rows, now, then, is_empty and each not in done),
                     )
-            # A place that came while we wrote has perhaps been filled from what was there before
-            # our rows.
+            # A rebuild that began during this write may have copied the state from before it.
             if self.records.writable_generations(view) == generations and done.keys() >= set(
                 generations
             ):
                 return done[generations[0]]
         raise OnlineStoreUnavailable(
-            f"view '{view.name}' is swapped in {self.records.where} faster than rows can be"
+            f"view '{view.name}' in {self.records.where} is rebuilt faster than rows can be"
             " written to it."
         )
 
@@ -160,7 +150,7 @@ class PackedDatabase:
         then: Callable[[], int],
         is_empty: bool,
     ) -> Written:
-        """`write`, to one place."""
+        """Merge rows into one generation."""
         written = 0
         due: list[int] = []
         if is_empty and len(set(rows.keys)) == len(rows):
@@ -189,16 +179,17 @@ class PackedDatabase:
             if not failed:
                 shown = then()
                 return Written(written, sum(moment < shown for moment in due))
-            # Somebody else wrote between our looking and our writing.
+            # Another writer changed these records between `get` and `put`: merge them again.
             keys = [changed[number][0] for number in failed]
         raise OnlineStoreUnavailable(
-            f"others change view '{view.name}' in {self.records.where} faster than rows can be"
-            " merged into it."
+            f"other writers change view '{view.name}' in {self.records.where} faster than rows"
+            " can be merged into it."
         )
 
     def _fill(self, view: OnlineView, generation: str, rows: Rows) -> tuple[Rows, list[int]]:
-        """Write a record per row where there is none; the rows where there is one, and since when
-        the others were due.
+        """Insert rows of keys without a record.
+
+        Returns the rows whose key has a record, and the effective times of the inserted ones.
         """
         failed = self.records.put(generation, rows.keys, None, view.layout.records(rows.data))
         due = list(map(max, rows.events, rows.created))
@@ -214,9 +205,7 @@ class PackedDatabase:
         offered: dict[bytes, list[PackedRow]],
         now: int,
     ) -> Iterator[tuple[bytes, bytes | None, bytes, int | None]]:
-        """Key, record before and after, and since when its first new row has been due; unchanged
-        records are left out.
-        """
+        """Key, old record, new record, and effective time of its first new row, per changed record."""
         layout = view.layout
         for key, old in zip(keys, before, strict=True):
             new = offered[key]
@@ -228,7 +217,7 @@ class PackedDatabase:
                 try:
                     there = layout.split(old)
                 except CorruptRecord:
-                    self.corrupt[view.name] += 1  # what is offered replaces it
+                    self.corrupt[view.name] += 1  # the offered rows replace it
             kept = merged([*there, *new], now)
             record = layout.record([row.data for row in kept])
             if record != old:
@@ -241,67 +230,66 @@ class PackedDatabase:
                 )
 
     def read(self, view: OnlineView, keys: Sequence[bytes | None], at: int) -> list[OnlineRow]:
-        """What the view shows for each key at a moment (microseconds); a null key is not found.
+        """What the view shows for each key at `at` (microseconds); a null key is `NOT_FOUND`.
 
-        A record that cannot be read is `INVALID`, and counted. Raises `NotBuilt` where the view was
-        never filled in its present schema.
+        A corrupt record is `INVALID`, and counted. Raises `NotBuilt` if the view was never filled
+        in its present schema.
         """
         (found,) = self.records.read_records([(keys, [view])])
-        return [self.shown(view, record, at) for (record,) in found]
+        return [self.row_of(view, record, at) for (record,) in found]
 
-    def shown(self, view: OnlineView, record: bytes | None, at: int) -> OnlineRow:
-        """What a record shows at a moment (microseconds)."""
+    def row_of(self, view: OnlineView, record: bytes | None, at: int) -> OnlineRow:
+        """What a record shows at `at` (microseconds)."""
         layout = view.layout
-        nothing = [None] * len(layout.kinds)
+        nulls = [None] * len(layout.kinds)
         if record is None:
-            return OnlineRow("NOT_FOUND", None, None, nothing)
+            return OnlineRow("NOT_FOUND", None, None, nulls)
         try:
             row = layout.row_at(record, at)
         except CorruptRecord:
             self.corrupt[view.name] += 1
-            return OnlineRow("INVALID", None, None, nothing)
+            return OnlineRow("INVALID", None, None, nulls)
         if row is None or layout.is_withdrawn(row):
-            return OnlineRow("NOT_FOUND", None, None, nothing)
+            return OnlineRow("NOT_FOUND", None, None, nulls)
         event, created = layout.times(row)
         if view.ttl and event + view.ttl < at:
-            return OnlineRow("OUTSIDE_MAX_AGE", event, created, nothing)
+            return OnlineRow("OUTSIDE_MAX_AGE", event, created, nulls)
         return OnlineRow("PRESENT", event, created, layout.values(row))
 
     def count(self, view: OnlineView) -> int:
-        """How many entities the view has; 0 if it was never filled."""
+        """The number of entities in the view; 0 if it was never filled."""
         return self.records.count(view) if self.records.generation(view) else 0
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
-        """Remove what is known of entities, so that no byte of it is left; returns how many had a
-        record.
+        """Remove the records of entities, leaving no byte of them; returns how many had one.
 
-        Waits for a run that materializes the view. What the tables still hold of them comes back
-        with the next rebuild.
+        Waits for a run that materializes the view. Rows that the tables still hold of these
+        entities come back with the next rebuild.
         """
         removed = self.records.erase(view, keys)
         self.records.scrub()
         return removed
 
     def drop_other_definitions(self, view: OnlineView, keep: Collection[str]) -> None:
-        """Remove the records of the view's other definitions, except those of some schemas."""
+        """Remove the records of the view's other definitions, except those of the schemas to keep."""
         for schema in self.records.views(view.project).get(view.name, []):
             if schema != view.schema and schema not in keep:
                 self.records.drop(schema)
 
     def erase_view(self, project: str, name: str) -> None:
-        """Remove a view, whatever its schema was, so that no byte of it is left."""
+        """Remove all records of a view, of any schema, leaving no byte of them."""
         for schema in self.records.views(project).get(name, []):
             self.records.drop(schema)
         self.records.scrub()
 
 
 def new_generation_name(view: OnlineView) -> str:
-    """The name of a place that nobody else has; it says whose it is."""
+    """A unique generation name that contains the view's name and schema."""
     return f"{view.name}.{view.schema}.{uuid.uuid4().hex[:8]}"
 
 
 def not_online(view: OnlineView) -> NotBuilt:
-    """The error for a view that has no place."""
+    """The error for a view without a generation."""
     return NotBuilt(
         f"view '{view.name}' is not in the online store as it is defined now; run: punctual"
         " features materialize."
@@ -309,7 +297,7 @@ def not_online(view: OnlineView) -> NotBuilt:
 
 
 def removed_meanwhile(view: OnlineView, where: str) -> OnlineStoreUnavailable:
-    """The error of a run whose view somebody removed while it was filled, or swapped for another's."""
+    """The error of a run whose records another process removed or replaced."""
     return OnlineStoreUnavailable(
         f"the records of view '{view.name}' in {where} were removed or replaced while this run"
         " filled them; run it again: "

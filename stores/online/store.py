@@ -1,4 +1,4 @@
-"""Feast online store over packed rows, on SQLite or on Redis."""
+"""The Feast online store over packed records, on SQLite or on Redis."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from stores.online.view import OnlineView
 
 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
-    """What `feature_store.yaml` may say about this store: a SQLite file (absolute path), or a Redis
-    server.
+    """The options of this store in `feature_store.yaml`: a SQLite file, or a Redis server.
 
-    `redis` is an address, `redis://:${PASSWORD}@host:6379/0`, or `rediss://…` for TLS, whose
-    options redis-py reads from the query (`?ssl_ca_certs=/…`). `cluster: true` says that it is one
-    of a Redis cluster. No answer within `timeout_seconds` is an error.
+    `path` is the absolute path of a SQLite file. `redis` is an address,
+    `redis://:${PASSWORD}@host:6379/0`, or `rediss://…` for TLS, with redis-py's options in the
+    query (`?ssl_ca_certs=/…`). With `cluster: true` it is the address of a cluster node. No answer
+    within `timeout_seconds` is an error.
     """
 
     type: Literal["stores.online.PackedOnlineStore"] = "stores.online.PackedOnlineStore"
@@ -47,13 +47,13 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):
     def _one_of_them(self) -> PackedOnlineStoreConfig:
         if (self.path is None) == (self.redis is None):
             raise ValueError(
-                "online_store needs either path (a SQLite file) or redis (an address), and not both"
+                "online_store needs either path (a SQLite file) or redis (an address), not both"
             )
         return self
 
 
 def packed_database(config: RepoConfig) -> PackedDatabase:
-    """The packed records that a configuration's online store is over."""
+    """The packed records of a configuration's online store."""
     online = config.online_store
     return open_database(
         config.project,
@@ -65,21 +65,19 @@ def packed_database(config: RepoConfig) -> PackedDatabase:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """A view and the columns of a request that its join keys are in; one for as long as Feast's
-    object of the view lives.
-    """
+class _RequestedView:
+    """A view, and the request columns that hold its join keys."""
 
     view: OnlineView
     columns: tuple[str, ...]
 
     @cached_property
     def key(self) -> str:
-        """What views that are looked up together share."""
+        """The identifier that views with equal keys share; they are read together."""
         return self.view.keyed_by(self.columns)
 
     def keys(self, given: dict[str, list[Value]], rows: int) -> list[bytes | None]:
-        """The key of each row of a request."""
+        """The view's record key for each row of a request."""
         values = [
             [_plain(value) for value in given[name]] if name in given else [None] * rows
             for name in self.columns
@@ -88,14 +86,12 @@ class _Asked:
 
 
 class PackedOnlineStore(OnlineStore):
-    """See the module; behind Feast's interface. Feast gives no moment with a read, so it judges by
-    the wall clock.
-    """
+    """Feast's online store interface. Feast passes no time to a read, so the wall clock is used."""
 
     def __init__(self) -> None:
         self._database: PackedDatabase | None = None
-        self._known: dict[int, tuple[FeatureView, _Asked]] = {}
-        self._readers: dict[tuple[_Asked, ...], Reader] = {}
+        self._requested_views: dict[int, tuple[FeatureView, _RequestedView]] = {}
+        self._readers: dict[tuple[_RequestedView, ...], Reader] = {}
 
     def database(self, config: RepoConfig) -> PackedDatabase:
         """The packed records of the configuration."""
@@ -110,17 +106,15 @@ class PackedOnlineStore(OnlineStore):
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Merge rows that Feast hands over; naive times are UTC, a missing created time is the
-        event's.
-        """
+        """Merge Feast's rows; naive times are UTC, a missing created time is the event time."""
         view = OnlineView.of(config.project, table)
         keyed = [
             (view.entity_keys.encode(_key_values(entity, view)), entity, *rest)
             for entity, *rest in data
         ]
-        known = [row for row in keyed if row[0] is not None]
-        if known:
-            keys, _, values, events, created = zip(*known, strict=True)
+        with_key = [row for row in keyed if row[0] is not None]
+        if with_key:
+            keys, _, values, events, created = zip(*with_key, strict=True)
             columns = [
                 [
                     feast_value_type_to_python_type(row[name]) if name in row else None
@@ -128,14 +122,12 @@ class PackedOnlineStore(OnlineStore):
                 ]
                 for name in view.features
             ]
-            happened = [micros(assume_utc(event)) for event in events]
-            became_known = [
-                micros(assume_utc(moment or event))
-                for moment, event in zip(created, events, strict=True)
+            event_us = [micros(assume_utc(event)) for event in events]
+            created_us = [
+                micros(assume_utc(created_time or event))
+                for created_time, event in zip(created, events, strict=True)
             ]
-            rows = Rows(
-                keys, happened, became_known, view.layout.rows(columns, happened, became_known)
-            )
+            rows = Rows(keys, event_us, created_us, view.layout.rows(columns, event_us, created_us))
             self.database(config).write(view, rows, micros(datetime.now(UTC)))
         if progress:
             progress(len(data))
@@ -147,23 +139,22 @@ class PackedOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """What is effective now, per entity key; (None, None) where there is nothing, no values
-        where the row is older than the ttl.
+        """The effective row per entity key: event time and values.
 
-        A view that was never written has nothing: between `feast apply` and the first
-        materialization Feast wants nulls, not an error. The platform's own reader says that it is
-        not built.
+        (None, None) without a row, and an empty dict if the row is older than the ttl. A view that
+        was never written has no rows: between `feast apply` and the first materialization Feast
+        expects nulls, not an error. The platform's own reader raises `NotBuilt`.
         """
         view = OnlineView.of(config.project, table)
         keys = [view.entity_keys.encode(_key_values(entity, view)) for entity in entity_keys]
         try:
-            shown = self.database(config).read(view, keys, micros(datetime.now(UTC)))
+            found = self.database(config).read(view, keys, micros(datetime.now(UTC)))
         except NotBuilt:
             return [(None, None)] * len(keys)
         types = {column.name: column.dtype.to_value_type() for column in table.features}
         wanted = requested_features or list(view.features)
         answer: list[tuple[datetime | None, dict[str, Value] | None]] = []
-        for row in shown:
+        for row in found:
             if row.event is None:
                 answer.append((None, None))
                 continue
@@ -181,11 +172,11 @@ class PackedOnlineStore(OnlineStore):
     async def online_read_async(
         self, *arguments: Any, **named: Any
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """`online_read` in a thread."""
+        """Run `online_read` in a thread."""
         return await asyncio.to_thread(self.online_read, *arguments, **named)
 
     async def online_write_batch_async(self, *arguments: Any, **named: Any) -> None:
-        """`online_write_batch` in a thread."""
+        """Run `online_write_batch` in a thread."""
         await asyncio.to_thread(self.online_write_batch, *arguments, **named)
 
     def _read_features_per_fv(
@@ -197,19 +188,20 @@ class PackedOnlineStore(OnlineStore):
         response: GetOnlineFeaturesResponse,
         *options: bool,
     ) -> None:
-        """All views in one look, answered by column; a key that is null or left out is not found."""
-        asked = [self._asked(config, table) for table, _ in views]
-        if not any(column in keys for each in asked for column in each.columns):
-            # Feast says which keys it expected.
+        """Read all views at once, column by column; a null or missing key is `NOT_FOUND`."""
+        requested = [self._requested(config, table) for table, _ in views]
+        if not any(column in keys for each in requested for column in each.columns):
+            # Feast raises the error that names the expected keys.
             return super()._read_features_per_fv(config, views, keys, names, response, *options)
         rows = len(next(iter(keys.values())))
         given = {
-            key: each.keys(keys, rows) for key, each in {each.key: each for each in asked}.items()
+            key: each.keys(keys, rows)
+            for key, each in {each.key: each for each in requested}.items()
         }
-        shown = self._shown(config, asked, given)
+        read = self._read(config, requested, given)
         full_names, with_versions = options
         found = []
-        for (table, features), each, values in zip(views, asked, shown, strict=True):
+        for (table, features), each, values in zip(views, requested, read, strict=True):
             called = table.projection.name_to_use()
             response.metadata.feature_names.val.extend(
                 f"{called}__{name}" if full_names else name for name in features
@@ -220,49 +212,50 @@ class PackedOnlineStore(OnlineStore):
         response.MergeFromString(b"".join(found))
         return None
 
-    def _shown(
+    def _read(
         self,
         config: RepoConfig,
-        asked: Sequence[_Asked],
+        requested: Sequence[_RequestedView],
         keys: Mapping[str, Sequence[bytes | None]],
     ) -> list[ViewValues]:
-        """What the views show now; one that was never written shows nothing."""
+        """The present values of the views; a view that was never written has none."""
         now = micros(datetime.now(UTC))
-        reader = self._reader(config, asked)
+        reader = self._reader(config, requested)
         try:
             return reader.read(keys, now)
         except NotBuilt:
-            if len(asked) == 1:
-                return reader.nothing(len(keys[asked[0].key]))
-            return [self._shown(config, [each], keys)[0] for each in asked]
+            if len(requested) == 1:
+                return reader.not_found(len(keys[requested[0].key]))
+            return [self._read(config, [each], keys)[0] for each in requested]
 
-    def _reader(self, config: RepoConfig, asked: Sequence[_Asked]) -> Reader:
-        """The reader of some views, which is worked out once."""
-        reader = self._readers.get(tuple(asked))
+    def _reader(self, config: RepoConfig, requested: Sequence[_RequestedView]) -> Reader:
+        """The reader of some views, cached."""
+        reader = self._readers.get(tuple(requested))
         if reader is None:
             if len(self._readers) > 1000:
                 self._readers.clear()
-            reader = self._readers[tuple(asked)] = Reader(
-                self.database(config), [(each.view, each.key) for each in asked]
+            reader = self._readers[tuple(requested)] = Reader(
+                self.database(config), [(each.view, each.key) for each in requested]
             )
         return reader
 
     async def _read_features_per_fv_async(self, *arguments: Any) -> None:
         await asyncio.to_thread(self._read_features_per_fv, *arguments)
 
-    def _asked(self, config: RepoConfig, table: FeatureView) -> _Asked:
-        """How a view is read; Feast hands the same objects over for as long as its registry cache
-        lives.
-        """
-        kept = self._known.get(id(table))
-        if kept is None or kept[0] is not table:
-            if len(self._known) > 10_000:
-                self._known.clear()
+    def _requested(self, config: RepoConfig, table: FeatureView) -> _RequestedView:
+        """The view of a Feast view, cached while Feast's registry cache returns the same object."""
+        cached = self._requested_views.get(id(table))
+        if cached is None or cached[0] is not table:
+            if len(self._requested_views) > 10_000:
+                self._requested_views.clear()
             view = OnlineView.of(config.project, table)
             renamed = table.projection.join_key_map
-            kept = (table, _Asked(view, tuple(renamed.get(key, key) for key in view.join_keys)))
-            self._known[id(table)] = kept
-        return kept[1]
+            cached = (
+                table,
+                _RequestedView(view, tuple(renamed.get(key, key) for key in view.join_keys)),
+            )
+            self._requested_views[id(table)] = cached
+        return cached[1]
 
     def update(
         self,
@@ -273,21 +266,21 @@ class PackedOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Remove the records of views that are gone; a view's own place comes with its first rows."""
+        """Remove the records of deleted views; a view's storage is created by its first write."""
         records = self.database(config).records
         try:
-            there = records.views(config.project)
+            schemas = records.views(config.project)
         except StoreOutdated:
             # The next materialization moves the whole file aside.
             return
         for name in {view.name for view in tables_to_delete}:
-            for schema in there.get(name, []):
+            for schema in schemas.get(name, []):
                 records.drop(schema)
 
     def teardown(
         self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
     ) -> None:
-        """Remove everything."""
+        """Remove everything of the project."""
         self.database(config).records.teardown(config.project)
 
 
@@ -297,7 +290,7 @@ def _key_values(entity: EntityKey, view: OnlineView) -> list[Any]:
 
 
 def _add_version(response: GetOnlineFeaturesResponse, table: FeatureView) -> None:
-    """Which version of the view answers, as Feast says it."""
+    """Add the view's version to the metadata of Feast's response."""
     name = table.projection.name_alias or table.projection.name
     if name not in [known.name for known in response.metadata.feature_view_metadata]:
         response.metadata.feature_view_metadata.add(
@@ -306,7 +299,7 @@ def _add_version(response: GetOnlineFeaturesResponse, table: FeatureView) -> Non
 
 
 def _plain(value: Value) -> Any:
-    """A key's value; None where it has none."""
+    """The Python value of a key; None if it is null."""
     kind = value.WhichOneof("val")
     if kind is None:
         return None

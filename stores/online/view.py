@@ -1,4 +1,4 @@
-"""What the online store has to know of a feature view."""
+"""The parts of a feature view that the online store needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnlineView:
-    """What the online store has to know of a feature view; keys are in sorted order of their names."""
+    """The parts of a feature view that the online store needs; keys are sorted by name."""
 
     project: str
     name: str
@@ -33,7 +33,7 @@ class OnlineView:
 
     @classmethod
     def of(cls, project: str, view: FeatureView) -> OnlineView:
-        """The online side of a Feast view."""
+        """The online view of a Feast view."""
         keys = tuple(
             sorted(
                 ((column.name, column.dtype) for column in view.entity_columns),
@@ -52,8 +52,9 @@ class OnlineView:
 
     @cached_property
     def schema(self) -> str:
-        """A fingerprint of project, name, keys, features and definition; a view of another one has
-        other records.
+        """A fingerprint of project, name, keys, features and definition.
+
+        Views of different schemas share no records.
         """
         typed = [
             [(name, str(type_)) for name, type_ in columns]
@@ -63,42 +64,39 @@ class OnlineView:
 
     @cached_property
     def features(self) -> tuple[str, ...]:
-        """The features' names, in the order of a record's values."""
+        """The feature names, in the order of a record's values."""
         return tuple(name for name, _ in self.typed_features)
 
     @cached_property
     def join_keys(self) -> tuple[str, ...]:
-        """The join keys' names, sorted."""
+        """The join key names, sorted."""
         return tuple(name for name, _ in self.keys)
 
     @cached_property
     def layout(self) -> Layout:
-        """How its records are laid out."""
+        """The byte layout of the view's records."""
         from stores.online.record_format import Layout
 
         return Layout([type_ for _, type_ in self.typed_features], int(self.schema[:8], 16))
 
     @cached_property
     def entity_keys(self) -> EntityKeys:
-        """How its keys are encoded."""
+        """The encoder of the view's keys."""
         from stores.online.entity_keys import EntityKeys
 
         return EntityKeys(self.join_keys, [type_ for _, type_ in self.keys])
 
     def keyed_by(self, columns: Sequence[str]) -> str:
-        """What views share whose join keys, in their order, are read from the same columns in the
-        same types: the keys' bytes.
+        """An identifier of the join keys' request columns and types.
+
+        Views with equal identifiers have equal key bytes for a request, and are read together.
         """
         return repr([*zip(columns, map(str, self.entity_keys.types), strict=True)])
 
     def key(self, *values: Any) -> bytes | None:
-        """The record's key from the join keys' values, in sorted order of their names; None where
-        one is null.
-        """
+        """The record key of the join key values, which are sorted by name; None if one is null."""
         return self.entity_keys.encode(values)
 
     def all_keys(self, *columns: Sequence[Any]) -> list[bytes | None]:
-        """The keys of many records, from a sequence of values per join key, in sorted order of
-        their names.
-        """
+        """The record keys of many entities, from a column per join key, sorted by name."""
         return self.entity_keys.encode_all(columns)

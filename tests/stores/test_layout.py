@@ -150,8 +150,8 @@ def test_a_record_decodes_to_the_encoded_rows(table, schema):
         exact([as_kept(value) for value in row[3:]]) for row in rows
     ]
     assert layout.records(packed) == [layout.record([row]) for row in packed]
-    if layout.single is not None:
-        assert {len(one) for one in layout.records(packed)} == {layout.single}
+    if layout.one_row_length is not None:
+        assert {len(one) for one in layout.records(packed)} == {layout.one_row_length}
 
 
 @given(tables(), INT64)
@@ -211,7 +211,6 @@ def test_any_flipped_bit_and_any_cut_is_refused(table, data):
         for read in (layout.check, layout.split, lambda record: layout.row_at(record, 2**63 - 1)):
             with pytest.raises(CorruptRecord):
                 read(damaged)
-        assert layout.cells_at(damaged, 2**63 - 1, 0) is None
 
 
 @given(tables(), st.binary(max_size=80))
@@ -418,9 +417,9 @@ def test_key_columns_are_encoded_as_their_single_values(some, data):
     ],
 )
 def test_a_key_of_another_type_is_refused_by_its_name(type_, value):
-    with pytest.raises(InvalidRequest, match=r"join key 'driver' = .* is no"):
+    with pytest.raises(InvalidRequest, match=r"join key 'driver' = .* is not of type"):
         EntityKeys(["driver"], [type_]).encode([value])
-    with pytest.raises(InvalidRequest, match=r"join key 'driver' = .* is no"):
+    with pytest.raises(InvalidRequest, match=r"join key 'driver' = .* is not of type"):
         EntityKeys(["driver"], [type_]).encode_all([[value]])
 
 
