@@ -66,7 +66,7 @@ class Records(Protocol):
         """Compare and set: replace each record that still equals `before`, atomically per record.
 
         None stands for an absent record; `before=None` says that all are absent. Returns the
-        positions of the keys whose record differed, ascending.
+        positions of the keys whose record equals neither `before` nor `after`, ascending.
         """
 
     def generation(self, view: OnlineView) -> str | None:

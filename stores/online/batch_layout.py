@@ -113,7 +113,7 @@ class BatchLayout:
         self.null_bits, self.withdrawn_bits = _index(null_bits), np.array(withdrawn_bits, np.intp)
 
     def checksum(self, rows: int) -> int:
-        """The CRC-32 of `rows` request rows whose records are intact and as long as the absent ones.
+        """The CRC-32 of `rows` request rows of intact records that are as long as the absent ones.
 
         It does not depend on their contents: a CRC is linear, and a record that ends with its own
         CRC cancels its contribution, so that only its length and the CRC before it count.

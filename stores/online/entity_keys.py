@@ -84,7 +84,7 @@ _FIXED = (Int32, Int64, UnixTimestamp, Bool, Float32, Float64, Uuid, TimeUuid)
 
 
 class EntityKeys:
-    """The encoder of a view's keys, from its join keys, which are sorted by name, and their types."""
+    """The encoder of a view's keys, from its join keys, sorted by name, and their types."""
 
     def __init__(self, names: Sequence[str], types: Sequence[FeastType]) -> None:
         self.names = tuple(names)

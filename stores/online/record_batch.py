@@ -147,7 +147,7 @@ class Unpacked:
         return lengths
 
     def _judge(self, in_effect: np.ndarray | None, at: int) -> None:
-        """Decide what is shown: an effective row that is not withdrawn and not older than the ttl."""
+        """Decide which rows are shown: effective, not withdrawn, not older than the ttl."""
         layout = self._layout
         found = np.maximum(self._events, self._created) <= at
         if in_effect is not None:
@@ -231,7 +231,7 @@ class Unpacked:
         return matrix
 
     def numbers(self, view: int, index: int) -> np.ndarray:
-        """A feature's column of the matrix, by the position of its view and its index in the view."""
+        """A feature's matrix column, by the position of its view and its index in the view."""
         return self.matrix[:, self._layout.first[view] + index]  # type: ignore[no-any-return]
 
     @cached_property

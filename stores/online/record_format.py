@@ -77,7 +77,7 @@ class _Kind:
 
 
 def _json(value: Any) -> bytes:
-    """JSON text as it is, as tables hold it: its numbers may have more digits than MessagePack's."""
+    """JSON text as it is: its numbers may have more digits than MessagePack's."""
     return (value if isinstance(value, str) else json.dumps(value)).encode()
 
 

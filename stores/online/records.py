@@ -205,7 +205,7 @@ class PackedDatabase:
         offered: dict[bytes, list[PackedRow]],
         now: int,
     ) -> Iterator[tuple[bytes, bytes | None, bytes, int | None]]:
-        """Key, old record, new record, and effective time of its first new row, per changed record."""
+        """Per changed record: key, old and new record, effective time of its first new row."""
         layout = view.layout
         for key, old in zip(keys, before, strict=True):
             new = offered[key]
@@ -271,7 +271,7 @@ class PackedDatabase:
         return removed
 
     def drop_other_definitions(self, view: OnlineView, keep: Collection[str]) -> None:
-        """Remove the records of the view's other definitions, except those of the schemas to keep."""
+        """Remove the records of the view's other definitions, except the schemas to keep."""
         for schema in self.records.views(view.project).get(view.name, []):
             if schema != view.schema and schema not in keep:
                 self.records.drop(schema)

@@ -98,10 +98,10 @@ def of_somebody_else(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (of_somebody_else, "is a SQLite file, but no online store"),
+        (of_somebody_else, "is a SQLite file, but not an online store"),
         (
             lambda path: path.write_bytes(b"a picture, perhaps " * 100),
-            "is no online store: file is not a database",
+            "is not an online store: file is not a database",
         ),
         (lambda path: path.mkdir(), "is a folder"),
     ],
@@ -232,7 +232,7 @@ def test_a_full_disk_is_an_error_and_the_file_stays_whole(tmp_path, size):
         fill(database)
     said = in_a_child_that_may_write(size, lambda: fill(database, NEW, MANY))
     assert said.startswith("DataFolderError DataFolderError: cannot ") and said.endswith(
-        "Free space or mend its rights."
+        "Free disk space or correct the file's permissions."
     ), said
     if size > 1 or size % 2:
         with closing(sqlite3.connect(path)) as connection:

@@ -133,7 +133,7 @@ def test_a_run_that_lost_its_lock_neither_swaps_nor_moves_the_mark(redis_server,
         with closing(redis_server.client()) as client:
             client.set(first.records._lock(TRIPS), "somebody else")
 
-    with pytest.raises(OnlineStoreUnavailable, match="was silent for over 30 s"):
+    with pytest.raises(OnlineStoreUnavailable, match="did not renew its lock for over 30 s"):
         rebuild(first, NEW, before_swap=lose)
     with closing(redis_server.client()) as client:
         client.delete(first.records._lock(TRIPS))

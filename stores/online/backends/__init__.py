@@ -1,5 +1,5 @@
-"""Where packed online records are kept: SQLite or Redis.
+"""The storage of packed online records: SQLite or Redis.
 
 Comes in: keys and bytes. Goes out: the same bytes.
-Never: knows what is in a record.
+Never: interprets a record.
 """

@@ -1,6 +1,4 @@
-"""What a Redis server is asked to do with what it holds: its files are written anew where records
-were erased, and it drops nothing.
-"""
+"""The files and the eviction policy of a Redis server: rewriting after an erasure, and warnings."""
 
 from __future__ import annotations
 
@@ -15,77 +13,67 @@ from stores.online.backend import OnlineStoreUnavailable
 
 
 def scrub(client: Any, where: str) -> None:
-    """Where the server keeps files, have it write them anew, without what was removed from its
-    memory.
-    """
-    there = _when_idle(client)
-    if there.get("aof_enabled"):
+    """Have the server rewrite its files, if it has any, without the removed keys."""
+    persistence = _when_idle(client)
+    if persistence.get("aof_enabled"):
         client.bgrewriteaof()
-        _written(where, _when_idle(client), "aof_last_bgrewrite_status")
-    if _keeps_snapshots(client, there):
+        _check_written(where, _when_idle(client), "aof_last_bgrewrite_status")
+    if _keeps_snapshots(client, persistence):
         client.bgsave()
-        _written(where, _when_idle(client), "rdb_last_bgsave_status")
+        _check_written(where, _when_idle(client), "rdb_last_bgsave_status")
 
 
-def drops_keys(client: Any) -> str | None:
-    """The policy by which a server that is full drops keys that never expire, as ours; None where
-    it drops none.
-    """
+def eviction_policy(client: Any) -> str | None:
+    """The eviction policy, if a full server drops keys that never expire; None if it does not."""
     memory = client.info("memory")
     policy = str(memory.get("maxmemory_policy", ""))
     return policy if memory.get("maxmemory") and policy.startswith("allkeys") else None
 
 
 def warn_of_eviction(nodes: Iterable[Any], where: str) -> None:
-    """Warn where a server drops keys when it is full: its records would then not be found; ours
-    never expire.
-    """
+    """Warn if a full server would drop keys: dropped records read as `NOT_FOUND`."""
     for node in nodes:
-        if policy := drops_keys(node):
+        if policy := eviction_policy(node):
             warnings.warn(
-                f"{where} has maxmemory-policy {policy}: when it is full, it drops records of"
-                " features, which are then"
-                " not found. Use noeviction, or a server of their own.",
+                f"{where} has maxmemory-policy {policy}: when it is full, it drops feature records,"
+                " which then read as missing. Use noeviction, or a separate server.",
                 stacklevel=2,
             )
 
 
-def _written(where: str, persistence: dict[str, Any], status: str) -> None:
+def _check_written(where: str, persistence: dict[str, Any], status: str) -> None:
     if persistence.get(status) != "ok":
         raise OnlineStoreUnavailable(
-            f"{where} could not write its files anew ({status}: {persistence.get(status)}), and"
-            " they still hold what was "
-            "erased. See the server's log, and erase again."
+            f"{where} could not rewrite its files ({status}: {persistence.get(status)}); they"
+            " still hold erased records. See the server's log, and erase again."
         )
 
 
 def _when_idle(client: Any) -> dict[str, Any]:
-    """What the server says of its files, once it is not writing them."""
+    """The server's persistence status, once it is not writing files."""
     while True:
-        there: dict[str, Any] = client.info("persistence")
+        persistence: dict[str, Any] = client.info("persistence")
         if not any(
-            there.get(name)
+            persistence.get(name)
             for name in (
                 "rdb_bgsave_in_progress",
                 "aof_rewrite_in_progress",
                 "aof_rewrite_scheduled",
             )
         ):
-            return there
+            return persistence
         time.sleep(0.02)
 
 
 def _keeps_snapshots(client: Any, persistence: dict[str, Any]) -> bool:
-    """Whether there may be a snapshot on disk: one is written from time to time, was written, or
-    was loaded.
-    """
+    """Whether a snapshot may be on disk: configured, written before, or loaded at start."""
     try:
         configured = client.config_get("save").get("save") != ""
-    except RedisError:  # a server of somebody else's, who does not say
+    except RedisError:  # managed servers may refuse CONFIG
         configured = True
-    was = (
+    seen = (
         persistence.get("rdb_last_bgsave_time_sec", 0) != -1
         or persistence.get("rdb_saves", 0)
         or persistence.get("rdb_last_load_keys_loaded", 0)
     )
-    return bool(configured or was)
+    return bool(configured or seen)

@@ -1,4 +1,4 @@
-"""A lock on a Redis server that ends by itself when its holder dies."""
+"""A lock on a Redis server that expires when its holder dies."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from stores.online.backends.redis_scripts import KEEP
+from stores.online.backends.redis_scripts import RENEW_OR_RELEASE
 
-# A holder that says nothing for this long has lost the lock.
+# A holder that does not renew the lock for this long loses it.
 SECONDS = 30.0
 
 
 class Lease:
-    """Takes the lock when it is made, waiting for its turn, and renews it from a thread until it is
-    left.
+    """A lock, acquired at construction and renewed by a thread within the `with` block.
 
-    Redis errors while waiting are the caller's; those of a renewal are met by the work itself.
+    Construction waits for the lock, and raises Redis errors. Errors of a renewal are suppressed:
+    the work under the lock meets them too.
     """
 
     def __init__(self, client: Any, lock: str) -> None:
@@ -28,30 +28,30 @@ class Lease:
         self._lock = lock
         self._token = uuid.uuid4().hex
         self._milliseconds = int(SECONDS * 1000)
-        # The answer to the first try may have been lost with its connection.
+        # `get` covers a successful `set` whose answer was lost with its connection.
         while (
             not client.set(lock, self._token, nx=True, px=self._milliseconds)
             and client.get(lock) != self._token.encode()
         ):
             time.sleep(0.1)
         self._done = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="materializing", daemon=True)
+        self._renewer = threading.Thread(target=self._renew, name="materializing", daemon=True)
 
     def __enter__(self) -> str:
-        """The token that says whose the lock is."""
-        self._keeper.start()
+        """The token that identifies the holder."""
+        self._renewer.start()
         return self._token
 
     def __exit__(self, *_error: object) -> None:
-        """Give the lock back; where that fails it ends by itself."""
+        """Release the lock; if that fails, it expires."""
         self._done.set()
-        self._keeper.join()
+        self._renewer.join()
         self._extend(0)
 
-    def _keep(self) -> None:
+    def _renew(self) -> None:
         while not self._done.wait(self._milliseconds / 3000):
             self._extend(self._milliseconds)
 
     def _extend(self, milliseconds: int) -> None:
         with suppress(RedisError, RedisClusterException):
-            self._client.eval(KEEP, 1, self._lock, self._token, milliseconds)
+            self._client.eval(RENEW_OR_RELEASE, 1, self._lock, self._token, milliseconds)

@@ -1,7 +1,7 @@
-"""What packed records are called on Redis: `{bucket}view.schema.place:` and the entity's key.
+"""The Redis keys of packed records: `{bucket}view.schema.generation:` and the entity's key.
 
-The bucket in braces, one of 256, is what a cluster distributes keys by, so that compare-and-set
-runs on the server for many keys at once.
+A cluster distributes keys by the bucket in braces, one of 256, so that one script can compare and
+set many records of a bucket.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from stores.online.backend import KeyGroup, RecordRows
 
 
 def project_hash(project: str) -> str:
-    """The hash that says where each view is, in one slot of a cluster with the locks of its views."""
+    """The key of the project's hash, in one cluster slot with the locks of its views."""
     return f"{{punctual:{project}}}"
 
 
 def record_names(generations: Sequence[str], keys: Iterable[bytes | None]) -> list[bytes]:
-    """The names of each key's records, one a place; none for a key that is null."""
+    """The Redis keys of each entity key's records, one per generation; none for a null key."""
     prefixes = [_prefixes(generation) for generation in generations]
     return [
         prefix[zlib.crc32(key) & 0xFF] + key
@@ -29,14 +29,14 @@ def record_names(generations: Sequence[str], keys: Iterable[bytes | None]) -> li
     ]
 
 
-@lru_cache(maxsize=1024)  # names of places come and go
+@lru_cache(maxsize=1024)  # generations change with every rebuild
 def _prefixes(generation: str) -> list[bytes]:
-    """How the names of a place's records begin, by bucket."""
+    """The prefixes of the Redis keys of a generation, by bucket."""
     return [f"{{{bucket:02x}}}{generation}:".encode() for bucket in range(256)]
 
 
 def by_bucket(names: Sequence[bytes]) -> dict[bytes, list[int]]:
-    """The numbers of the names in each bucket, which one command on a cluster may hold."""
+    """The positions of the names in each bucket; a cluster command takes keys of one bucket."""
     found: dict[bytes, list[int]] = {}
     for number, name in enumerate(names):
         found.setdefault(name[:4], []).append(number)
@@ -44,13 +44,13 @@ def by_bucket(names: Sequence[bytes]) -> dict[bytes, list[int]]:
 
 
 def chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Numbers in pieces of at most `size`."""
+    """Numbers in chunks of at most `size`."""
     for start in range(0, len(numbers), size):
         yield numbers[start : start + size]
 
 
 def by_group(groups: Sequence[KeyGroup], records: Sequence[bytes | None]) -> list[RecordRows]:
-    """Records in the order in which they were asked for, by group, key and view."""
+    """Records in the order of `record_names`, arranged by group, key and view."""
     found: list[RecordRows] = []
     start = 0
     for keys, views in groups:

@@ -1,5 +1,6 @@
-"""Packed records on SQLite: one file, many readers, one writer at a time, in any number of threads
-and processes.
+"""Packed records in one SQLite file, for many readers and one writer at a time.
+
+Readers and writers may be in any number of threads and processes of one machine.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from stores.online.backend import (
 )
 from stores.online.backends.sqlite_file import PATIENCE_SECONDS, OnlineFile, is_older
 from stores.online.backends.sqlite_tables import (
-    INTEGER_KEY,
     column_keys,
     create_table,
+    delete_keys,
+    drop_other_tables,
     drop_tables,
     new_table_name,
     other_schemas,
@@ -36,19 +38,19 @@ from stores.online.records import not_online, removed_meanwhile
 from stores.online.view import OnlineView
 from stores.tables import archive_database, archived_databases, quoted
 
-# SQLite joins 64 tables at most, and takes longer to compile a statement than to run it: few
-# shapes, each compiled once.
+# SQLite joins at most 64 tables. Compiling a statement takes longer than running it, so statements
+# come in a few sizes, each of which is compiled once.
 _VIEWS_AT_ONCE = 48
 _KEYS_AT_ONCE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 class SqliteRecords(OnlineFile):
-    """See the module. Each thread has a connection of its own."""
+    """`Records` in a SQLite file. Each thread has a connection of its own."""
 
     # Reading.
 
     def read_records(self, groups: Sequence[KeyGroup]) -> list[RecordRows]:
-        """See `Records`; all groups are seen as of one moment."""
+        """See `Records`; all groups are read from one snapshot."""
         connection = self._connect(make=False)
         if connection is None:
             raise not_online(next(view for _, views in groups for view in views))
@@ -62,9 +64,8 @@ class SqliteRecords(OnlineFile):
                     and len(groups[0][0]) <= _KEYS_AT_ONCE[-1]
                     and len(groups[0][1]) <= _VIEWS_AT_ONCE
                 ):
-                    ((keys, views),) = (
-                        groups  # one statement, which sees one moment without a transaction
-                    )
+                    # A single statement reads one snapshot without a transaction.
+                    ((keys, views),) = groups
                     return [
                         self._read_many(
                             connection, keys, [generations[view.schema] for view in views]
@@ -74,8 +75,8 @@ class SqliteRecords(OnlineFile):
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     raise
-            # Somebody swapped a view's place since we looked it up. Looked up in one transaction
-            # with what is in it, it is there.
+            # A rebuild replaced a cached generation. Names and records that are read in one
+            # transaction agree.
             self._local.generations = {}
             return self._read_in_transaction(connection, groups)
         except sqlite3.DatabaseError as error:
@@ -89,9 +90,10 @@ class SqliteRecords(OnlineFile):
     ) -> list[RecordRows]:
         connection.execute("BEGIN")
         try:
-            known = self._generations(connection, groups) if generations is None else generations
+            if generations is None:
+                generations = self._generations(connection, groups)
             return [
-                self._read_many(connection, keys, [known[view.schema] for view in views])
+                self._read_many(connection, keys, [generations[view.schema] for view in views])
                 for keys, views in groups
             ]
         finally:
@@ -113,12 +115,12 @@ class SqliteRecords(OnlineFile):
     def _read_one(
         connection: sqlite3.Connection, groups: Sequence[KeyGroup], generations: dict[str, str]
     ) -> list[RecordRows]:
-        """One entity per group, as for a request of one row: one statement for all views."""
-        named = tuple(tuple(generations[view.schema] for view in views) for _, views in groups)
+        """One key per group, as in a request of one row: one statement for all views."""
+        tables = tuple(tuple(generations[view.schema] for view in views) for _, views in groups)
         keys = [
-            column_keys(each[0], keys)[0] for each, (keys, _) in zip(named, groups, strict=True)
+            column_keys(names[0], keys)[0] for names, (keys, _) in zip(tables, groups, strict=True)
         ]
-        (row,) = connection.execute(select_one(named), keys).fetchall()
+        (row,) = connection.execute(select_one(tables), keys).fetchall()
         found: list[RecordRows] = []
         start = 0
         for _, views in groups:
@@ -138,9 +140,9 @@ class SqliteRecords(OnlineFile):
             found = [SqliteRecords._read_many(connection, keys, part) for part in chunks]
             return [sum(rows, ()) for rows in zip(*found, strict=True)]
         result: list[tuple[bytes | None, ...]] = [()] * len(keys)
-        named = column_keys(generations[0], keys)
-        for start in range(0, len(named), _KEYS_AT_ONCE[-1]):
-            chunk = named[start : start + _KEYS_AT_ONCE[-1]]
+        sql_keys = column_keys(generations[0], keys)
+        for start in range(0, len(sql_keys), _KEYS_AT_ONCE[-1]):
+            chunk = sql_keys[start : start + _KEYS_AT_ONCE[-1]]
             size = next(size for size in _KEYS_AT_ONCE if size >= len(chunk))
             statement = select_many(tuple(generations), size)
             for number, *records in connection.execute(
@@ -155,8 +157,8 @@ class SqliteRecords(OnlineFile):
         with self._refusing("read"):
             return [record for (record,) in self._read_many(self._existing(), keys, [generation])]
 
-    def _ask(self, statement: str, *values: Any) -> list[Any]:
-        """The rows of a SELECT; none where there is no file."""
+    def _select(self, statement: str, *values: Any) -> list[Any]:
+        """The rows of a SELECT; none if there is no file."""
         connection = self._connect(make=False)
         if connection is None:
             return []
@@ -172,15 +174,15 @@ class SqliteRecords(OnlineFile):
         before: Sequence[bytes | None] | None,
         after: Sequence[bytes],
     ) -> list[int]:
-        """See `Records`; all of it in one transaction. Quickest where keys come in their order."""
-        named = column_keys(generation, keys)
+        """See `Records`; one transaction, fastest if keys are sorted."""
+        sql_keys = column_keys(generation, keys)
         insert = f"INSERT OR IGNORE INTO {quoted(generation)} VALUES (?, ?)"
         with self._writing() as connection:
-            there = connection.total_changes
+            changes_before = connection.total_changes
             if before is None:
-                connection.executemany(insert, zip(named, after, strict=True))
+                connection.executemany(insert, zip(sql_keys, after, strict=True))
             else:
-                offered = list(zip(named, before, after, strict=True))
+                offered = list(zip(sql_keys, before, after, strict=True))
                 connection.executemany(
                     insert, sorted((key, new) for key, old, new in offered if old is None)
                 )
@@ -189,26 +191,26 @@ class SqliteRecords(OnlineFile):
                     f"UPDATE {quoted(generation)} SET record = ?3 WHERE key = ?1 AND record = ?2",
                     changed,
                 )
-            if connection.total_changes - there == len(keys):
+            if connection.total_changes - changes_before == len(keys):
                 return []
-            now = self._read_many(connection, keys, [generation])
+            present = self._read_many(connection, keys, [generation])
             return [
                 number
-                for number, ((record,), wanted) in enumerate(zip(now, after, strict=True))
-                if record != wanted
+                for number, ((record,), written) in enumerate(zip(present, after, strict=True))
+                if record != written
             ]
 
     def generation(self, view: OnlineView) -> str | None:
         """See `Records`."""
-        found = self._ask("SELECT place FROM places WHERE schema = ?", view.schema)
+        found = self._select("SELECT place FROM places WHERE schema = ?", view.schema)
         return str(found[0][0]) if found else None
 
     def writable_generations(self, view: OnlineView) -> list[str]:
         """See `Records`."""
         statement = "SELECT place, beside FROM places WHERE schema = ?"
-        found = self._ask(statement, view.schema)
-        begun = self._exclusive_generations.get(view.schema)
-        if begun and (not found or found[0][0] != begun):
+        found = self._select(statement, view.schema)
+        expected = self._exclusive_generations.get(view.schema)
+        if expected and (not found or found[0][0] != expected):
             raise removed_meanwhile(view, self.where)
         if not found:
             with self._writing() as connection:
@@ -226,27 +228,15 @@ class SqliteRecords(OnlineFile):
         """See `Records`."""
         generation = new_table_name(view)
         with self._writing() as connection:
-            self._drop_other_generations(connection, view.schema)
+            drop_other_tables(connection, view.schema)
             create_table(connection, generation)
             connection.execute(
                 "UPDATE places SET beside = ? WHERE schema = ?", (generation, view.schema)
             )
         return generation
 
-    @staticmethod
-    def _drop_other_generations(connection: sqlite3.Connection, schema: str) -> None:
-        """Remove all places of a schema but its own."""
-        own = [
-            row[0]
-            for row in connection.execute("SELECT place FROM places WHERE schema = ?", (schema,))
-        ]
-        for generation in tables_of(connection, schema):
-            if generation not in own:
-                connection.execute(f"DROP TABLE {quoted(generation)}")
-        connection.execute("UPDATE places SET beside = NULL WHERE schema = ?", (schema,))
-
     def swap(self, view: OnlineView, generation: str, watermark: Watermark) -> None:
-        """See `Records`; readers see the one or the other, whole."""
+        """See `Records`; readers see either the old or the new generation."""
         with self._writing() as connection:
             if generation not in tables_of(connection, view.schema):
                 raise removed_meanwhile(view, self.where)
@@ -261,7 +251,7 @@ class SqliteRecords(OnlineFile):
                     watermark.until,
                 ),
             )
-            self._drop_other_generations(connection, view.schema)
+            drop_other_tables(connection, view.schema)
         if view.schema in self._exclusive_generations:
             self._exclusive_generations[view.schema] = generation
 
@@ -279,7 +269,7 @@ class SqliteRecords(OnlineFile):
 
     def watermark(self, view: OnlineView) -> Watermark | None:
         """See `Records`."""
-        found = self._ask(
+        found = self._select(
             "SELECT version, until FROM places WHERE schema = ? AND until IS NOT NULL", view.schema
         )
         return Watermark(*found[0]) if found else None
@@ -292,21 +282,26 @@ class SqliteRecords(OnlineFile):
             ).fetchone()
             if not found or self._exclusive_generations.get(view.schema, found[0]) != found[0]:
                 raise removed_meanwhile(view, self.where)
-            reached = "CASE WHEN version = ?1 THEN max(ifnull(until, ?2), ?2) ELSE ?2 END"
-            values = (watermark.version, watermark.until, view.schema)
             connection.execute(
-                f"UPDATE places SET version = ?1, until = {reached} WHERE schema = ?3", values
+                """
+                UPDATE places
+                SET
+                    version = ?1,
+                    until = CASE WHEN version = ?1 THEN max(ifnull(until, ?2), ?2) ELSE ?2 END
+                WHERE schema = ?3
+                """,
+                (watermark.version, watermark.until, view.schema),
             )
 
     @property
     def _exclusive_generations(self) -> dict[str, str]:
-        """The views that this thread is alone with: their places when it began."""
-        begun: dict[str, str] = self._local.__dict__.setdefault("begun", {})
-        return begun
+        """By schema: the generation that was current when this thread locked the view."""
+        generations: dict[str, str] = self._local.__dict__.setdefault("exclusive", {})
+        return generations
 
     @contextmanager
     def _locked(self, schema: str) -> Iterator[None]:
-        """A process that dies lets go."""
+        """Hold the file lock of a schema, which the system releases if the process dies."""
         with self._refusing("write"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = self.path.with_name(f".{self.path.name}.{schema}.lock").open("w")
@@ -323,19 +318,21 @@ class SqliteRecords(OnlineFile):
             (generation, *being_filled) = self.writable_generations(view)
             if being_filled:
                 with self._writing() as connection:
-                    self._drop_other_generations(connection, view.schema)
+                    drop_other_tables(connection, view.schema)
             self._exclusive_generations[view.schema] = generation
             try:
                 yield
             finally:
                 del self._exclusive_generations[view.schema]
 
-    # What is there, and its end.
+    # Counting and removing.
 
     def views(self, project: str) -> dict[str, list[str]]:
         """See `Records`."""
         found: dict[str, list[str]] = {}
-        for name, schema in self._ask("SELECT name, schema FROM places WHERE project = ?", project):
+        for name, schema in self._select(
+            "SELECT name, schema FROM places WHERE project = ?", project
+        ):
             found.setdefault(name, []).append(schema)
         return found
 
@@ -349,11 +346,11 @@ class SqliteRecords(OnlineFile):
         generation = self.generation(view)
         try:
             return (
-                int(self._ask(f"SELECT count(*) FROM {quoted(generation)}")[0][0])
+                int(self._select(f"SELECT count(*) FROM {quoted(generation)}")[0][0])
                 if generation
                 else 0
             )
-        except GenerationGone:  # swapped since
+        except GenerationGone:  # replaced by a rebuild
             return self.count(view)
 
     def erase(self, view: OnlineView, keys: Sequence[bytes]) -> int:
@@ -361,63 +358,43 @@ class SqliteRecords(OnlineFile):
         if not self.path.exists():
             return 0
         with self._locked(view.schema), self._writing() as connection:
-            self._drop_other_generations(connection, view.schema)
-            removed = self._delete(connection, view.schema, keys)
+            drop_other_tables(connection, view.schema)
+            removed = delete_keys(connection, view.schema, keys)
             for schema in other_schemas(connection, view):
-                self._delete(connection, schema, keys)
-        return removed
-
-    @staticmethod
-    def _delete(connection: sqlite3.Connection, schema: str, keys: Sequence[bytes]) -> int:
-        removed = 0
-        for generation in tables_of(connection, schema):
-            # An earlier definition may have had other keys.
-            fitting = (
-                [key for key in keys if len(key) == 8] if generation.endswith(INTEGER_KEY) else keys
-            )
-            delete = f"DELETE FROM {quoted(generation)} WHERE key = ?"
-            removed += (
-                connection.executemany(
-                    delete, [(key,) for key in column_keys(generation, fitting)]
-                ).rowcount
-                if fitting
-                else 0
-            )
+                delete_keys(connection, schema, keys)
         return removed
 
     def scrub(self) -> None:
-        """See `Records`; writes the whole file anew, and empties its journal as soon as the readers
-        of before are done.
-        """
-        for aside in archived_databases(self.path):
-            aside.unlink(missing_ok=True)
+        """See `Records`; rewrites the file, and empties its journal once earlier readers end."""
+        for old_file in archived_databases(self.path):
+            old_file.unlink(missing_ok=True)
         connection = self._connect(make=False)
         if connection is None:
             return
         with self._refusing("scrub"):
-            # Else a page made of memory that held something else would keep what it does not use of
-            # it.
+            # Without secure_delete, a new page may carry leftover bytes of whatever its memory held
+            # before.
             connection.execute("PRAGMA secure_delete = ON")
             try:
                 connection.execute("VACUUM")
             finally:
                 connection.execute("PRAGMA secure_delete = OFF")
-            until = time.monotonic() + PATIENCE_SECONDS
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise OnlineStoreUnavailable(
-                        f"the journal of {self.path} still holds what was erased: a reader has"
-                        f" been busy for {PATIENCE_SECONDS:.0f} s. "
-                        "Stop it and erase again."
+                        f"the journal of {self.path} still holds erased records: a reader has"
+                        f" kept it open for {PATIENCE_SECONDS:.0f} s. "
+                        "Stop the reader and erase again."
                     )
                 time.sleep(0.01)
 
     def teardown(self, project: str) -> None:
-        """See `Records`; the file goes with its last project."""
+        """See `Records`; the file is removed with its last project."""
         for schemas in self.views(project).values():
             for schema in schemas:
                 self.drop(schema)
-        if self.path.exists() and not self._ask("SELECT 1 FROM places"):
+        if self.path.exists() and not self._select("SELECT 1 FROM places"):
             self.close()
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)

@@ -1,6 +1,4 @@
-"""The SQLite file that online records are in: opened as it is now, checked, and its errors in the
-platform's words.
-"""
+"""The SQLite file of online records: opening, checking its format, and translating its errors."""
 
 from __future__ import annotations
 
@@ -16,11 +14,14 @@ from punctual.errors import DataFolderError, StoreOutdated
 from stores.online.backend import GenerationGone, OnlineStoreUnavailable
 from stores.tables import make_database, sqlite_uri
 
-# The format of the file; that of a record is in its first byte, and in the fingerprint of its view.
+# The format of the file. The format of a record is in its first byte and in its view's schema.
 FORMAT = 3
+# One row per schema: `place` is the current generation, `beside` the one that a rebuild fills,
+# `version` and `until` the watermark.
 _SCHEMA = f"""
 CREATE TABLE places (
-    schema TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL, place TEXT NOT NULL, beside TEXT, version INTEGER, until INTEGER
+    schema TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL,
+    place TEXT NOT NULL, beside TEXT, version INTEGER, until INTEGER
 ) WITHOUT ROWID;
 PRAGMA user_version = {FORMAT}
 """
@@ -39,29 +40,26 @@ class OnlineFile:
     # Connections.
 
     def _connect(self, *, make: bool = True) -> sqlite3.Connection | None:
-        """The thread's connection to the file that is there now; without `make` None where there is
-        none.
-        """
+        """The thread's connection to the file now at the path; without `make` None if none is."""
         local = self._local
         existing: sqlite3.Connection | None = getattr(local, "connection", None)
         if existing is not None and local.file == (
-            _as_it_is(self.path) if local.frozen else _file(self.path)
+            _unchanged_file(self.path) if local.frozen else _file(self.path)
         ):
             return existing
-        # None yet, or one to a file that somebody removed or replaced and that nobody else sees any
-        # more.
+        # There is no connection, or its file was removed or replaced.
         self.close()
         with self._refusing("open"):
             if not make and not self.path.exists():
                 return None
             if self.path.is_dir():
                 raise DataFolderError(
-                    f"the online store {self.path} is a folder; expected a file, or nothing yet."
+                    f"the online store {self.path} is a folder; expected a file or a free path."
                 )
             make_database(self.path, _SCHEMA.strip().split(";"), page_size=8192)
             address = sqlite_uri(self.path)
             local.frozen = "immutable" in address
-            file = _as_it_is(self.path) if local.frozen else _file(self.path)
+            file = _unchanged_file(self.path) if local.frozen else _file(self.path)
             connection = sqlite3.connect(
                 address,
                 uri=True,
@@ -70,13 +68,12 @@ class OnlineFile:
                 cached_statements=512,
             )
             try:
-                # A mark that outlived a power failure must not speak for rows that did not; and
-                # pages are read where they lie.
+                # After a power failure the watermark must not cover rows that were lost.
                 connection.execute("PRAGMA synchronous = FULL")
+                # Reading through a memory map saves copying pages.
                 connection.execute(f"PRAGMA mmap_size = {1 << 32}")
                 connection.execute(f"PRAGMA journal_size_limit = {1 << 24}")
-                # What is to leave no byte goes with `scrub`; some builds would else write every
-                # dropped page once more.
+                # Some builds of SQLite overwrite dropped pages by default; `scrub` does it instead.
                 connection.execute("PRAGMA secure_delete = OFF")
                 self._check_format(connection)
             except BaseException:
@@ -86,7 +83,7 @@ class OnlineFile:
         return connection
 
     def _existing(self) -> sqlite3.Connection:
-        """The thread's connection, the file made if there is none."""
+        """The thread's connection; creates the file if there is none."""
         connection = self._connect()
         assert connection is not None
         return connection
@@ -95,14 +92,14 @@ class OnlineFile:
         found = _format_of(connection)
         if found is None:
             raise DataFolderError(
-                f"{self.path} is a SQLite file, but no online store. Name another path, or move"
+                f"{self.path} is a SQLite file, but not an online store. Name another path, or move"
                 " the file away."
             )
         if found > FORMAT:
             raise StoreOutdated(
                 f"the online store {self.path} is of format {found}, which a newer version of"
-                f" Punctual made; this one knows {FORMAT}. "
-                "Use that version, or name another path."
+                f" Punctual made; this version reads {FORMAT}. "
+                "Use the newer version, or name another path."
             )
         if found < FORMAT:
             raise StoreOutdated(
@@ -120,36 +117,39 @@ class OnlineFile:
 
     @contextmanager
     def _refusing(self, act: str) -> Iterator[None]:
-        """SQLite's and the system's errors in the platform's words."""
+        """Translate errors of SQLite and of the operating system."""
         try:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
             raise self._refusal(act, error) from error
 
     def _refusal(self, act: str, error: Exception) -> Exception:
-        said = str(error)
+        message = str(error)
         if isinstance(error, (sqlite3.OperationalError, OSError)):
-            if "no such table" in said:
-                return GenerationGone(said)
-            if "locked" in said:
+            if "no such table" in message:
+                return GenerationGone(message)
+            if "locked" in message:
                 return OnlineStoreUnavailable(
                     f"cannot {act} the online store {self.path}: another process has kept it"
                     f" locked for {PATIENCE_SECONDS:.0f} s."
                 )
             return DataFolderError(
-                f"cannot {act} the online store {self.path}: {said}. Free space or mend its rights."
+                f"cannot {act} the online store {self.path}: {message}. Free disk space or"
+                " correct the file's permissions."
             )
-        if "not a database" in said:
+        if "not a database" in message:
             return DataFolderError(
-                f"{self.path} is no online store: {said}. Name another path, or move the file away."
+                f"{self.path} is not an online store: {message}. Name another path, or move the"
+                " file away."
             )
         return DataFolderError(
-            f"the online store {self.path} is damaged: {said}. Move it away and materialize again."
+            f"the online store {self.path} is damaged: {message}. Move it away and materialize"
+            " again."
         )
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction; others who write wait."""
+        """A write transaction; other writers wait for its end."""
         connection = self._existing()
         with self._refusing("write"):
             connection.execute("BEGIN IMMEDIATE")
@@ -168,13 +168,13 @@ def _close_all() -> None:
         records.close()
 
 
-# SQLite's connections, and the locks they hold, do not survive a fork: a child would read a journal
-# that others removed.
+# SQLite's connections and file locks do not survive a fork: a child could read a journal that
+# another process has removed.
 os.register_at_fork(before=_close_all)
 
 
 def _format_of(connection: sqlite3.Connection) -> int | None:
-    """The format of the online store that the file is, 0 of an empty file; None of somebody else's."""
+    """The format of the online store; 0 of an empty file, None of another database."""
     tables = {
         name
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -184,29 +184,27 @@ def _format_of(connection: sqlite3.Connection) -> int | None:
         return 0
     if "places" in tables:
         return int(found)
-    # The first format had no number.
+    # The first format set no version number.
     return 1 if "identity" in tables and not found else None
 
 
 def is_older(connection: sqlite3.Connection) -> str | None:
-    """How the name of a file of an older format goes on once it is moved aside; None of any other."""
+    """The suffix with which a file of an older format is moved aside; None for any other file."""
     found = _format_of(connection)
     return None if found is None or found >= FORMAT else f"format-{found}"
 
 
 def _file(path: Path) -> tuple[int, ...] | None:
-    """Which file is at the path now."""
+    """The identity of the file now at the path."""
     try:
-        found = os.stat(path)  # noqa: PTH116  twice as fast, at every read
+        found = os.stat(path)  # noqa: PTH116  twice as fast, and called for every read
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
 
 
-def _as_it_is(path: Path) -> tuple[int, ...] | None:
-    """Which file is at the path and how somebody left it, for a connection that takes it for
-    immutable.
-    """
+def _unchanged_file(path: Path) -> tuple[int, ...] | None:
+    """The identity and state of the file, for a connection that takes it for immutable."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
