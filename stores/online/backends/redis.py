@@ -44,7 +44,7 @@ class RedisRecords(RedisConnection):
 
     @property
     def _exclusive_generations(self) -> dict[str, tuple[str, str]]:
-        """By schema: the generation current when this thread locked the view, and the lock token."""
+        """By schema: the generation that was current at locking, and the lock token."""
         generations: dict[str, tuple[str, str]]
         generations = self._local.__dict__.setdefault("exclusive", {})
         return generations
