@@ -113,28 +113,28 @@ class Unpacked:
         layout, count = self._layout, len(records)
         views = np.tile(np.arange(len(layout.views)), self._count)
         ends = np.fromiter(map(len, records), np.intp, count).cumsum()
-        starts = np.concatenate([[0], ends[:-1]])
+        record_starts = np.concatenate([[0], ends[:-1]])
         longs = self._window(INT64)
         damaged = np.fromiter(map(zlib.crc32, records), np.uint32, count) != INTACT
-        damaged |= longs[starts] & _HEAD_BITS != layout.heads[views]
+        damaged |= longs[record_starts] & _HEAD_BITS != layout.heads[views]
         ends -= TAIL
-        begins, in_effect = starts + START, np.zeros(count, bool)
-        cursor, active = begins.copy(), np.flatnonzero(~damaged)
+        starts, in_effect = record_starts + START, np.zeros(count, bool)
+        cursor, active = starts.copy(), np.flatnonzero(~damaged)
         while len(active):
             here = cursor[active]
             stops = here + self._lengths(here, views[active])
             if (beyond := stops > ends[active]).any():
                 damaged[active[beyond]] = True
                 active, here, stops = active[~beyond], here[~beyond], stops[~beyond]
-            event, created, best = longs[here], longs[here + 8], begins[active]
+            event, created, best = longs[here], longs[here + 8], starts[active]
             newer = (event > longs[best]) | (event == longs[best]) & (created > longs[best + 8])
             better = (np.maximum(event, created) <= at) & (newer | ~in_effect[active])
-            begins[active[better]], in_effect[active[better]] = here[better], True
+            starts[active[better]], in_effect[active[better]] = here[better], True
             cursor[active] = stops
             active = active[stops < ends[active]]
-        return self._chosen(begins, damaged, in_effect & ~damaged)
+        return self._chosen(starts, damaged, in_effect & ~damaged)
 
-    def _lengths(self, begins: np.ndarray, views: np.ndarray) -> np.ndarray:
+    def _lengths(self, starts: np.ndarray, views: np.ndarray) -> np.ndarray:
         """The lengths of rows."""
         layout = self._layout
         lengths = layout.sizes[views]
@@ -142,7 +142,7 @@ class Unpacked:
             cells = layout.ends_of[views]
             ending = np.flatnonzero(cells >= 0)
             lengths[ending] += self._window(UINT32)[
-                begins[ending] + layout.ends.offsets[cells[ending]]
+                starts[ending] + layout.ends.offsets[cells[ending]]
             ]
         return lengths
 
@@ -280,13 +280,13 @@ class Unpacked:
         if number:
             field, cell = layout.cell_of[layout.first[view] + variable[number - 1]]
             before = self._lists[field][cell]
-        begins = self._starts
-        if begins is None:
-            begins = np.arange(self._count)[:, None] * layout.stride + layout.starts
-        bases = (begins[:, view] + layout.sizes[view]).tolist()
+        starts = self._starts
+        if starts is None:
+            starts = np.arange(self._count)[:, None] * layout.stride + layout.starts
+        bases = (starts[:, view] + layout.sizes[view]).tolist()
         return [
-            self._data[base + begin : base + end]
-            for base, begin, end in zip(bases, before, ends, strict=True)
+            self._data[base + start : base + end]
+            for base, start, end in zip(bases, before, ends, strict=True)
         ]
 
 

@@ -116,10 +116,10 @@ class PackedDatabase:
         read first. Without `generation` the rows go to the current one and to the one that a
         rebuild is filling, so that a concurrent swap loses none.
         """
-        then = (lambda: now) if online_at is None else (lambda: max(now, online_at()))
+        online_from = (lambda: now) if online_at is None else (lambda: max(now, online_at()))
         if generation is not None:
             try:
-                return self._write(view, generation, rows, now, then, is_empty)
+                return self._write(view, generation, rows, now, online_from, is_empty)
             except GenerationGone as error:
                 raise removed_meanwhile(view, self.records.where) from error
         done: dict[str, Written] = {}
@@ -129,7 +129,9 @@ class PackedDatabase:
                 with suppress(GenerationGone):
                     done.setdefault(
                         each,
-                        self._write(view, each, rows, now, then, is_empty and each not in done),
+                        self._write(
+                            view, each, rows, now, online_from, is_empty and each not in done
+                        ),
                     )
             # A rebuild that began during this write may have copied the state from before it.
             if self.records.writable_generations(view) == generations and done.keys() >= set(
@@ -147,7 +149,7 @@ class PackedDatabase:
         generation: str,
         rows: Rows,
         now: int,
-        then: Callable[[], int],
+        online_from: Callable[[], int],
         is_empty: bool,
     ) -> Written:
         """Merge rows into one generation."""
@@ -172,13 +174,13 @@ class PackedDatabase:
             again = set(failed)
             written += len(changed) - len(failed)
             due += [
-                moment
-                for number, (*_, moment) in enumerate(changed)
-                if moment is not None and number not in again
+                effective
+                for number, (*_, effective) in enumerate(changed)
+                if effective is not None and number not in again
             ]
             if not failed:
-                shown = then()
-                return Written(written, sum(moment < shown for moment in due))
+                online = online_from()
+                return Written(written, sum(effective < online for effective in due))
             # Another writer changed these records between `get` and `put`: merge them again.
             keys = [changed[number][0] for number in failed]
         raise OnlineStoreUnavailable(

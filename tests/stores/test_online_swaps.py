@@ -1,5 +1,5 @@
-"""Generations of online records that come, go and are swapped between two steps of somebody else, in
-this process or another.
+"""Generations of online records that are created, removed and swapped between two steps of another
+thread or process.
 """
 
 import os
