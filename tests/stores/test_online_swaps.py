@@ -87,7 +87,7 @@ def test_a_read_finds_the_records_however_often_views_are_swapped_meanwhile(tmp_
 def test_a_generation_that_is_removed_while_redis_is_read_is_not_taken_for_missing_rows(
     database, another
 ):
-    """Redis answers command by command, and others come in between; SQLite reads from one snapshot."""
+    """Redis runs other commands between those of a read; SQLite reads from one snapshot."""
     fill(database)
     assert shown(another) == [OLD] * 10
     # The rebuild removes the old records just before the reader's first request for records.
