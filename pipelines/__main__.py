@@ -40,9 +40,9 @@ def cli() -> None:
 @quiet_option
 @common_options
 def build(home: Home, domain: str, as_of: str | None, as_json: bool, quiet: bool) -> None:
-    """Bring a domain's tables up to a moment.
+    """Build a domain's tables up to a time.
 
-    Only what is new in DOMAIN is read and computed.
+    A repeated build of DOMAIN reads and computes only what is new.
     """
     from pipelines.build import build as build_domain
     from punctual.repository import load_domain
@@ -63,7 +63,7 @@ def build(home: Home, domain: str, as_of: str | None, as_json: bool, quiet: bool
             if any(e.first_load for e in built.events)
             else ""
         ),
-        ["events", "new", "late", "corrected", "withdrawn", "gone and kept"],
+        ["events", "new", "late", "corrected", "withdrawn", "vanished, kept"],
         [[e.events, e.new, e.late, e.corrected, e.withdrawn, e.kept] for e in built.events],
     )
     show_table(
@@ -115,9 +115,9 @@ def _show_sources(reports: Sequence[Any]) -> None:
 @json_option
 @common_options
 def quarantine(home: Home, domain: str, source: str, limit: int, as_json: bool) -> None:
-    """Show rows that broke their source's contract.
+    """Show the rows that a source's contract rejected.
 
-    Each of SOURCE's is shown with the rule that it breaks.
+    Each quarantined row of SOURCE is shown with the rule that it breaks.
     """
     from pipelines.clean.cleaning import quarantined_rows
     from punctual.errors import UnknownName, unknown_name
@@ -144,7 +144,7 @@ def quarantine(home: Home, domain: str, source: str, limit: int, as_json: bool) 
 def apply(home: Home, as_json: bool) -> None:
     """Register all definitions with Feast.
 
-    It does what `feast -c feature_repo apply` does.
+    Equivalent to `feast -c feature_repo apply`.
     """
     keep_type_checks()
     with working("registering definitions"):
@@ -160,7 +160,7 @@ def apply(home: Home, as_json: bool) -> None:
         f" {len(applied.on_demand_feature_views)} on"
         f" demand, {len(applied.feature_services)} feature services."
         + (
-            f" No longer declared, and removed: {', '.join(applied.removed)}."
+            f" Removed, no longer declared: {', '.join(applied.removed)}."
             if applied.removed
             else ""
         )
@@ -174,16 +174,18 @@ def apply(home: Home, as_json: bool) -> None:
     "--clock",
     "clock_at",
     metavar="MOMENT",
-    help="What time it is, where later than --as-of; it goes on.  [default: it stands still]",
+    help="The current time, if later than --as-of; it advances.  [default: a stopped clock]",
 )
 @click.option(
     "--speed",
     type=Speed(min_open=False),
     default=1.0,
     show_default=True,
-    help="How many times as fast as the wall's --clock goes.",
+    help="Speed of --clock as a multiple of real time.",
 )
-@click.option("--rebuild", is_flag=True, help="Start anew instead of where the last run stopped.")
+@click.option(
+    "--rebuild", is_flag=True, help="Rebuild all records instead of continuing from the last run."
+)
 @json_option
 @quiet_option
 @common_options
@@ -197,13 +199,13 @@ def materialize(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Bring a domain's features online.
+    """Load a domain's features into the online store.
 
-    DOMAIN's features come online up to a moment, or to where they are built. What comes online
-    after the moment it was promised for is counted: a run that stands for --as-of and starts late
-    says so with --clock.
+    DOMAIN's features are loaded as of a time, or as of the end of the last build if that is
+    earlier. Rows that come online later than their view promises are counted; a scheduled run that
+    starts late passes the current time as --clock.
     """
-    # First of all: what is imported takes seconds, and on a fast clock those are minutes.
+    # The clock starts before the imports: they take seconds, which a fast clock makes minutes.
     clock = None if clock_at is None else Clock(starting_moment(home, clock_at, None), speed)
     from pipelines.materialize import apply_if_changed
     from pipelines.materialize import materialize as materialize_domain
@@ -233,7 +235,7 @@ def materialize(
             "view",
             "rows",
             "records changed",
-            "moments missed",
+            "times missed",
             "rows/s",
             "lag",
             "materialized until",
@@ -261,15 +263,15 @@ def materialize(
     metavar="NAME=VALUE",
     multiple=True,
     required=True,
-    help="A join key of the entity; once for each of the view's keys.",
+    help="A join key and its value; repeat for each join key of the view.",
 )
 @json_option
 @common_options
 def erase(home: Home, view: str, keys: tuple[str, ...], as_json: bool) -> None:
     """Erase an entity from the online store.
 
-    No byte of its record in VIEW is left in the store's files. Tables and sources keep the entity:
-    remove it from the source, or a later `materialize --rebuild` brings it back.
+    No byte of its record in VIEW remains in the store's files. Tables and sources keep the entity:
+    remove it from the source, or a later `materialize --rebuild` restores the record.
     """
     given = named_values(keys)
     with working(f"erasing from {view}", quiet=as_json):
@@ -281,7 +283,7 @@ def erase(home: Home, view: str, keys: tuple[str, ...], as_json: bool) -> None:
         show_json(erased)
         return
     entity = ", ".join(f"{name}={value}" for name, value in erased.keys.items())
-    found = "1 record erased" if erased.records else "there was no record"
+    found = "1 record erased" if erased.records else "it had no record"
     click.echo(f"{view}, {entity}: {found}.")
 
 

@@ -1,6 +1,4 @@
-"""Builds a domain's tables up to a moment: clean rows, events, feature rows. Run again, it does
-only what is new.
-"""
+"""Builds a domain's tables up to a time: clean rows, events, feature rows; builds are incremental."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ from stores.tables import (
 
 @dataclass(frozen=True)
 class BuiltView:
-    """What a run did for one feature view."""
+    """The result of a build for one feature view."""
 
     view: str
     new_rows: int
@@ -44,7 +42,7 @@ class BuiltView:
 
 @dataclass(frozen=True)
 class Built:
-    """What a run did for a domain."""
+    """The result of a build for a domain."""
 
     domain: str
     as_of: datetime
@@ -54,18 +52,18 @@ class Built:
 
 
 def view_table(home: Home, declared: Declaration) -> Table:
-    """The table of a feature view as its definition makes it."""
+    """The table of a feature view's current definition."""
     return Table.for_definition(
         home.tables, declared.name, declared.fingerprint, declared.join_keys
     )
 
 
 def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
-    """Bring every table of the domain to `as_of` (aware UTC); a moment that is already built is
-    left alone.
+    """Build every table of the domain up to `as_of` (aware UTC).
 
-    Raises `BrokenSource` before any table changes, `InvalidDeclaration` before any feature table
-    does, `AlreadyRunning` beside another build.
+    A table that is already built up to `as_of` stays unchanged. Raises `BrokenSource` before any
+    table changes, `InvalidDeclaration` before any feature table changes, and `AlreadyRunning` while
+    another build runs.
     """
     as_of = aware(as_of)
     with exclusive_lock(domain.home, "build"):
@@ -96,7 +94,7 @@ def build(domain: LoadedDomain, as_of: datetime, progress: Progress) -> Built:
 
 
 def _earlier_declarations(domain: LoadedDomain) -> list[Declaration]:
-    """Definitions that a model in use reads and that the domain has changed since."""
+    """Definitions that a model in use reads and that the domain has changed since its training."""
     return [declared for view in earlier_views(domain) if (declared := declaration_of(view))]
 
 
@@ -119,7 +117,7 @@ def _build_view(domain: LoadedDomain, declared: Declaration, as_of: datetime) ->
 
 
 def _label_delays(domain: LoadedDomain, name: str) -> list[int]:
-    """How long after the prediction moment each label seen so far became known, in microseconds."""
+    """Microseconds from prediction time to the first known label, for each labelled event."""
     use_case = domain.use_cases[name]
     labels = event_table(domain, use_case.label.of)
     requests = event_table(domain, use_case.requests)
@@ -128,12 +126,18 @@ def _label_delays(domain: LoadedDomain, name: str) -> list[int]:
         return []
     ids = ", ".join(map(quoted, use_case.requests.id))
     known = known_events_sql(requests, use_case.requests, as_of=built)
-    # A correction is no later label: the first version says when the label became known.
-    first = f"""SELECT {ids}, min({CREATED}) AS {CREATED} FROM ({labels.scan()})
-        WHERE {quoted(use_case.label.column)} IS NOT NULL AND NOT {WITHDRAWN} GROUP BY {ids}"""
+    # A correction does not delay a label: its first version says when the label became known.
+    first_labels = f"""
+        SELECT {ids}, min({CREATED}) AS {CREATED}
+        FROM ({labels.scan()})
+        WHERE {quoted(use_case.label.column)} IS NOT NULL AND NOT {WITHDRAWN}
+        GROUP BY {ids}"""
     with connect() as connection:
         rows = connection.execute(
-            f"SELECT epoch_us(l.{CREATED}) - epoch_us(r.{EVENT}) AS delay"
-            f" FROM ({first}) AS l JOIN ({known}) AS r USING ({ids}) ORDER BY delay"
+            f"""
+            SELECT epoch_us(label.{CREATED}) - epoch_us(request.{EVENT}) AS delay
+            FROM ({first_labels}) AS label
+            JOIN ({known}) AS request USING ({ids})
+            ORDER BY delay"""
         ).fetchnumpy()
     return [int(delay) for delay in rows["delay"]]

@@ -1,4 +1,4 @@
-"""Erases an entity from the online store, so that no byte of it is left there."""
+"""Erases every byte of an entity's record from the online store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stores.online import OnlineView
 
 @dataclass(frozen=True)
 class Erased:
-    """An entity of a view, and how many online records it had: one or none."""
+    """An erased entity of a view; `records` is how many online records it had: 0 or 1."""
 
     view: str
     keys: dict[str, Any]
@@ -27,11 +27,12 @@ class Erased:
 def erase(
     store: FeatureStore, domains: list[LoadedDomain], view: str, keys: Mapping[str, str]
 ) -> Erased:
-    """Remove the records of an entity from a view; `keys` has the text of each join key.
+    """Remove an entity's online record from a view; `keys` maps each join key to its value as text.
 
-    Waits for a materialization of the view to end. The tables keep the entity's rows: a later
-    `materialize --rebuild` brings it back unless the source no longer has it. Raises `UnknownName`
-    for a view that no domain has, `InvalidRequest` for keys that are not its own.
+    Waits for a running materialization of the view to end. The tables keep the entity's rows: a
+    later `materialize --rebuild` restores the record unless the source no longer has the entity.
+    Raises `UnknownName` for an unknown view, `InvalidRequest` for join keys that are not the view's
+    or a value of the wrong type.
     """
     views = {name: found for domain in domains for name, found in domain.views.items()}
     if view not in views:
@@ -56,4 +57,6 @@ def _value(name: str, text: str, type_: FeastType) -> Any:
             return int(text)
         except ValueError:
             raise InvalidRequest(f"key '{name}' is {text!r}; expected an integer.") from None
-    raise InvalidRequest(f"key '{name}' is of type {type_}; only integers and texts can be given.")
+    raise InvalidRequest(
+        f"key '{name}' is of type {type_}; only integer and string keys can be erased."
+    )

@@ -45,7 +45,7 @@ def test_an_erased_entity_has_no_record_and_the_others_keep_theirs(online_shop, 
     assert online_shop() == 11
 
     assert main(["features", "erase", "shop_sales", "--key", "shop_id=7"]) == 0
-    assert capsys.readouterr().out == "shop_sales, shop_id=7: there was no record.\n"
+    assert capsys.readouterr().out == "shop_sales, shop_id=7: it had no record.\n"
 
 
 @pytest.mark.parametrize(
