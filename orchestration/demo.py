@@ -227,10 +227,10 @@ def _beside_what_happened(
     """
     import pyarrow as pa
 
-    from pipelines.ingest import in_the_end
+    from pipelines.ingest import final_events
 
     ids = use_case.requests.id
-    outcomes = in_the_end(
+    outcomes = final_events(
         loaded.home,
         loaded.name,
         use_case.label.of,

@@ -1,4 +1,4 @@
-"""Builds a domain's tables up to a time: clean rows, events, feature rows; builds are incremental."""
+"""Builds a domain's tables up to a time, incrementally: clean rows, events, feature rows."""
 
 from __future__ import annotations
 

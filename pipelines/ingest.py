@@ -1,4 +1,7 @@
-"""Clean rows become events with two times; an event's knowledge time is given once and kept."""
+"""Appends clean rows to event tables as versions with an event time and a knowledge time.
+
+The knowledge time of a version is set once and never changes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from pipelines.clean.cleaning import SourceReport, register_clean, write_whole
+from pipelines.clean.cleaning import SourceReport, register_clean, write_atomically
 from punctual.errors import InvalidDeclaration
 from punctual.events import Events
 from punctual.home import Home
@@ -31,13 +34,13 @@ from stores.tables import (
 
 @dataclass(frozen=True)
 class Ingested:
-    """What a run took in of one stream.
+    """The result of a run for one stream of events.
 
-    `new` counts events that were never there, `late` those of them that should have been known by
-    an earlier run, `corrected` newer versions of earlier events (one that returns after its
-    withdrawal included), `withdrawn` events that the sources no longer have. `kept` is not of this
-    run alone: it counts all events of the table that the sources no longer have, and that stay
-    because a source declares `vanished="keep"`.
+    `new` counts events that the table did not have, `late` those of them that should have been
+    known by an earlier run, `corrected` newer versions of events (including an event that returns
+    after its withdrawal), `withdrawn` events that the sources no longer have. `kept` counts all
+    events of the table, from any run, that the sources no longer have and that stay because a
+    source declares `vanished="keep"`.
     """
 
     events: str
@@ -49,11 +52,11 @@ class Ingested:
     first_load: bool
 
 
-class Taken(msgspec.Struct):
-    """What a run read: the table's version, each source's stamp, and the rule for vanished events.
+class IngestedInput(msgspec.Struct):
+    """The input of a run: the table's version, each source's stamp, the rule for vanished events.
 
-    `kept` is that of `Ingested`. `is_pending` says that the sources hold another version of an
-    event in the table, which is known only later.
+    `kept` is as in `Ingested`. `is_pending` says that the sources have a newer version of an event
+    of the table that becomes known after the run's `as_of`.
     """
 
     version: int
@@ -62,7 +65,7 @@ class Taken(msgspec.Struct):
     kept: int = 0
     is_pending: bool = False
 
-    def same_input(self, other: Taken) -> bool:
+    def same_input(self, other: IngestedInput) -> bool:
         """Whether both runs read the same rows under the same declaration."""
         return (self.version, self.stamps, self.vanished) == (
             other.version,
@@ -74,43 +77,45 @@ class Taken(msgspec.Struct):
 def ingest(
     domain: LoadedDomain, events: Events, reports: list[SourceReport], as_of: datetime
 ) -> Ingested:
-    """Append what became known of the stream by `as_of` (aware UTC) and is not in its table.
+    """Append versions that became known by `as_of` (aware UTC) and are not in the stream's table.
 
-    The domain's rule says when an event was known. A moment that is already closed stays closed:
-    what should have been known by the last run and was not there, what differs from what was there,
-    and what is gone, is known from `as_of` on.
+    The domain's rule says when an event became known. The past stays as it was: an event that the
+    last run should have had, a changed event and a withdrawal become known at `as_of`. Raises
+    `InvalidDeclaration` if the stream's SQL does not give valid events.
     """
     table = event_table(domain, events)
-    closed = table.built_until
+    built_until = table.built_until
     marker = domain.home.path("clean", domain.name, f"{events.name}.ingested.json")
-    before = msgspec.json.decode(marker.read_bytes(), type=Taken) if marker.exists() else None
-    if closed is not None and closed >= as_of:
+    before = (
+        msgspec.json.decode(marker.read_bytes(), type=IngestedInput) if marker.exists() else None
+    )
+    if built_until is not None and built_until >= as_of:
         kept = before.kept if before else 0
         return Ingested(events.name, 0, 0, 0, 0, kept, first_load=False)
     stamps = {report.source: report.stamp for report in reports}
     used = {source.name: stamps[source.name] for source in events.all_sources}
-    taken = Taken(table.version.version, used, events.vanished)
+    read = IngestedInput(table.version.version, used, events.vanished)
     with connect() as connection:
         register_clean(connection, domain.home, domain.name, events.all_sources)
-        if closed is None:
-            _known_events(connection, events, None, as_of)
-            _take_all(connection)
-        elif before is not None and not before.is_pending and before.same_input(taken):
-            # Where no file changed, what was known by the last run is in the table.
-            taken.kept = before.kept
-            _known_events(connection, events, closed, as_of)
-            _take_all(connection)
+        if built_until is None:
+            _create_known(connection, events, None, as_of)
+            _create_new_from_known(connection)
+        elif before is not None and not before.is_pending and before.same_input(read):
+            # With unchanged input, the table already has what was known by the last run.
+            read.kept = before.kept
+            _create_known(connection, events, built_until, as_of)
+            _create_new_from_known(connection)
         else:
-            _known_events(connection, events, None, as_of)
-            _compare(connection, events, table, closed, as_of)
-            taken.kept, taken.is_pending = _not_taken(connection, events, as_of)
+            _create_known(connection, events, None, as_of)
+            _create_new_from_changes(connection, events, table, built_until, as_of)
+            read.kept, read.is_pending = _kept_and_pending(connection, events, as_of)
         counts = dict(
             connection.execute("SELECT __kind, count(*) FROM __new GROUP BY __kind").fetchall()
         )
-        # The marker is there only when the table has what it says, wherever a run dies.
+        # The old marker is deleted first: after a crash no marker describes other rows.
         marker.unlink(missing_ok=True)
         table.publish(connection, "SELECT * EXCLUDE (__kind) FROM __new", as_of)
-    write_whole(marker, msgspec.json.encode(taken))
+    write_atomically(marker, msgspec.json.encode(read))
     late = counts.get("late", 0)
     return Ingested(
         events.name,
@@ -118,32 +123,32 @@ def ingest(
         late=late,
         corrected=counts.get("corrected", 0),
         withdrawn=counts.get("withdrawn", 0),
-        kept=taken.kept,
-        first_load=closed is None,
+        kept=read.kept,
+        first_load=built_until is None,
     )
 
 
-def in_the_end(home: Home, domain: str, events: Events, ids: pa.Table) -> pa.Table:
-    """What a stream says of some ids once everything is known, whatever the clock; for showing what
-    then really happened.
+def final_events(home: Home, domain: str, events: Events, ids: pa.Table) -> pa.Table:
+    """The events with the given ids, including those that become known in the future.
 
-    `ids` has the stream's id columns. Nothing is published: no feature, label or training set ever
-    sees these rows.
+    `ids` has the stream's id columns. For showing the true outcome beside a prediction: the rows
+    are not published, so no feature, label or training set uses them.
     """
     with connect() as connection:
         register_clean(connection, home, domain, events.all_sources)
         connection.register("__ids", ids)
         columns = ", ".join(map(quoted, events.id))
         return connection.sql(
-            f"SELECT e.* FROM ({events.sql}) AS e SEMI JOIN __ids USING ({columns})"
+            f"SELECT event.* FROM ({events.sql}) AS event SEMI JOIN __ids USING ({columns})"
         ).to_arrow_table()
 
 
-def _known_events(
+def _create_known(
     connection: duckdb.DuckDBPyConnection, events: Events, since: datetime | None, as_of: datetime
 ) -> None:
-    """`__known`: what the stream's SQL gives, in its declared types, as far as the rule lets it be
-    known in `(since, as_of]`.
+    """Create `__all`, the stream's events in declared types, and `__known`, those known by `as_of`.
+
+    With `since`, both have only the events that became known after `since`.
     """
     columns = {**events.columns, EVENT: "TIMESTAMP", CREATED: "TIMESTAMP"}
     cast = ", ".join(
@@ -162,7 +167,7 @@ def _known_events(
     ).fetchone()
     if timeless and timeless[0]:
         problems.append(
-            f"{timeless[0]} events have no {EVENT} or no {CREATED}; leave them out or say when"
+            f"{timeless[0]} events have no {EVENT} or no {CREATED}; leave them out or set when"
             " they are known."
         )
     ids = ", ".join(map(quoted, events.id))
@@ -172,15 +177,15 @@ def _known_events(
     ).fetchone()
     if nameless and nameless[0]:
         problems.append(
-            f"{nameless[0]} events have no {' or no '.join(events.id)}, so that a correction would"
-            " not find them; leave them out."
+            f"{nameless[0]} events have no {' or no '.join(events.id)}, so corrections cannot be"
+            " matched to them; leave them out."
         )
     repeated = connection.execute(
         f"SELECT {ids}, count(*) FROM __all GROUP BY {ids} HAVING count(*) > 1 LIMIT 1"
     ).fetchone()
     if repeated:
         problems.append(
-            f"id {', '.join(events.id)} = {repeated[:-1]} stands for {repeated[-1]} events;"
+            f"id {', '.join(events.id)} = {repeated[:-1]} identifies {repeated[-1]} events;"
             " expected one."
         )
     if problems:
@@ -190,73 +195,95 @@ def _known_events(
     )
 
 
-def _take_all(connection: duckdb.DuckDBPyConnection) -> None:
-    """`__new`: all that is known, as new events."""
+def _create_new_from_known(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create `__new` with all rows of `__known` as new events."""
     connection.execute(
         f"CREATE TABLE __new AS SELECT *, false AS {WITHDRAWN}, 'new' AS __kind FROM __known"
     )
 
 
-def _compare(
+def _create_new_from_changes(
     connection: duckdb.DuckDBPyConnection,
     events: Events,
     table: Table,
-    closed: datetime,
+    built_until: datetime,
     as_of: datetime,
 ) -> None:
-    """`__new`: events that are not in the table, newer versions of those that are, withdrawals.
+    """Create `__new` with events that are not in the table, newer versions, and withdrawals.
 
-    `__here` is the newest version of each event in the table. A version with another event time
-    than the one it replaces comes with a withdrawal of that one: whatever ends at a moment then has
-    a row with its event time, by which readers choose files.
+    `__current` has the newest version of each event in the table. A version with another event time
+    than the version it replaces comes with a withdrawal at the earlier event time: readers choose
+    files by event time, and so find the row that ends the replaced version.
     """
     ids = ", ".join(map(quoted, events.id))
-    same = _all_equal((*sorted(events.columns), EVENT))
+    equal = _all_equal((*sorted(events.columns), EVENT))
     rows = table.scan() if table.files() else f"SELECT *, false AS {WITHDRAWN} FROM __known LIMIT 0"
     connection.execute(
-        f"CREATE TABLE __here AS SELECT * EXCLUDE ({SUPERSEDED})"
-        f" FROM ({version_lifetimes(rows, events.id)}) WHERE {SUPERSEDED} IS NULL"
+        f"""
+        CREATE TABLE __current AS
+        SELECT * EXCLUDE ({SUPERSEDED})
+        FROM ({version_lifetimes(rows, events.id)})
+        WHERE {SUPERSEDED} IS NULL"""
     )
     connection.execute(
-        f"""CREATE TABLE __new AS
-        SELECT k.* REPLACE (CASE WHEN k.{CREATED} <= {timestamp(closed)}
-                THEN {timestamp(as_of)} ELSE k.{CREATED} END AS {CREATED}),
+        f"""
+        CREATE TABLE __new AS
+        SELECT
+            __known.* REPLACE (
+                CASE
+                    WHEN __known.{CREATED} <= {timestamp(built_until)} THEN {timestamp(as_of)}
+                    ELSE __known.{CREATED}
+                END AS {CREATED}
+            ),
             false AS {WITHDRAWN},
-            CASE WHEN h.{EVENT} IS NOT NULL THEN 'corrected'
-                WHEN k.{CREATED} <= {timestamp(closed)} THEN 'late' ELSE 'new' END AS __kind
-        FROM __known AS k LEFT JOIN __here AS h USING ({ids})
-        WHERE h.{EVENT} IS NULL OR h.{WITHDRAWN} OR NOT ({same})"""
+            CASE
+                WHEN __current.{EVENT} IS NOT NULL THEN 'corrected'
+                WHEN __known.{CREATED} <= {timestamp(built_until)} THEN 'late'
+                ELSE 'new'
+            END AS __kind
+        FROM __known
+        LEFT JOIN __current USING ({ids})
+        WHERE __current.{EVENT} IS NULL OR __current.{WITHDRAWN} OR NOT ({equal})"""
     )
     connection.execute(
-        f"""INSERT INTO __new BY NAME
-        SELECT h.* REPLACE (n.{CREATED} AS {CREATED}, true AS {WITHDRAWN}), 'moved' AS __kind
-        FROM __here AS h JOIN __new AS n USING ({ids})
-        WHERE NOT h.{WITHDRAWN} AND h.{EVENT} <> n.{EVENT}"""
+        f"""
+        INSERT INTO __new BY NAME
+        SELECT __current.* REPLACE (__new.{CREATED} AS {CREATED}, true AS {WITHDRAWN}),
+            'moved' AS __kind
+        FROM __current
+        JOIN __new USING ({ids})
+        WHERE NOT __current.{WITHDRAWN} AND __current.{EVENT} <> __new.{EVENT}"""
     )
     if events.vanished == "withdraw":
         connection.execute(
-            f"""INSERT INTO __new BY NAME
+            f"""
+            INSERT INTO __new BY NAME
             SELECT * REPLACE ({timestamp(as_of)} AS {CREATED}, true AS {WITHDRAWN}),
                 'withdrawn' AS __kind
-            FROM __here ANTI JOIN __all USING ({ids}) WHERE NOT {WITHDRAWN}"""
+            FROM __current
+            ANTI JOIN __all USING ({ids})
+            WHERE NOT {WITHDRAWN}"""
         )
 
 
-def _not_taken(
+def _kept_and_pending(
     connection: duckdb.DuckDBPyConnection, events: Events, as_of: datetime
 ) -> tuple[int, bool]:
-    """How many events are gone and kept, and whether any has a version that is known only later."""
+    """How many vanished events are kept, and whether any version becomes known after `as_of`."""
     ids = ", ".join(map(quoted, events.id))
-    gone, later = connection.execute(
-        f"""SELECT count(*) FILTER (a.{CREATED} IS NULL),
-            count(*) FILTER (a.{CREATED} > {timestamp(as_of)})
-        FROM __here AS h LEFT JOIN __all AS a USING ({ids}) WHERE NOT h.{WITHDRAWN}"""
+    vanished, pending = connection.execute(
+        f"""
+        SELECT count(*) FILTER (__all.{CREATED} IS NULL),
+            count(*) FILTER (__all.{CREATED} > {timestamp(as_of)})
+        FROM __current
+        LEFT JOIN __all USING ({ids})
+        WHERE NOT __current.{WITHDRAWN}"""
     ).fetchone() or (0, 0)
-    return (gone if events.vanished == "keep" else 0), later > 0
+    return (vanished if events.vanished == "keep" else 0), pending > 0
 
 
 def _all_equal(columns: tuple[str, ...]) -> str:
-    """A condition that holds where the columns of `k` and `h` are equal, nulls included."""
+    """A condition that `__known` and `__current` have equal values, nulls included."""
     return " AND ".join(
-        f"k.{quoted(name)} IS NOT DISTINCT FROM h.{quoted(name)}" for name in columns
+        f"__known.{quoted(name)} IS NOT DISTINCT FROM __current.{quoted(name)}" for name in columns
     )

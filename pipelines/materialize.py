@@ -1,4 +1,4 @@
-"""Brings a domain's features online, and its definitions into the Feast registry."""
+"""Registers definitions with Feast and loads a domain's features into the online store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from stores.online import (
 
 @dataclass(frozen=True)
 class Applied:
-    """What the Feast registry holds after a run, by name, and what it no longer holds."""
+    """The names of the objects that an apply registered, and of those that it removed."""
 
     domains: list[str]
     entities: list[str]
@@ -48,10 +48,9 @@ class Applied:
 
 
 def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Applied:
-    """What `feast apply` does, for the objects of all domains; what is no longer declared is
-    removed.
+    """Register the objects of all domains, as `feast apply` does; remove undeclared ones.
 
-    Raises `ChangeRefused` where that would change what a champion reads.
+    Raises `ChangeRefused` if that would change a definition that a champion reads.
     """
     for domain in domains:
         refuse_changes(domain.home, [domain])
@@ -69,31 +68,31 @@ def apply_definitions(store: FeatureStore, domains: list[LoadedDomain]) -> Appli
         feature_services=[service for domain in domains for service in domain.services.values()],
         permissions=[],
     )
-    _, gone, _, _ = extract_objects_for_apply_delete(store.project, store.registry, contents)
-    everything = [thing for domain in domains for thing in domain.all_objects]
+    _, undeclared, _, _ = extract_objects_for_apply_delete(store.project, store.registry, contents)
+    removed = [declared for declared in undeclared if declared.name != "__dummy"]
+    objects = [declared for domain in domains for declared in domain.all_objects]
     with warnings.catch_warnings():
-        # Feast says that on-demand views do not scale offline; ours run in the as-of store, on
-        # their inputs alone.
+        # Feast warns that on-demand views do not scale offline. AsofOfflineStore computes them
+        # itself, from their input columns only.
         warnings.filterwarnings(
             "ignore", message="On demand feature view is an experimental feature"
         )
-        gone = [thing for thing in gone if thing.name != "__dummy"]
-        store.apply(everything, objects_to_delete=gone, partial=False)
+        store.apply(objects, objects_to_delete=removed, partial=False)
     return Applied(
         [domain.name for domain in domains],
         [entity.name for entity in contents.entities],
         [view.name for view in contents.feature_views],
         [view.name for view in contents.on_demand_feature_views],
         [service.name for service in contents.feature_services],
-        sorted({thing.name for thing in gone if not isinstance(thing, DataSource)}),
+        sorted({each.name for each in removed if not isinstance(each, DataSource)}),
     )
 
 
 def apply_if_changed(home: Home, store: FeatureStore) -> None:
-    """Register the definitions of all domains, where the registry holds others or none.
+    """Register the definitions of all domains unless the registry already has them.
 
-    Where this process skips Feast's type checks, a process that runs them registers the
-    definitions. Raises `InvalidDeclaration` where it fails.
+    If this process skips Feast's type checks, a child process that runs them registers the
+    definitions. Raises `ChangeRefused`, or `InvalidDeclaration` if the child process fails.
     """
     domains = load_all(home)
     registered = [
@@ -102,9 +101,9 @@ def apply_if_changed(home: Home, store: FeatureStore) -> None:
         *store.list_feature_services(),
     ]
     declared = [
-        thing
+        definition
         for domain in domains
-        for thing in (*domain.all_views.values(), *domain.services.values())
+        for definition in (*domain.all_views.values(), *domain.services.values())
     ]
     if _identities(registered) == _identities(declared):
         return
@@ -120,10 +119,10 @@ def apply_if_changed(home: Home, store: FeatureStore) -> None:
         text=True,
     )
     if applied.returncode != 0:
-        # A traceback ends with the error, whose own further lines are indented.
-        said = re.split(r"\n(?=\S)", applied.stderr.strip())[-1]
+        # A traceback ends with the error message; its continuation lines are indented.
+        message = re.split(r"\n(?=\S)", applied.stderr.strip())[-1]
         raise InvalidDeclaration(
-            "the feature repository", [said or f"exit code {applied.returncode}"]
+            "the feature repository", [message or f"exit code {applied.returncode}"]
         )
     store.refresh_registry()
 
@@ -134,7 +133,7 @@ def _identities(definitions: Sequence[Definition]) -> dict[str, str]:
 
 
 def online_database(store: FeatureStore) -> PackedDatabase:
-    """The online store's records."""
+    """The database of the online store's records."""
     online = store._get_provider().online_store  # type: ignore[attr-defined]
     assert isinstance(online, PackedOnlineStore)
     return online.database(store.config)
@@ -149,20 +148,21 @@ def materialize(
     clock: Callable[[], datetime] | None = None,
     rebuild: bool = False,
 ) -> list[Materialized]:
-    """Bring every view of the domain online to `min(now, built)`; run again, it changes nothing.
+    """Load every view of the domain into the online store as of `min(now, built_until)`.
 
-    `clock` says what time it is meanwhile, so that what comes online after its moment is counted;
-    without one no time goes by.
+    A second run as of the same time changes nothing. `clock` gives the current time during the run,
+    by which rows that come online too late are counted; without it the time stays at `now`.
+    `rebuild` replaces all records. Raises `AlreadyRunning` while another materialization runs.
     """
     database = online_database(store)
     views = [domain.views[declared.name] for declared in domain.declarations]
     keep = _schemas_in_use(store, domain)
     views += earlier_views(domain)
 
-    def bring(view: FeatureView) -> Materialized:
+    def load_view(view: FeatureView) -> Materialized:
         read = 0
 
-        def say(rows: int) -> None:
+        def report(rows: int) -> None:
             nonlocal read
             read += rows
             progress.say(f"{read:,} rows")
@@ -174,18 +174,20 @@ def materialize(
             now=aware(now),
             clock=clock,
             rebuild=rebuild,
-            progress=say,
+            progress=report,
             keep=keep,
         )
 
     with exclusive_lock(domain.home, "materialize"):
-        return progress.each("online", views, lambda view: view.name, bring)
+        return progress.each("online", views, lambda view: view.name, load_view)
 
 
 def _schemas_in_use(store: FeatureStore, domain: LoadedDomain) -> set[str]:
-    """The schemas of the online records that the domain or a model with an alias reads."""
+    """The schemas of online records that the domain or a model with an alias reads."""
     cards = cards_in_use(domain.home, domain.use_cases)
-    read = [domain, *(pinned_domain(domain, card.definitions) for card in cards)]
+    readers = [domain, *(pinned_domain(domain, card.definitions) for card in cards)]
     return {
-        OnlineView.of(store.project, view).schema for each in read for view in each.views.values()
+        OnlineView.of(store.project, view).schema
+        for reader in readers
+        for view in reader.views.values()
     }

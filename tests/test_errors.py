@@ -77,7 +77,7 @@ def test_damaged_empty_and_missing_files_are_reported(shop, capsys):
     sales(shop).write_bytes(bytes(range(256)) * 100)
     assert "BrokenSource: source 'sales'" in complaint(capsys, "features", "build", "shop")
     sales(shop).write_text("")
-    assert "it has nothing at all" in complaint(capsys, "features", "build", "shop")
+    assert "it has no columns" in complaint(capsys, "features", "build", "shop")
     sales(shop).write_text("shop_id,day,cents,is_promotion\n")
     assert "has a header and no rows" in complaint(capsys, "features", "build", "shop")
     sales(shop).unlink()

@@ -1,6 +1,5 @@
-"""Raw rows become clean rows: typed, deduplicated, cleaned and validated; nothing is dropped
-silently.
+"""Types, deduplicates, cleans and validates raw rows; every rejected row is reported.
 
 Comes in: a source's raw rows. Goes out: clean rows, the quarantine and a report.
-Never: says when a row was known; events do.
+Never: decides when a row became known; events do.
 """

@@ -1,5 +1,6 @@
-"""Raw files become clean rows: read, typed, deduplicated, cleaned and validated in DuckDB; nothing
-is dropped silently.
+"""Turns a raw file into clean rows, in DuckDB: read, type, deduplicate, clean, validate.
+
+A rejected row goes to quarantine; an equal repetition of a row is counted.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from pipelines.sources.csv_file import _WRONG_SHARE, ROW_NUMBER, as_plain_file, read_raw, row_count
+from pipelines.sources.csv_file import (
+    MAX_INVALID_SHARE,
+    ROW_NUMBER,
+    read_raw,
+    row_count,
+    uncompressed_file,
+)
 from punctual.column_types import column_type
 from punctual.errors import BrokenSource, InvalidDeclaration, NotBuilt
 from punctual.home import Home
@@ -19,7 +26,10 @@ from stores.tables import connect, literal, parquet_rows, quoted, writing
 
 
 class SourceReport(msgspec.Struct):
-    """What became of a source's rows: `rows_in == rows_clean + quarantined + duplicates`."""
+    """Row counts of a cleaning: `rows_in == rows_clean + quarantined + duplicates`.
+
+    `stamp` identifies the input: the file's content, the contract and the sources that it reads.
+    """
 
     source: str
     stamp: str
@@ -34,22 +44,21 @@ class SourceReport(msgspec.Struct):
 
 
 def clean_path(home: Home, domain: str, source: str) -> Path:
-    """The clean rows of a source, as Parquet."""
+    """The Parquet file with the clean rows of a source."""
     return home.path("clean", domain, f"{source}.parquet")
 
 
 def quarantine_path(home: Home, domain: str, source: str) -> Path:
-    """The rows that broke the contract, with the line they were in, the rule and the reason."""
+    """The Parquet file with the rejected rows of a source, with row number, rule and reason."""
     return home.path("quarantine", domain, f"{source}.parquet")
 
 
 def clean_source(
     home: Home, domain: str, source: CsvSource, earlier: dict[str, SourceReport]
 ) -> SourceReport:
-    """Bring a source's clean rows up to date; where its file and contract are unchanged they are
-    left alone.
+    """Clean a source, unless its file, its contract and the sources that it reads are unchanged.
 
-    `earlier` holds the reports of the sources it reads. Raises `BrokenSource` before anything is
+    `earlier` has the reports of the sources that it reads. Raises `BrokenSource` before any file is
     replaced.
     """
     stamp = _stamp(home, source, earlier)
@@ -64,16 +73,16 @@ def clean_source(
 
 
 def read_report(home: Home, domain: str, source: str) -> SourceReport | None:
-    """The report of the last cleaning, if there was one."""
+    """The report of the last cleaning; None if the source was never cleaned."""
     path = clean_path(home, domain, source).with_suffix(".json")
     return msgspec.json.decode(path.read_bytes(), type=SourceReport) if path.exists() else None
 
 
 def quarantined_rows(home: Home, domain: str, source: str, limit: int) -> list[dict[str, object]]:
-    """Rows in quarantine with their number (a line that is no row has none), the rule, the reason
-    and what they were.
+    """Quarantined rows, at most `limit`, with row number, rule, reason and raw values.
 
-    Raises `NotBuilt` where the source was never read.
+    A line that cannot be parsed as a row has no row number. Raises `NotBuilt` if the source was
+    never read.
     """
     path = quarantine_path(home, domain, source)
     if not path.exists():
@@ -89,7 +98,7 @@ def quarantined_rows(home: Home, domain: str, source: str, limit: int) -> list[d
 def register_clean(
     connection: duckdb.DuckDBPyConnection, home: Home, domain: str, sources: tuple[CsvSource, ...]
 ) -> None:
-    """Make each source's clean rows a view that bears its name."""
+    """Create a view of the clean rows of each source, under the source's name."""
     for source in sources:
         rows = parquet_rows([clean_path(home, domain, source.name)])
         connection.execute(f"CREATE OR REPLACE VIEW {quoted(source.name)} AS SELECT * FROM {rows}")
@@ -98,8 +107,8 @@ def register_clean(
 def _stamp(home: Home, source: CsvSource, reports: dict[str, SourceReport]) -> str:
     if not source.path(home).is_file():
         raise BrokenSource(
-            f"source '{source.name}': there is no file {source.path(home)}. Put it there or change"
-            " the source's location."
+            f"source '{source.name}': there is no file {source.path(home)}. Provide the file or"
+            " change the source's location."
         )
     with source.path(home).open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -113,7 +122,7 @@ def _clean(home: Home, domain: str, source: CsvSource, stamp: str) -> SourceRepo
     quarantine = quarantine_path(home, domain, source.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     quarantine.parent.mkdir(parents=True, exist_ok=True)
-    with connect() as connection, as_plain_file(home, source) as path:
+    with connect() as connection, uncompressed_file(home, source) as path:
         register_clean(connection, home, domain, source.reads)
         unused = read_raw(connection, home, source, path)
         _type(connection, source)
@@ -121,72 +130,84 @@ def _clean(home: Home, domain: str, source: CsvSource, stamp: str) -> SourceRepo
         _apply_cleaning(connection, source)
         _apply_rules(connection, source)
         report = _report(connection, source, stamp, unused)
-        # A report stands only beside the rows that it tells of, wherever a run dies.
+        # The old report is deleted first: after a crash no report describes other rows.
         target.with_suffix(".json").unlink(missing_ok=True)
-        for table, place in (("__clean", target), ("__quarantine", quarantine)):
-            _write(connection, table, place)
-    write_whole(target.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(report)))
+        for table, path in (("__clean", target), ("__quarantine", quarantine)):
+            _write_table(connection, table, path)
+    write_atomically(target.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(report)))
     return report
 
 
-def write_whole(place: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    aside = place.with_suffix(f"{place.suffix}.aside")
-    with writing("the file", place):
-        aside.write_bytes(content)
-        aside.replace(place)
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content; a reader sees the old content or the new."""
+    temporary = path.with_suffix(f"{path.suffix}.aside")
+    with writing("the file", path):
+        temporary.write_bytes(content)
+        temporary.replace(path)
 
 
-def _write(connection: duckdb.DuckDBPyConnection, table: str, place: Path) -> None:
-    aside = place.with_suffix(".aside")
-    with writing("the rows", place):
+def _write_table(connection: duckdb.DuckDBPyConnection, table: str, path: Path) -> None:
+    temporary = path.with_suffix(".aside")
+    with writing("the rows", path):
         connection.execute(
-            f"COPY (FROM {table}) TO {literal(str(aside))} (FORMAT parquet, COMPRESSION zstd)"
+            f"COPY (FROM {table}) TO {literal(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
         )
-        aside.replace(place)
+        temporary.replace(path)
+
+
+def _raw_values(source: CsvSource, table: str) -> str:
+    """SQL for the raw values of a row as a JSON object."""
+    fields = ", ".join(f"{quoted(name)} := {table}.{quoted(name)}" for name in source.columns)
+    return f"to_json(struct_pack({fields}))"
 
 
 def _type(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
-    """`__typed`: readable rows; `__quarantine`: rows with a value that is not of its declared type."""
+    """Create `__typed`, and `__quarantine` with the rows that have a value of another type."""
     casts = {name: _cast(name, kind) for name, kind in source.columns.items()}
-    wrong = {
+    invalid = {
         name: f"{quoted(name)} IS NOT NULL AND {cast} IS NULL"
         for name, cast in casts.items()
         if column_type(source.columns[name]).kind != "text"
     }
-    for name, condition in wrong.items():
-        bad, filled, first = connection.execute(
+    for name, condition in invalid.items():
+        bad, filled, example = connection.execute(
             f"SELECT count(*) FILTER ({condition}), count({quoted(name)}), min({quoted(name)})"
             f" FILTER ({condition}) FROM __raw"
         ).fetchone() or (0, 0, None)
-        if filled and bad > _WRONG_SHARE * filled:
+        if filled and bad > MAX_INVALID_SHARE * filled:
             raise BrokenSource(
                 f"source '{source.name}': column '{name}' is not {source.columns[name]}: {bad} of"
-                f" {filled} values cannot be read"
-                f" as that, such as '{first}'. Expected {source.columns[name]}; correct the file"
-                " or the source's contract."
+                f" {filled} values cannot be read as that, such as '{example}'. Expected"
+                f" {source.columns[name]}; correct the file or the source's contract."
             )
-    said = [
+    messages = [
         f"CASE WHEN {condition} THEN {literal(f'{name} is not {source.columns[name]}: ')} ||"
         f" {quoted(name)} END"
-        for name, condition in wrong.items()
+        for name, condition in invalid.items()
     ]
-    reasons = f"nullif(concat_ws('; ', {', '.join(said)}), '')" if said else "NULL"
+    reasons = f"nullif(concat_ws('; ', {', '.join(messages)}), '')" if messages else "NULL"
     connection.execute(f"CREATE TABLE __checked AS SELECT *, {reasons} AS __reason FROM __raw")
-    raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := {quoted(name)}' for name in source.columns)}))"
+    raw = _raw_values(source, "__checked")
     connection.execute(
-        f"CREATE TABLE __quarantine AS SELECT {ROW_NUMBER}, 'type' AS rule, __reason AS reason,"
-        f" {raw} AS raw FROM __checked"
-        " WHERE __reason IS NOT NULL"
+        f"""
+        CREATE TABLE __quarantine AS
+        SELECT {ROW_NUMBER}, 'type' AS rule, __reason AS reason, {raw} AS raw
+        FROM __checked
+        WHERE __reason IS NOT NULL"""
     )
     connection.execute(
-        "INSERT INTO __quarantine SELECT NULL, 'not a row', 'line ' || line || ': ' || reason,"
-        " to_json(raw) FROM __rejected"
+        """
+        INSERT INTO __quarantine
+        SELECT NULL, 'not a row', 'line ' || line || ': ' || reason, to_json(raw)
+        FROM __rejected"""
     )
     columns = ", ".join(f"{cast} AS {quoted(name)}" for name, cast in casts.items())
     connection.execute(
-        f"CREATE TABLE __typed AS SELECT {ROW_NUMBER}, {columns} FROM __checked WHERE __reason IS"
-        " NULL"
+        f"""
+        CREATE TABLE __typed AS
+        SELECT {ROW_NUMBER}, {columns}
+        FROM __checked
+        WHERE __reason IS NULL"""
     )
 
 
@@ -203,15 +224,19 @@ def _cast(name: str, kind: str) -> str:
 
 
 def _deduplicate(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
-    """`source.name`: the first row of each key; equal repetitions are counted, unequal ones
-    quarantined.
+    """Create a table under the source's name with the first row of each key.
+
+    An equal repetition of that row is dropped and counted, an unequal one quarantined.
     """
     keys = ", ".join(map(quoted, source.key))
     same = f"row({', '.join(map(quoted, source.columns))})"
     connection.execute(
-        f"CREATE TABLE __keyed AS SELECT *, first_value({ROW_NUMBER}) OVER of_key AS __first,"
-        f" {same} IS NOT DISTINCT FROM first_value({same}) OVER of_key AS __same"
-        f" FROM __typed WINDOW of_key AS (PARTITION BY {keys} ORDER BY {ROW_NUMBER})"
+        f"""
+        CREATE TABLE __keyed AS
+        SELECT *, first_value({ROW_NUMBER}) OVER of_key AS __first,
+            {same} IS NOT DISTINCT FROM first_value({same}) OVER of_key AS __same
+        FROM __typed
+        WINDOW of_key AS (PARTITION BY {keys} ORDER BY {ROW_NUMBER})"""
     )
     no_key = " OR ".join(f"{quoted(key)} IS NULL" for key in source.key)
     _quarantine(
@@ -223,13 +248,19 @@ def _deduplicate(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> No
         no_key,
     )
     _quarantine(
-        connection, source, "__keyed", "key repeated", "'has the key of row ' || __first || ' and"
-                                                       " other values'",
+        connection,
+        source,
+        "__keyed",
+        "key repeated",
+        "'has the key of row ' || __first || ' and other values'",
         f"NOT ({no_key}) AND {ROW_NUMBER} <> __first AND NOT __same",
-    )  # fmt: skip
+    )
     connection.execute(
-        f"CREATE TABLE {quoted(source.name)} AS SELECT * EXCLUDE (__first, __same) FROM __keyed"
-        f" WHERE {ROW_NUMBER} = __first AND NOT ({no_key})"
+        f"""
+        CREATE TABLE {quoted(source.name)} AS
+        SELECT * EXCLUDE (__first, __same)
+        FROM __keyed
+        WHERE {ROW_NUMBER} = __first AND NOT ({no_key})"""
     )
 
 
@@ -241,15 +272,17 @@ def _quarantine(
     reason: str,
     where: str,
 ) -> None:
-    raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := r.{quoted(name)}' for name in source.columns)}))"
     connection.execute(
-        f"INSERT INTO __quarantine SELECT {ROW_NUMBER}, {literal(rule)}, {reason}, {raw}"
-        f" FROM (SELECT * FROM {table} WHERE {where}) AS t JOIN __raw AS r USING ({ROW_NUMBER})"
+        f"""
+        INSERT INTO __quarantine
+        SELECT {ROW_NUMBER}, {literal(rule)}, {reason}, {_raw_values(source, "__raw")}
+        FROM (SELECT * FROM {table} WHERE {where}) AS rejected
+        JOIN __raw USING ({ROW_NUMBER})"""
     )
 
 
 def _apply_cleaning(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
-    """`__cleaned`: what the domain's SQL makes of the rows, one for one."""
+    """Create `__cleaned` by the domain's SQL, which must give one row for each input row."""
     try:
         connection.execute(
             f"CREATE TABLE __cleaned AS {source.clean or f'FROM {quoted(source.name)}'}"
@@ -262,7 +295,7 @@ def _apply_cleaning(connection: duckdb.DuckDBPyConnection, source: CsvSource) ->
     if ROW_NUMBER not in columns:
         raise InvalidDeclaration(
             f"source '{source.name}'",
-            [f"its cleaning gives no column {ROW_NUMBER}; it has to hand it on."],
+            [f"its cleaning gives no column {ROW_NUMBER}; select that column too."],
         )
     before, after = row_count(connection, quoted(source.name)), row_count(connection, "__cleaned")
     distinct = connection.execute(f"SELECT count(DISTINCT {ROW_NUMBER}) FROM __cleaned").fetchone()
@@ -277,8 +310,9 @@ def _apply_cleaning(connection: duckdb.DuckDBPyConnection, source: CsvSource) ->
 
 
 def _apply_rules(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> None:
-    """`__clean`: rows that break no rule; a row that breaks several is quarantined once, with all
-    of them.
+    """Create `__clean` with the rows that break no rule.
+
+    A row that breaks several rules is quarantined once, with the names of all of them.
     """
     rules = {rule.name: f"({rule.holds}) IS NOT DISTINCT FROM false" for rule in source.rules}
     if not rules:
@@ -289,18 +323,21 @@ def _apply_rules(connection: duckdb.DuckDBPyConnection, source: CsvSource) -> No
     )
     try:
         connection.execute(
-            f"CREATE TABLE __judged AS SELECT *, concat_ws(', ', {broken}) AS __broken FROM"
-            " __cleaned"
+            f"""
+            CREATE TABLE __judged AS
+            SELECT *, concat_ws(', ', {broken}) AS __broken
+            FROM __cleaned"""
         )
     except duckdb.Error as error:
         raise InvalidDeclaration(
             f"source '{source.name}'", [f"its rules do not run: {error}"]
         ) from error
-    raw = f"to_json(struct_pack({', '.join(f'{quoted(name)} := r.{quoted(name)}' for name in source.columns)}))"
     connection.execute(
-        f"INSERT INTO __quarantine SELECT {ROW_NUMBER}, __broken, 'breaks ' || __broken, {raw}"
-        " FROM (SELECT * FROM __judged WHERE __broken <> '') AS t JOIN __raw AS r USING"
-        f" ({ROW_NUMBER})"
+        f"""
+        INSERT INTO __quarantine
+        SELECT {ROW_NUMBER}, __broken, 'breaks ' || __broken, {_raw_values(source, "__raw")}
+        FROM (SELECT * FROM __judged WHERE __broken <> '') AS rejected
+        JOIN __raw USING ({ROW_NUMBER})"""
     )
     connection.execute(
         "CREATE TABLE __clean AS SELECT * EXCLUDE (__broken) FROM __judged WHERE __broken = ''"
@@ -313,7 +350,7 @@ def _report(
     raw, rejected = row_count(connection, "__raw"), row_count(connection, "__rejected")
     clean, quarantined = row_count(connection, "__clean"), row_count(connection, "__quarantine")
     has_key = " AND ".join(f"{quoted(key)} IS NOT NULL" for key in source.key)
-    first = connection.execute(
+    duplicates = connection.execute(
         f"SELECT count(*) FROM __keyed WHERE {ROW_NUMBER} <> __first AND __same AND {has_key}"
     ).fetchone()
     rules = {rule.name: 0 for rule in source.rules}
@@ -340,7 +377,7 @@ def _report(
         rows_in=raw + rejected,
         supplemented=len(source.supplement),
         rows_clean=clean,
-        duplicates=first[0] if first else 0,
+        duplicates=duplicates[0] if duplicates else 0,
         quarantined=quarantined,
         rules=rules,
         missing_values=missing,

@@ -1,5 +1,5 @@
 """Readers of raw sources.
 
-Comes in: where a source is. Goes out: its rows as text, numbered, with what is no row told apart.
-Never: types or judges a value.
+Comes in: the location of a source. Goes out: its rows as text, numbered, and the lines that are not
+rows. Never: types or validates a value.
 """

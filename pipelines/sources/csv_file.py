@@ -1,4 +1,4 @@
-"""Reads a CSV file as text, its rows numbered, and tells lines that are no rows apart."""
+"""Reads the rows of a CSV file as text, numbered, and separates the lines that are not rows."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from stores.tables import file_literal, literal, quoted
 
 ROW_NUMBER = "row_number"
 
-
-# More unreadable values or lines than this, and it is the column or the file that is wrong, not its
-# rows.
-_WRONG_SHARE = 0.5
+# With a larger share of invalid values or lines, the column or the file is wrong, not the rows.
+MAX_INVALID_SHARE = 0.5
 
 
 @contextmanager
-def as_plain_file(home: Home, source: CsvSource) -> Iterator[Path]:
-    """The source as an uncompressed file; DuckDB reads no zip archives."""
+def uncompressed_file(home: Home, source: CsvSource) -> Iterator[Path]:
+    """The source as an uncompressed file; DuckDB reads no zip archives.
+
+    Raises `BrokenSource` for a damaged archive, `DataFolderError` if the disk is full.
+    """
     path = source.path(home)
     if path.suffix not in (".zip", ".gz"):
         yield path
@@ -39,11 +40,11 @@ def as_plain_file(home: Home, source: CsvSource) -> Iterator[Path]:
     scratch = home.path("scratch")
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        plain = Path(folder) / path.stem
+        uncompressed = Path(folder) / path.stem
         try:
-            with _opened(path) as compressed, plain.open("wb") as file:
+            with _opened(path) as compressed, uncompressed.open("wb") as file:
                 shutil.copyfileobj(compressed, file)
-        # Damage shows as any of these, and an encrypted or unknown kind of archive as the last two.
+        # A damaged archive raises any of these; an encrypted or unsupported one the last two.
         except (
             zipfile.BadZipFile,
             EOFError,
@@ -54,13 +55,13 @@ def as_plain_file(home: Home, source: CsvSource) -> Iterator[Path]:
         ) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG):
                 raise DataFolderError(
-                    f"cannot unpack {path} to {plain}: {error.strerror}."
+                    f"cannot unpack {path} to {uncompressed}: {error.strerror}."
                     " Free space or choose another --home."
                 ) from error
             raise BrokenSource(
                 f"source '{source.name}': {path} is damaged and cannot be unpacked ({error})."
             ) from error
-        yield plain
+        yield uncompressed
 
 
 @contextmanager
@@ -80,8 +81,9 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
 def read_raw(
     connection: duckdb.DuckDBPyConnection, home: Home, source: CsvSource, path: Path
 ) -> list[str]:
-    """`__raw`: every value as text, numbered; `__rejected`: lines that are no rows. Returns columns
-    nobody declared.
+    """Create `__raw` with every value as text, and `__rejected` with the lines that are not rows.
+
+    Returns the columns of the file that are not declared. Raises `BrokenSource`.
     """
     expected = ", ".join(f"{name} {kind}" for name, kind in source.columns.items())
     header = _header(home, source, path, expected)
@@ -89,29 +91,36 @@ def read_raw(
     nulls = ", ".join(literal(value) for value in source.null_values)
     try:
         connection.execute(
-            f"CREATE TABLE __raw AS SELECT row_number() OVER () AS {ROW_NUMBER}, * FROM"
-            f" read_csv({file_literal(path)},"
-            " hive_partitioning = false,"
-            f" columns = {{{columns}}}, header = true, auto_detect = false, delim = ',', quote ="
-            " '\"', escape = '\"',"
-            f" nullstr = [{nulls}], store_rejects = true, rejects_table = '__rejects',"
-            " rejects_scan = '__rejects_scan')"
+            f"""
+            CREATE TABLE __raw AS
+            SELECT row_number() OVER () AS {ROW_NUMBER}, *
+            FROM read_csv({file_literal(path)}, hive_partitioning = false,
+                columns = {{{columns}}}, nullstr = [{nulls}],
+                header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
+                store_rejects = true, rejects_table = '__rejects',
+                rejects_scan = '__rejects_scan')"""
         )
     except duckdb.Error as error:
         raise BrokenSource(
             f"source '{source.name}': {source.path(home)} cannot be read as CSV:"
             f" {str(error).splitlines()[0]} Expected: {expected}."
         ) from error
+    # An unclosed quote makes one value of all following lines; quarantine lists each line itself.
     connection.execute(
-        # A quote that nothing closes makes one value of all the lines that follow; each is a line
-        # of its own in quarantine.
-        "CREATE TABLE __rejected AS SELECT line + generate_subscripts(lines, 1) - 1 AS line,"
-        " unnest(lines) AS raw, reason"
-        " FROM (SELECT line, CASE WHEN bool_or(error_type = 'UNQUOTED VALUE')"
-        " THEN string_split(rtrim(any_value(csv_line), chr(13) || chr(10)), chr(10))"
-        " ELSE [any_value(csv_line)] END AS lines, string_agg(DISTINCT error_message, '; ' ORDER"
-        " BY error_message) AS reason"
-        " FROM __rejects GROUP BY line)"
+        """
+        CREATE TABLE __rejected AS
+        SELECT line + generate_subscripts(lines, 1) - 1 AS line, unnest(lines) AS raw, reason
+        FROM (
+            SELECT line,
+                CASE
+                    WHEN bool_or(error_type = 'UNQUOTED VALUE')
+                    THEN string_split(rtrim(any_value(csv_line), chr(13) || chr(10)), chr(10))
+                    ELSE [any_value(csv_line)]
+                END AS lines,
+                string_agg(DISTINCT error_message, '; ' ORDER BY error_message) AS reason
+            FROM __rejects
+            GROUP BY line
+        )"""
     )
     rows, rejected = row_count(connection, "__raw"), row_count(connection, "__rejected")
     if rows + rejected == 0:
@@ -119,15 +128,14 @@ def read_raw(
             f"source '{source.name}': {source.path(home)} has a header and no rows. Expected rows"
             f" of: {expected}."
         )
-    if rejected > _WRONG_SHARE * (rows + rejected):
+    if rejected > MAX_INVALID_SHARE * (rows + rejected):
         first = connection.execute(
             "SELECT line, reason FROM __rejected ORDER BY line LIMIT 1"
         ).fetchone()
         raise BrokenSource(
             f"source '{source.name}': {rejected} of {rows + rejected} lines of {source.path(home)}"
-            " are no rows,"
-            f" such as line {first[0] if first else ''}: {first[1] if first else ''} Expected rows"
-            f" of: {expected}."
+            f" are not rows, such as line {first[0] if first else ''}:"
+            f" {first[1] if first else ''} Expected rows of: {expected}."
         )
     for row in source.supplement:
         values = ", ".join("NULL" if value is None else literal(str(value)) for value in row)
@@ -138,7 +146,7 @@ def read_raw(
 
 
 def _header(home: Home, source: CsvSource, path: Path, expected: str) -> list[str]:
-    """The names in the first line; raises where one is missing, or is there twice."""
+    """The column names in the first line; raises `BrokenSource` if one is missing or repeated."""
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             header = next(csv.reader(file), [])
@@ -146,7 +154,7 @@ def _header(home: Home, source: CsvSource, path: Path, expected: str) -> list[st
         header = ["\ufffd"]
     missing = [name for name in source.columns if name not in header]
     if missing:
-        found = ", ".join(header) or "nothing at all"
+        found = ", ".join(header) or "no columns"
         found = (
             found
             if found.isprintable() and "\ufffd" not in found and len(found) < 2_000
@@ -168,5 +176,5 @@ def _header(home: Home, source: CsvSource, path: Path, expected: str) -> list[st
 
 
 def row_count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    """How many rows a table has."""
+    """The number of rows of a table."""
     return int((connection.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,))[0])

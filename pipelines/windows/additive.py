@@ -1,4 +1,4 @@
-"""Sliding windows as prefix sums over change points, exact whatever the order of events."""
+"""Sliding windows as prefix sums over change points; exact in any order of the events."""
 
 from __future__ import annotations
 
@@ -12,36 +12,42 @@ from stores.tables import CREATED, EVENT, quoted
 
 
 def windowed_rows(declared: Declaration, versions: str, low: int, high: int) -> str:
-    """A row at each grid time at which a version enters or leaves one of the windows."""
+    """A SELECT with a row at each grid time in `(low, high]` at which a window changes.
+
+    A window changes when a version enters or leaves it. Times are in microseconds.
+    """
     every = micros(declared.every)
     keys = column_names(declared.join_keys)
     windows = sorted({window for each in declared.aggregations for window in each.over})
     terms = _terms(declared)
-    entry = f"greatest({first_grid_time('__e', every)}, {first_grid_time('__k', every)})"
+    entry = f"greatest({first_grid_time('__event_us', every)}, {first_grid_time('__created_us', every)})"
     exits = {
-        w: f"least({first_grid_time(f'(__e + {micros(w)})', every)},"
-        f" coalesce({first_grid_time('__next', every)}, {2**62}))"
-        for w in windows
+        window: f"least({first_grid_time(f'(__event_us + {micros(window)})', every)},"
+        f" coalesce({first_grid_time('__superseded_us', every)}, {2**62}))"
+        for window in windows
     }
-    inside = ", ".join(f"{moment} AS {_exit(w)}" for w, moment in exits.items())
-    events = f"SELECT *, {entry} AS __in, {inside} FROM ({versions}) WHERE {has_value(declared)}"
-    parts = [
-        f"SELECT {keys}, __in AS __g, "
-        + ", ".join(
-            f"CASE WHEN __in < {_exit(w)} THEN {value} ELSE 0 END AS {quoted(name)}"
-            for name, (w, value) in terms.items()
-        )
-        # What comes too late for the longest window enters none.
-        + f" FROM __events WHERE __in < {_exit(windows[-1])} AND __in <= {high}"
+    exit_columns = ", ".join(f"{time} AS {_exit(window)}" for window, time in exits.items())
+    entering = ", ".join(
+        f"CASE WHEN __entry_us < {_exit(window)} THEN {value} ELSE 0 END AS {quoted(name)}"
+        for name, (window, value) in terms.items()
+    )
+    # A version that becomes known too late for the longest window enters no window.
+    changes = [
+        f"""
+            SELECT {keys}, __entry_us AS __grid_us, {entering}
+            FROM __events
+            WHERE __entry_us < {_exit(windows[-1])} AND __entry_us <= {high}"""
     ]
     for window in windows:
         leaving = ", ".join(
-            f"{f'-({value})' if w == window else '0'} AS {quoted(name)}"
-            for name, (w, value) in terms.items()
+            f"{f'-({value})' if its_window == window else '0'} AS {quoted(name)}"
+            for name, (its_window, value) in terms.items()
         )
-        parts.append(
-            f"SELECT {keys}, {_exit(window)} AS __g, {leaving} FROM __events WHERE __in <"
-            f" {_exit(window)} AND {_exit(window)} <= {high}"
+        changes.append(
+            f"""
+            SELECT {keys}, {_exit(window)} AS __grid_us, {leaving}
+            FROM __events
+            WHERE __entry_us < {_exit(window)} AND {_exit(window)} <= {high}"""
         )
     sums = ", ".join(f"sum({quoted(name)}) AS {quoted(name)}" for name in terms)
     totals = ", ".join(f"sum({quoted(name)}) OVER of_key AS {quoted(name)}" for name in terms)
@@ -50,25 +56,37 @@ def windowed_rows(declared: Declaration, versions: str, low: int, high: int) -> 
         for each in declared.aggregations
         for window in each.over
     )
-    return (
-        f"WITH __events AS MATERIALIZED ({events}),"
-        f" __changes AS (SELECT {keys}, __g, {sums} FROM ({' UNION ALL '.join(parts)}) GROUP BY"
-        f" {keys}, __g),"
-        f" __totals AS (SELECT {keys}, __g, {totals} FROM __changes"
-        f" WINDOW of_key AS (PARTITION BY {keys} ORDER BY __g ROWS BETWEEN UNBOUNDED PRECEDING AND"
-        " CURRENT ROW))"
-        f" SELECT {keys}, {features}, make_timestamp(__g) AS {EVENT},"
-        f" make_timestamp(__g + {micros(declared.available_after)}) AS {CREATED} FROM __totals"
-        f" WHERE __g > {low}"
-    )
+    return f"""
+        WITH __events AS MATERIALIZED (
+            SELECT *, {entry} AS __entry_us, {exit_columns}
+            FROM ({versions})
+            WHERE {has_value(declared)}
+        ),
+        __changes AS (
+            SELECT {keys}, __grid_us, {sums}
+            FROM ({" UNION ALL ".join(changes)})
+            GROUP BY {keys}, __grid_us
+        ),
+        __totals AS (
+            SELECT {keys}, __grid_us, {totals}
+            FROM __changes
+            WINDOW of_key AS (
+                PARTITION BY {keys} ORDER BY __grid_us
+                ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+            )
+        )
+        SELECT {keys}, {features}, make_timestamp(__grid_us) AS {EVENT},
+            make_timestamp(__grid_us + {micros(declared.available_after)}) AS {CREATED}
+        FROM __totals
+        WHERE __grid_us > {low}"""
 
 
 def _exit(window: timedelta) -> str:
-    return quoted(f"__out_{duration_text(window)}")
+    return quoted(f"__exit_us_{duration_text(window)}")
 
 
 def _terms(declared: Declaration) -> dict[str, tuple[timedelta, str]]:
-    """The additive terms behind the features: name to (window, what one event adds)."""
+    """The additive terms of the features: name -> (window, SQL for what one event adds)."""
     terms: dict[str, tuple[timedelta, str]] = {}
     for each in declared.aggregations:
         for window in each.over:
@@ -93,7 +111,7 @@ def _term(term: str, measure: str | None, window: timedelta) -> str:
 
 def _addend(term: str, each: Aggregation, declared: Declaration) -> str:
     measure = quoted(each.measure or "")
-    number = _whole_number(each, declared)
+    number = _integer_measure(each, declared)
     return {
         "rows": "1",
         "known": f"CAST({measure} IS NOT NULL AS BIGINT)",
@@ -102,29 +120,30 @@ def _addend(term: str, each: Aggregation, declared: Declaration) -> str:
     }[term]
 
 
-def _whole_number(each: Aggregation, declared: Declaration) -> str:
-    """The measure as a whole number, of which the negative exists too."""
+def _integer_measure(each: Aggregation, declared: Declaration) -> str:
+    """SQL for the measure as an integer, of a type wide enough for its negative."""
     measure = quoted(each.measure or "")
     if each.measure is None:
         return measure
     type_ = column_type(declared.events.columns[each.measure])
     if type_.digits:
-        # Decimals are counted in their smallest units, which are whole numbers.
-        exact = f"CAST({measure} AS DECIMAL(38, {type_.digits}))"
-        return f"CAST({exact} * {10**type_.digits} AS HUGEINT)"
+        # A decimal is counted in units of its last digit.
+        widened = f"CAST({measure} AS DECIMAL(38, {type_.digits}))"
+        return f"CAST({widened} * {10**type_.digits} AS HUGEINT)"
     return f"CAST({measure} AS {'HUGEINT' if type_.duckdb == 'BIGINT' else 'BIGINT'})"
 
 
 def _digits(each: Aggregation, declared: Declaration) -> int:
-    """How many digits the measure has behind the point."""
+    """The number of digits of the measure after the decimal point."""
     if each.measure is None:
         return 0
     return column_type(declared.events.columns[each.measure]).digits or 0
 
 
 def _value(each: Aggregation, window: timedelta, declared: Declaration) -> str:
-    """A feature from the running totals of its terms, which are whole numbers; only the last steps
-    round.
+    """SQL for a feature from the running totals of its terms.
+
+    The totals are integers, so only the final square root and division round.
     """
     known, total, squares = (
         quoted(_term(term, each.measure, window)) for term in ("known", "sum", "squares")

@@ -1,9 +1,9 @@
-"""Feature rows from events on a grid: sliding windows as prefix sums, and the latest event.
+"""Selects the feature rows of a view, and the event files that a run has to read.
 
-An event enters a window at the first grid time at which it has happened and is known. It leaves the
-window at the first grid time at or after `event_timestamp + window`, or when a newer version or a
-withdrawal of it is known. Sums are over integers and decimals, so that they are exact whatever the
-order: a backfill and hourly runs give the same rows.
+An event enters a window at the first grid time at which it has happened and is known. The event
+leaves the window at the first grid time at or after `event_timestamp + window`, or when a newer
+version or a withdrawal of it is known. Sums are over integers and decimals and therefore exact in
+any order: a backfill and hourly runs give the same rows.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import duckdb
 from pipelines.windows.additive import windowed_rows
 from pipelines.windows.grid import event_versions
 from pipelines.windows.latest import (
-    last_loss,
+    changed_event_ids,
+    last_removal,
     latest_rows,
-    uncovered_rows,
-    with_several_versions,
+    replacement_rows,
 )
 from punctual.column_types import column_type
 from punctual.times import micros
@@ -35,10 +35,10 @@ def feature_rows(
     since: datetime | None,
     until: datetime,
 ) -> str | None:
-    """A SELECT of the view's rows at grid times in `(since, until]`; None where no event matters.
+    """A SELECT of the view's rows at grid times in `(since, until]`; None if no event affects them.
 
     `since` None means from the beginning. Columns are the join keys, the features and both times.
-    The connection is only asked which events a view of the latest event has to read.
+    For a view of the latest event, a query on `connection` finds the events to read.
     """
     low, high = _BEGINNING if since is None else micros(since), micros(until)
     if declared.aggregations:
@@ -57,39 +57,42 @@ def _latest(
     new = [file for file in every_file if file.max_created > low - micros(declared.every)]
     if not new:
         return None
-    # A new row has the event time of the version it replaces, or a withdrawal beside it has.
+    # The event time of a replaced version is in a new file: as that of its newer version, or of the
+    # withdrawal that comes with a correction of the event time.
     earliest = min(file.min_event for file in new)
     files = _with_newer_versions(every_file, [f for f in every_file if f.max_event >= earliest])
     recent = events.scan(files)
     rows = latest_rows(declared, event_versions(declared, events.scan(new)), low, high)
-    query = last_loss(declared, event_versions(declared, recent), high)
-    (lost_at,) = connection.execute(query).fetchone() or (None,)
-    if lost_at is None:
+    query = last_removal(declared, event_versions(declared, recent), high)
+    (removed_at,) = connection.execute(query).fetchone() or (None,)
+    if removed_at is None:
         return rows
-    # Where an entity loses an event in this run, the newest that remains may be of any age.
-    remaining = events.scan() if lost_at > low else recent
-    changed = with_several_versions(declared, recent) if low == _BEGINNING else events.scan(new)
-    return f"{rows} UNION ALL {uncovered_rows(declared, changed, recent, remaining, low, high)}"
+    # If an entity loses an event in this run, its newest remaining event may be of any age.
+    remaining = events.scan() if removed_at > low else recent
+    changed = changed_event_ids(declared, recent) if low == _BEGINNING else events.scan(new)
+    return f"{rows} UNION ALL {replacement_rows(declared, changed, recent, remaining, low, high)}"
 
 
 def _files_of_windows(declared: Declaration, files: list[DataFile], low: int) -> list[DataFile]:
     """The files whose events can change a window at a grid time after `low`."""
-    # The last grid time of the run before may be up to a grid's step before `low`. What had left
-    # the longest window by then, and was known, changes nothing after it.
-    reached = low - micros(declared.every)
-    horizon = reached - micros(declared.longest_window)
-    matter = [file for file in files if file.max_event > horizon or file.max_created > reached]
-    return _with_newer_versions(files, matter)
+    # The last grid time of the previous run may be up to one grid step before `low`. An event that
+    # was known and had left the longest window by then affects no later row.
+    last_grid_time = low - micros(declared.every)
+    horizon = last_grid_time - micros(declared.longest_window)
+    relevant = [
+        file for file in files if file.max_event > horizon or file.max_created > last_grid_time
+    ]
+    return _with_newer_versions(files, relevant)
 
 
-def _with_newer_versions(files: list[DataFile], matter: list[DataFile]) -> list[DataFile]:
-    """The files that can hold newer versions of the events in those that matter."""
-    first = min((file.min_created for file in matter), default=2**62)
+def _with_newer_versions(files: list[DataFile], chosen: list[DataFile]) -> list[DataFile]:
+    """The files that can have versions of the chosen files' events, or newer versions of them."""
+    first = min((file.min_created for file in chosen), default=2**62)
     return [file for file in files if file.max_created >= first]
 
 
 def _as_features(declared: Declaration, rows: str) -> str:
-    """The rows with their decimals as doubles, since Feast has no decimal numbers."""
+    """The rows with decimals cast to DOUBLE: Feast has no decimal type."""
     decimals = [
         f"CAST({quoted(name)} AS DOUBLE) AS {quoted(name)}"
         for name in declared.fields

@@ -1,4 +1,4 @@
-"""The newest event of each entity, on a grid."""
+"""SQL for the newest event of each entity, on the grid of times."""
 
 from __future__ import annotations
 
@@ -8,105 +8,133 @@ from punctual.windows import Declaration
 from stores.tables import CREATED, EVENT, WITHDRAWN, quoted
 
 
-def lives(declared: Declaration, versions: str) -> str:
-    """The versions that are known at any grid time, from `__in` until before `__out`.
+def visible_versions(declared: Declaration, versions: str) -> str:
+    """The versions that are current at some grid time: those in `[__from_us, __until_us)`.
 
-    `__moved` says that no version with the same keys and event time follows.
+    `__is_removed` is true if the next version has other keys or another event time, is a
+    withdrawal, or does not exist.
     """
     every = micros(declared.every)
-    moved = " OR ".join(
+    removed = " OR ".join(
         f"lead({quoted(name)}) OVER of_id IS DISTINCT FROM {quoted(name)}"
         for name in (*declared.join_keys, EVENT, WITHDRAWN)
     )
     return f"""
         SELECT * FROM (
-            SELECT *, {moved} AS __moved
+            SELECT *, {removed} AS __is_removed
             FROM (
-                SELECT *, {first_grid_time("__k", every)} AS __in,
-                    coalesce({first_grid_time("__next", every)}, {2**62}) AS __out
+                SELECT *, {first_grid_time("__created_us", every)} AS __from_us,
+                    coalesce({first_grid_time("__superseded_us", every)}, {2**62}) AS __until_us
                 FROM ({versions})
             )
-            WHERE __in < __out
-            WINDOW of_id AS (PARTITION BY {column_names(declared.events.id)} ORDER BY __in)
+            WHERE __from_us < __until_us
+            WINDOW of_id AS (PARTITION BY {column_names(declared.events.id)} ORDER BY __from_us)
         )
         WHERE {has_value(declared)}"""
 
 
 def latest_rows(declared: Declaration, versions: str, low: int, high: int) -> str:
-    """A row for each version that becomes known at a grid time in `(low, high]`."""
+    """A row for each version that becomes known at a grid time in `(low, high]` (microseconds)."""
     keys, ids = column_names(declared.join_keys), column_names(declared.events.id)
     return f"""
         SELECT {keys}, {column_names(declared.fields)}, {EVENT},
-            make_timestamp(__in + {micros(declared.available_after)}) AS {CREATED}
-        FROM ({lives(declared, versions)})
-        WHERE __in > {low} AND __in <= {high}
+            make_timestamp(__from_us + {micros(declared.available_after)}) AS {CREATED}
+        FROM ({visible_versions(declared, versions)})
+        WHERE __from_us > {low} AND __from_us <= {high}
         QUALIFY row_number() OVER (
-            PARTITION BY {keys}, {EVENT}, __in ORDER BY __k DESC, {ids}
+            PARTITION BY {keys}, {EVENT}, __from_us ORDER BY __created_us DESC, {ids}
         ) = 1"""
 
 
-def last_loss(declared: Declaration, versions: str, high: int) -> str:
-    """The last grid time up to `high` at which an entity loses an event; null if there is none.
+def last_removal(declared: Declaration, versions: str, high: int) -> str:
+    """The last grid time up to `high` at which an entity loses an event; null if none does.
 
-    An entity loses an event that is withdrawn, or moved to another time or entity.
+    An entity loses an event that is withdrawn, or corrected to another event time or entity.
     """
-    return f"SELECT max(__out) FROM ({lives(declared, versions)}) WHERE __moved AND __out <= {high}"
+    return f"""
+        SELECT max(__until_us)
+        FROM ({visible_versions(declared, versions)})
+        WHERE __is_removed AND __until_us <= {high}"""
 
 
-def with_several_versions(declared: Declaration, events: str) -> str:
+def changed_event_ids(declared: Declaration, events: str) -> str:
     """The ids of events that were corrected or withdrawn."""
     ids = column_names(declared.events.id)
     return f"SELECT {ids} FROM ({events}) GROUP BY {ids} HAVING count(*) > 1"
 
 
-def uncovered_rows(
+def replacement_rows(
     declared: Declaration, changed: str, recent: str, remaining: str, low: int, high: int
 ) -> str:
-    """Rows for the event times that a correction or a withdrawal took away.
+    """Rows that replace published rows whose event a correction or a withdrawal removed.
 
-    A row that was once published for such a time would go on being the newest. From then on, and
-    whenever something at or before the time changes, the newest event that remains is shown there
-    (nulls if there is none). Its age is judged by the time that was taken away.
+    Without a replacement, the published row at a removed event time would remain the entity's
+    newest. From the removal on, and again whenever an event at or before that time changes, a row
+    with the removed event time has the values of the newest remaining event (nulls if none
+    remains). Readers compute the age of that row from the removed event time.
 
     `changed` has the ids of all events that change in `(low, high]`, `recent` their versions, and
-    `remaining` the versions of all events that may remain the newest of the same entities.
+    `remaining` the versions of all events that may become the newest of the same entities.
     """
     keys, ids = column_names(declared.join_keys), column_names(declared.events.id)
-    points = ", ".join(f"p.{quoted(key)}" for key in declared.join_keys)
-    of_keys = " AND ".join(f"v.{quoted(key)} = p.{quoted(key)}" for key in declared.join_keys)
-    fields = ", ".join(f"v.{quoted(name)}" for name in declared.fields)
-    ties = ", ".join(f"v.{quoted(name)}" for name in declared.events.id)
-    # Newer versions of the events of the same keys may have other keys.
-    of_interest = f"FROM ({remaining}) SEMI JOIN __wanted USING ({ids})"
+    point_keys = ", ".join(f"point.{quoted(key)}" for key in declared.join_keys)
+    removed_keys = ", ".join(f"removed.{quoted(key)}" for key in declared.join_keys)
+    same_keys_as = {
+        table: " AND ".join(
+            f"version.{quoted(key)} = {table}.{quoted(key)}" for key in declared.join_keys
+        )
+        for table in ("removed", "point")
+    }
+    fields = ", ".join(f"version.{quoted(name)}" for name in declared.fields)
+    version_ids = ", ".join(f"version.{quoted(name)}" for name in declared.events.id)
+    # Selected by event id: a newer version of an affected event may have other keys.
+    affected = f"FROM ({remaining}) SEMI JOIN __affected_ids USING ({ids})"
     return f"""
         SELECT * FROM (
-            WITH __touched AS MATERIALIZED (
+            WITH __affected_keys AS MATERIALIZED (
                 SELECT DISTINCT {keys} FROM ({recent}) SEMI JOIN ({changed}) USING ({ids})
             ),
-            __wanted AS MATERIALIZED (
-                SELECT DISTINCT {ids} FROM ({remaining}) SEMI JOIN __touched USING ({keys})
+            __affected_ids AS MATERIALIZED (
+                SELECT DISTINCT {ids} FROM ({remaining}) SEMI JOIN __affected_keys USING ({keys})
             ),
-            __lives AS MATERIALIZED ({lives(declared, event_versions(declared, of_interest))}),
-            __taken AS (
-                SELECT {keys}, __e AS __p, min(__out) AS __from
-                FROM __lives WHERE __moved AND __out <= {high} GROUP BY {keys}, __e
+            __visible AS MATERIALIZED (
+                {visible_versions(declared, event_versions(declared, affected))}
             ),
-            __changes AS (SELECT {keys}, __e, unnest([__in, __out]) AS __g FROM __lives),
+            __removed AS (
+                SELECT {keys}, __event_us, min(__until_us) AS __removed_us
+                FROM __visible
+                WHERE __is_removed AND __until_us <= {high}
+                GROUP BY {keys}, __event_us
+            ),
+            __changes AS (
+                SELECT {keys}, __event_us, unnest([__from_us, __until_us]) AS __grid_us
+                FROM __visible
+            ),
             __points AS (
-                SELECT DISTINCT {points}, p.__p, v.__g
-                FROM __taken AS p
-                JOIN __changes AS v ON {of_keys} AND v.__e <= p.__p AND v.__g >= p.__from
-                WHERE v.__g > {low} AND v.__g <= {high}
+                SELECT DISTINCT {removed_keys}, removed.__event_us, version.__grid_us
+                FROM __removed AS removed
+                JOIN __changes AS version
+                    ON {same_keys_as["removed"]}
+                    AND version.__event_us <= removed.__event_us
+                    AND version.__grid_us >= removed.__removed_us
+                WHERE version.__grid_us > {low} AND version.__grid_us <= {high}
             )
-            SELECT {points}, {fields}, make_timestamp(p.__p) AS {EVENT},
-                make_timestamp(p.__g + {micros(declared.available_after)}) AS {CREATED}
-            FROM __points AS p
-            LEFT JOIN __lives AS v
-                ON {of_keys} AND v.__e <= p.__p AND v.__in <= p.__g AND p.__g < v.__out
-            -- Where the newest that remains has this very time, it has a row of its own.
+            SELECT {point_keys}, {fields}, make_timestamp(point.__event_us) AS {EVENT},
+                make_timestamp(point.__grid_us + {micros(declared.available_after)}) AS {CREATED}
+            FROM __points AS point
+            LEFT JOIN __visible AS version
+                ON {same_keys_as["point"]}
+                AND version.__event_us <= point.__event_us
+                AND version.__from_us <= point.__grid_us
+                AND point.__grid_us < version.__until_us
             QUALIFY row_number() OVER (
-                    PARTITION BY {points}, p.__p, p.__g
-                    ORDER BY v.__e DESC NULLS LAST, v.__k DESC, {ties}
+                    PARTITION BY {point_keys}, point.__event_us, point.__grid_us
+                    ORDER BY version.__event_us DESC NULLS LAST, version.__created_us DESC,
+                        {version_ids}
                 ) = 1
-                AND NOT coalesce(v.__e = p.__p AND v.__in = p.__g, false)
+                -- latest_rows already has a row for a version that becomes known at this point.
+                AND NOT coalesce(
+                    version.__event_us = point.__event_us AND version.__from_us = point.__grid_us,
+                    false
+                )
         )"""

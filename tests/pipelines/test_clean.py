@@ -103,7 +103,7 @@ def test_an_unclosed_quote_removes_no_line_from_the_count(file):
     lines[10] = b'10,10,"a'
     lines[60] = b"60,60,a"
     with pytest.raises(
-        BrokenSource, match=r"90 of 100 lines of .*trips.csv are no rows, such as line 12"
+        BrokenSource, match=r"90 of 100 lines of .*trips.csv are not rows, such as line 12"
     ):
         clean(file, HEADER + b"\n".join(lines) + b"\n")
 
@@ -162,8 +162,8 @@ def test_a_null_passes_a_rule(file):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "lacks column id, minutes, name; it has nothing at all"),
-        (b"\n", "lacks column id, minutes, name; it has nothing at all"),
+        (b"", "lacks column id, minutes, name; it has no columns"),
+        (b"\n", "lacks column id, minutes, name; it has no columns"),
         (HEADER, "has a header and no rows"),
         (b"id;minutes;name\n1;5;a\n", "lacks column id, minutes, name; it has id;minutes;name"),
         (b"ID,minutes,name\n1,5,a\n", "lacks column id; it has ID, minutes, name"),
@@ -277,7 +277,7 @@ def test_every_line_of_a_file_is_counted_once(file, lines):
     try:
         assert clean(file, text, rules=(Rule("short", "minutes < 3"),)).rows_in == len(lines)
     except BrokenSource as refused:
-        assert "cannot be read as that" in str(refused) or "are no rows" in str(refused)
+        assert "cannot be read as that" in str(refused) or "are not rows" in str(refused)
 
 
 @pytest.mark.parametrize("name", ["things [1]", "th*ngs", "things ?", "year=2020", "100% #1"])

@@ -213,10 +213,10 @@ def test_a_run_without_a_note_of_its_input_compares_all_events_again(taxis):
 @pytest.mark.parametrize(
     ("trip", "problem"),
     [
-        ("trip // 2 AS trip", r"id trip = \(1,\) stands for 2 events; expected one"),
+        ("trip // 2 AS trip", r"id trip = \(1,\) identifies 2 events; expected one"),
         (
             "nullif(trip, 2) AS trip",
-            "1 events have no trip, so that a correction would not find them",
+            "1 events have no trip, so corrections cannot be matched to them",
         ),
         ("tripp AS trip", "their SQL does not give the declared columns"),
     ],
