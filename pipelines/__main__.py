@@ -48,16 +48,16 @@ def build(home: Home, domain: str, as_of: str | None, as_json: bool, quiet: bool
     from punctual.repository import load_domain
 
     loaded = load_domain(home, domain)
-    moment = starting_moment(home, as_of, loaded.domain.demo_at)
-    built = build_domain(loaded, moment, Progress(quiet=quiet or as_json))
+    until = starting_moment(home, as_of, loaded.domain.demo_at)
+    built = build_domain(loaded, until, Progress(quiet=quiet or as_json))
     if as_of != NOW:
-        remember_moment(home, moment)
+        remember_moment(home, until)
     if as_json:
         show_json(built)
         return
     _show_sources(built.sources)
     show_table(
-        f"Events known by {iso(moment)}"
+        f"Events known by {iso(until)}"
         + (
             " (first load: the domain's rules say when each was known)"
             if any(e.first_load for e in built.events)
@@ -67,7 +67,7 @@ def build(home: Home, domain: str, as_of: str | None, as_json: bool, quiet: bool
         [[e.events, e.new, e.late, e.corrected, e.withdrawn, e.kept] for e in built.events],
     )
     show_table(
-        f"Feature views built until {iso(moment)}",
+        f"Feature views built until {iso(until)}",
         ["view", "new rows", "rows"],
         [[v.view, v.new_rows, v.rows] for v in built.views],
     )
@@ -214,23 +214,23 @@ def materialize(
     from stores.online import give_way
 
     loaded = load_domain(home, domain)
-    moment = starting_moment(home, as_of, loaded.domain.demo_at)
+    until = starting_moment(home, as_of, loaded.domain.demo_at)
     if clock is None and (as_of == NOW or (as_of is None and loaded.domain.demo_at is None)):
-        clock = Clock(moment)
+        clock = Clock(until)
     store = feature_store(home)
     apply_if_changed(home, store)
     if owns_process():
         give_way()
     done = materialize_domain(
-        store, loaded, moment, Progress(quiet=quiet or as_json), clock=clock, rebuild=rebuild
+        store, loaded, until, Progress(quiet=quiet or as_json), clock=clock, rebuild=rebuild
     )
     if as_of != NOW:
-        remember_moment(home, moment)
+        remember_moment(home, until)
     if as_json:
         show_json(done)
         return
     show_table(
-        f"Online at {iso(moment)}",
+        f"Online at {iso(until)}",
         [
             "view",
             "rows",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def cli() -> None:
-    """A point-in-time training set becomes an evaluated, gated, registered model."""
+    """Train, evaluate, gate, register and roll back models."""
 
 
 @cli.command(
@@ -43,12 +43,12 @@ def cli() -> None:
 @click.option(
     "--until",
     metavar="TRAIN,VALIDATION,TEST",
-    help="Ends of the three parts, instead of the declared durations.",
+    help="End times of the three parts, instead of the declared durations.",
 )
 @click.option(
     "--random-split",
     is_flag=True,
-    help="Also score the same model on rows dealt at random: what a leak would make of it.",
+    help="Also score the model on a random split, to show how much a leak would inflate the score.",
 )
 @json_option
 @quiet_option
@@ -64,22 +64,22 @@ def fit(
 ) -> None:
     """Train, evaluate, gate and register a model.
 
-    It is made USE_CASE's champion if the gate lets it. A refused model stays in the model registry
-    as challenger, and the exit code is 3.
+    The model becomes USE_CASE's champion if it passes the gate. A refused model stays in the model
+    registry as challenger, and the exit code is 3.
     """
     from punctual.repository import feature_store, find_use_case
     from training.run import raise_if_refused, train
 
     loaded, declared = find_use_case(home, use_case)
     ends = None if until is None else _ends(until)
-    moment = starting_moment(home, as_of, loaded.domain.demo_at)
+    time = starting_moment(home, as_of, loaded.domain.demo_at)
     progress = Progress(quiet=quiet or as_json)
     with progress.steps("train", 6 if random_split else 5):
         done = train(
             feature_store(home),
             loaded,
             declared,
-            as_of=moment,
+            as_of=time,
             progress=progress,
             until=ends,
             random_split=random_split,
@@ -99,12 +99,12 @@ def _ends(text: str) -> tuple[datetime, datetime, datetime]:
     parts = text.split(",")
     if len(parts) != 3:
         raise click.BadParameter(
-            f"expected three moments with commas between, got {len(parts)}", param_hint="--until"
+            f"expected three times separated by commas, got {len(parts)}", param_hint="--until"
         )
     train, validation, test = (read_moment(part.strip()) for part in parts)
     if not train < validation < test:
         raise click.BadParameter(
-            f"the parts end at {text}; expected each later than the one before",
+            f"the parts end at {text}; expected each end later than the previous one",
             param_hint="--until",
         )
     return train, validation, test
@@ -118,7 +118,7 @@ def _ends(text: str) -> tuple[datetime, datetime, datetime]:
 def card(home: Home, use_case: str, version: str | None, as_json: bool) -> None:
     """Show a model card.
 
-    It is that of USE_CASE's champion, or of a version.
+    The card of USE_CASE's champion, or of the given version.
     """
     with working("reading the model registry", quiet=as_json):
         from punctual.repository import find_use_case
@@ -137,14 +137,14 @@ def card(home: Home, use_case: str, version: str | None, as_json: bool) -> None:
 @click.option(
     "--to",
     metavar="VERSION",
-    help="The version to go back to.  [default: the champion before this one]",
+    help="The version to restore.  [default: the previous champion]",
 )
 @json_option
 @common_options
 def rollback(home: Home, use_case: str, to: str | None, as_json: bool) -> None:
-    """Make an earlier champion champion again.
+    """Restore an earlier champion.
 
-    A running server of USE_CASE takes it up.
+    A running server of USE_CASE switches to that version.
     """
     with working("writing to the model registry", quiet=as_json):
         from punctual.repository import find_use_case
@@ -155,9 +155,11 @@ def rollback(home: Home, use_case: str, to: str | None, as_json: bool) -> None:
     if as_json:
         show_json({"use_case": use_case, "from": before, "to": after})
     elif before == after:
-        click.echo(f"Version {after} is the champion of {use_case} already; nothing is changed.")
+        click.echo(f"Version {after} is already the champion of {use_case}; nothing is changed.")
     else:
-        click.echo(f"Champion of {use_case} is version {after} again; it was {before}.")
+        click.echo(
+            f"Version {after} is the champion of {use_case} again, instead of version {before}."
+        )
 
 
 @cli.command(
@@ -173,16 +175,16 @@ def rollback(home: Home, use_case: str, to: str | None, as_json: bool) -> None:
 def training_set_command(
     home: Home, use_case: str, as_of: str | None, out: str | None, as_json: bool
 ) -> None:
-    """Make a training set as of a moment.
+    """Make a training set as of a time.
 
-    What is shown for USE_CASE is the manifest from which the same set can be made again.
+    Shows the manifest, from which the same training set of USE_CASE can be rebuilt.
     """
     from pathlib import Path
 
     import pyarrow.parquet as pq
 
     if out is not None and not Path(out).absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {Path(out).parent}", param_hint="--out")
+        raise click.BadParameter(f"folder {Path(out).parent} does not exist", param_hint="--out")
     with working(f"making the training set of {use_case}", quiet=as_json):
         from punctual.repository import feature_store, find_use_case
         from training.training_set import training_set
@@ -195,9 +197,9 @@ def training_set_command(
             as_of=starting_moment(home, as_of, loaded.domain.demo_at),
         )
     if out is not None:
-        aside = Path(f"{out}.aside")
-        pq.write_table(made.rows, aside)
-        aside.replace(out)
+        temporary = Path(f"{out}.aside")
+        pq.write_table(made.rows, temporary)
+        temporary.replace(out)
     manifest = made.manifest()
     if as_json:
         show_json(manifest)
@@ -210,7 +212,7 @@ def training_set_command(
 
 
 def show_card(found: ModelCard) -> None:
-    """Print what people ask of a model first."""
+    """Print the scores, decisions, split and unlabelled rows of a model card."""
     scores = ["roc_auc", "average_precision", "log_loss", "brier", "rmse", "mae", "r2"]
     rows = {f"model, {part}": metrics for part, metrics in found.metrics.items()}
     rows.update(

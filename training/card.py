@@ -1,4 +1,4 @@
-"""What goes beside a model in the registry: its card, test predictions, reference rows."""
+"""Makes the files beside a model in the registry: card, test predictions, reference rows."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from training.publish import libraries
 from training.split import Part
 from training.training_set import LABEL, LABEL_TIMESTAMP
 
-# Enough for some hundred rows a day of a year: what is usual of a day is asked of the reference
-# too.
+# Over 150 rows a day for a year, since drift compares with single days of the reference too.
 REFERENCE_ROWS = 60_000
 PARITY_ROWS = 20
 
@@ -68,13 +67,12 @@ def model_card(
 
 
 def parity_rows(test: Part, predicted: np.ndarray) -> list[ParityRow]:
-    """Some rows of the test part with their predictions, by which a server knows that it has loaded
-    the same model.
-    """
+    """Rows of the test part with predictions, by which a server checks the model that it loads."""
     chosen = np.linspace(0, len(predicted) - 1, min(PARITY_ROWS, len(predicted))).astype(int)
     inputs = test.inputs.iloc[chosen].to_dict("records")
     return [
-        ParityRow(plain(row), float(predicted[at])) for row, at in zip(inputs, chosen, strict=True)
+        ParityRow(plain(row), float(predicted[index]))
+        for row, index in zip(inputs, chosen, strict=True)
     ]
 
 
@@ -98,7 +96,7 @@ def write_predictions(
 
 
 def write_reference(path: Path, features: list[str], train: Part, predicted: np.ndarray) -> Path:
-    """A sample of the training part, evenly over its time: what drift is measured against."""
+    """Write the reference for drift: training rows with predictions, evenly spaced in time."""
     rows = train.rows.select([*features, EVENT, LABEL]).append_column(
         PREDICTION_COLUMN, pa.array(predicted)
     )
@@ -110,7 +108,7 @@ def write_reference(path: Path, features: list[str], train: Part, predicted: np.
 
 
 def flat_metrics(metrics: Mapping[str, Metrics]) -> dict[str, float]:
-    """Every number of the metrics, under names such as `test.at_threshold.0.5.recall`."""
+    """All numbers of the metrics, by names such as `test.at_threshold.0.5.recall`."""
     flat: dict[str, float] = {}
 
     def add(name: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of predictions, and what a model's features are worth to it."""
+"""Metrics of predictions, and feature importances."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from training.split import Part
 
 
 def evaluate(use_case: UseCase, labels: np.ndarray, predictions: np.ndarray) -> Metrics:
-    """Every metric of a set of predictions; those that need a decision stand under the threshold
-    they were made with.
+    """All metrics of a set of predictions; those of decisions are grouped by threshold.
 
-    Definitions are scikit-learn's; Brier (1950) is the mean squared error of the probability.
+    Definitions are scikit-learn's; `brier` is the mean squared error of the probability (Brier
+    1950).
     """
     if use_case.task == "regression":
         return Metrics(
@@ -47,8 +47,7 @@ def evaluate(use_case: UseCase, labels: np.ndarray, predictions: np.ndarray) -> 
 class Evaluation:
     """Predictions of a model and of the baselines, and their metrics, by part of the training set.
 
-    The model's predictions are of all parts; the metrics, and the baselines', of validation and
-    test.
+    `predictions` covers all parts; metrics and baselines cover validation and test.
     """
 
     predictions: dict[str, np.ndarray]
@@ -63,30 +62,30 @@ def evaluation(
     pipeline: Pipeline,
     baselines: Mapping[str, Pipeline],
 ) -> Evaluation:
-    """Let the model and the baselines predict, and compute every metric of what they predict."""
-    judged = {name: parts[name] for name in ("validation", "test")}
+    """Predict with the model and the baselines, and compute all metrics of the predictions."""
+    held_out = {name: parts[name] for name in ("validation", "test")}
 
     def metrics(predictions: Mapping[str, np.ndarray]) -> dict[str, Metrics]:
         return {
             name: evaluate(use_case, part.labels, predictions[name])
-            for name, part in judged.items()
+            for name, part in held_out.items()
         }
 
     predictions = {name: predict(use_case, pipeline, part) for name, part in parts.items()}
-    of_baselines = {
-        baseline: {name: predict(use_case, model, part) for name, part in judged.items()}
+    baseline_predictions = {
+        baseline: {name: predict(use_case, model, part) for name, part in held_out.items()}
         for baseline, model in baselines.items()
     }
     return Evaluation(
         predictions,
         metrics(predictions),
-        of_baselines,
-        {baseline: metrics(predicted) for baseline, predicted in of_baselines.items()},
+        baseline_predictions,
+        {baseline: metrics(predicted) for baseline, predicted in baseline_predictions.items()},
     )
 
 
 def _decisions(labels: np.ndarray, decided: np.ndarray) -> Decisions:
-    # Scikit-learn's order is true negative, false positive, false negative, true positive.
+    # scikit-learn's order: true negatives, false positives, false negatives, true positives.
     counts = map(int, skm.confusion_matrix(labels, decided, labels=[0, 1]).ravel())
     return Decisions(
         accuracy=float(skm.accuracy_score(labels, decided)),
@@ -98,7 +97,7 @@ def _decisions(labels: np.ndarray, decided: np.ndarray) -> Decisions:
 
 
 def importances(pipeline: Any, names: list[str]) -> list[tuple[str, float]]:
-    """Features by their share of the booster's total gain, greatest first."""
+    """Each feature's share of the booster's total gain, largest first."""
     gain = pipeline.named_steps["model"].get_booster().get_score(importance_type="total_gain")
     ordered = [
         name

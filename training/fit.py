@@ -1,6 +1,4 @@
-"""Preprocessing and models as scikit-learn pipelines; everything that is fitted is fitted on the
-training part only.
-"""
+"""Fits preprocessing, models and baselines as scikit-learn pipelines, on the training part only."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ from punctual.use_case import ParameterValue, UseCase
 from training.split import Part
 
 SEED = 20131205
-# For data of any kind: many small steps, stopped where the validation part no longer gains. A use
-# case whose data ask for others says so in its recipe.
+# General-purpose: many small steps with early stopping. A use case overrides them in its recipe.
 DEFAULTS: dict[str, ParameterValue] = {
     "n_estimators": 1000,
     "learning_rate": 0.05,
@@ -48,12 +45,10 @@ def fit(
     parts: dict[str, Part],
     parameters: Mapping[str, ParameterValue],
 ) -> Pipeline:
-    """Fit the model on the training part, stopping where the validation part no longer gains.
+    """Fit the model on the training part; the validation part decides when to stop.
 
-    `parameters` are those of `parameters_of`.
-
-    Missing numbers stay missing: the trees learn a direction for them. A category never seen in
-    training, or rare there, is one of its own.
+    `parameters` are those of `parameters_of`. Missing numbers stay missing: the trees learn a
+    default direction for them. Unknown, rare and missing categories each get a code of their own.
     """
     preprocess = _preprocessing(features)
     train, validation = parts["train"], parts["validation"]
@@ -75,7 +70,7 @@ def fit(
 def fit_baselines(
     use_case: UseCase, features: list[ModelFeature], train: Part
 ) -> dict[str, Pipeline]:
-    """What a model must beat: the training part's mean, and a linear model on the same features."""
+    """The gate's baselines: the training part's mean, and a linear model on the same features."""
     numbers = [feature.name for feature in features if feature.kind == "number"]
     categories = [feature.name for feature in features if feature.kind == "category"]
     prepare = ColumnTransformer(
@@ -113,9 +108,7 @@ def fit_baselines(
 
 
 def predict(use_case: UseCase, pipeline: Pipeline, part: Part) -> np.ndarray:
-    """Probabilities of a binary label, or predicted values; float64, in the order of the part's
-    rows.
-    """
+    """Probabilities of a binary label, or predicted values; float64, in row order."""
     if use_case.task == "binary":
         return pipeline.predict_proba(part.inputs)[:, 1].astype(np.float64)
     return pipeline.predict(part.inputs).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Whether a challenger may become champion, judged on rows later than both their training."""
+"""Decides whether a challenger becomes champion, on rows later than the training of both."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from training.split import Part
 
 
 def verdict_on_later_rows(job: Job, prepared: Prepared, found: Evaluation) -> Verdict:
-    """Judge the rows of the test part that are later than the challenger's and the champion's
-    training.
-    """
+    """Judge the challenger on the test rows that are later than both models' training."""
     use_case, test = job.use_case, prepared.parts["test"]
     version = champion_version(job.domain.home, use_case.name)
     champion = read_card(job.domain.home, use_case.name, version) if version else None
@@ -49,16 +47,16 @@ def verdict_on_later_rows(job: Job, prepared: Prepared, found: Evaluation) -> Ve
 
 
 def _champion_predictions(job: Job, prepared: Prepared, champion: ModelCard) -> np.ndarray:
-    """What the champion predicts for the test part, on its own features."""
+    """The champion's predictions for the test part, from the features that the champion reads."""
     test = prepared.parts["test"]
     rows = test.rows
     missing = {feature.name for feature in champion.features} - set(rows.column_names)
     if missing or changed_since(job.domain, champion.definitions):
-        reads = pinned_domain(job.domain, champion.definitions)
+        pinned = pinned_domain(job.domain, champion.definitions)
         rows = historical_features(
-            definitions_store(reads, job.store),
+            definitions_store(pinned, job.store),
             rows.select([*job.use_case.requests.columns, EVENT, AT]),
-            reads.services[champion.feature_service],
+            pinned.services[champion.feature_service],
             as_of=job.as_of,
         )
     inputs = model_input(rows, champion.features)
@@ -75,9 +73,7 @@ def judge(
     champion: float | None = None,
     champion_version: str | None = None,
 ) -> Verdict:
-    """Judge scores of the use case's metric, all on the same rows; every reason for a refusal is
-    named.
-    """
+    """Judge scores of the use case's metric on the same rows; the verdict names all problems."""
     gate = use_case.gate
     problems: list[str] = []
     if rows < gate.minimum_rows:
@@ -86,22 +82,23 @@ def judge(
             f" {gate.minimum_rows}"
         )
     for name, score in baselines.items():
-        # Written so that a score that is no number is beaten by nothing and beats nothing.
+        # `not >=` instead of `<`, so that a score of NaN is refused.
         if not use_case.better_by(challenger, score) >= gate.beats_baseline_by:
             problems.append(
-                f"baseline {name} scored {score:.4f}, to be beaten by {gate.beats_baseline_by:g}"
+                f"baseline {name} scored {score:.4f}, the gate asks for a lead of"
+                f" {gate.beats_baseline_by:g}"
             )
     if (
         champion is not None
         and not use_case.better_by(challenger, champion) >= gate.beats_champion_by
     ):
         problems.append(
-            f"champion {champion_version} scored {champion:.4f}, to be beaten by"
+            f"champion {champion_version} scored {champion:.4f}, the gate asks for a lead of"
             f" {gate.beats_champion_by:g}"
         )
-    said = f"scored {challenger:.4f} {use_case.metric} on {rows:,} rows"
-    message = f"{said}; {'; '.join(problems)}" if problems else said
-    # A copy, since `baselines` of floats is no dict that may hold None.
+    score_text = f"scored {challenger:.4f} {use_case.metric} on {rows:,} rows"
+    message = f"{score_text}; {'; '.join(problems)}" if problems else score_text
+    # Copied for the type checker: a dict of floats is not a dict of optional floats.
     return Verdict(
         not problems, message, use_case.metric, challenger, {**baselines}, champion, rows
     )

@@ -1,4 +1,4 @@
-"""What a training run is asked for, and the rows that it works on."""
+"""The request of a training run, and the data prepared for it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from training.training_set import TrainingSet, training_set
 
 @dataclass(frozen=True)
 class Job:
-    """The use case to train, and the moment as of which its data are known (aware UTC).
+    """The use case to train, and the time as of which its data are read (aware UTC).
 
-    `until` gives the ends of the three parts, for a report on fixed periods.
+    `until` gives the end times of the three parts, for a report on fixed periods.
     """
 
     store: FeatureStore
@@ -30,9 +30,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training set, the model's inputs among its columns, and its parts by name.
+    """A training set, the features that the model reads, and the parts by name.
 
-    No label that was known after `trained_until` has been used for the model.
+    The model uses no label that became known after `trained_until`.
     """
 
     made: TrainingSet

@@ -1,4 +1,4 @@
-"""The plots that go with a model."""
+"""Plots of a model on the test part, for the model registry."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ def draw(
     use_case: UseCase,
     labels: np.ndarray,
     predictions: dict[str, np.ndarray],
-    important: list[tuple[str, float]],
+    importances: list[tuple[str, float]],
 ) -> list[Path]:
-    """Draw the plots of the test part into a folder; `predictions` maps a model's name to its own,
-    the model first.
+    """Draw the plots of the test part into a folder; returns their paths.
+
+    `predictions` maps the name of the model, then of each baseline, to its predictions.
+    `importances` has (feature, share) pairs, largest first.
     """
     from matplotlib.figure import Figure
 
@@ -58,7 +60,7 @@ def draw(
             )
             precision, recall, _ = skm.precision_recall_curve(labels, predicted)
             average = skm.average_precision_score(labels, predicted)
-            # The last point is a convention of the library, not a threshold.
+            # scikit-learn appends a last point that belongs to no threshold.
             precision_recall.plot(
                 recall[:-1],
                 precision[:-1],
@@ -66,7 +68,7 @@ def draw(
                 linewidth=1.8,
                 label=f"{label}  {average:.3f}",
             )
-        # A constant has one point there, which is no line.
+        # A constant prediction has a single point; a horizontal line makes that point visible.
         precision_recall.axhline(float(labels.mean()), color=colours[1], linewidth=1.8)
         precision_recall.set_ylim(0, 1.02)
         roc.set_ylim(0, 1.02)
@@ -86,7 +88,7 @@ def draw(
         ends = [min(predicted.min(), labels.min()), max(predicted.max(), labels.max())]
         scatter.plot(ends, ends, color=colours[1], linewidth=1, linestyle="--")
         save(figure, "predicted_and_true.png")
-    shown = important[:20][::-1]
+    shown = importances[:20][::-1]
     figure = Figure(figsize=(8.5, 0.29 * max(len(shown), 3) + 1))
     bars = axes(figure, 0, "Feature importance: share of total gain", "Share", "")
     bars.barh(

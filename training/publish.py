@@ -1,4 +1,4 @@
-"""Writes the model registry: publish a version with its card, promote it, roll back."""
+"""Writes to the model registry: publishes a version with its card, promotes, rolls back."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from stores.models import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Versions that were champion, oldest first, as JSON in a tag of the registered model.
-_REIGNS = "champions"
+# Tag of a registered model: a JSON list of the versions that were champion, oldest first.
+_CHAMPIONS_TAG = "champions"
 LIBRARIES = ("feast", "duckdb", "pyarrow", "pandas", "numpy", "scikit-learn", "mlflow-skinny")
 
 
@@ -45,11 +45,10 @@ def publish(
     files: Sequence[Path],
     metrics: Mapping[str, float],
 ) -> None:
-    """Register the next version of the card's use case, with model, card and files; make it
-    challenger.
+    """Register a version with model, card and files; give it the alias `challenger`.
 
-    MLflow's run has the card's parameters, and the metrics as of the card's moment. The card's
-    `version` and `run_id` are filled in here. Raises `BrokenRegistry`.
+    The MLflow run has the card's parameters, and the metrics with the card's `as_of` as their
+    timestamp. Sets the card's `version` and `run_id`. Raises `BrokenRegistry`.
     """
     with model_registry(home) as registry:
         run_id = _started_run(registry, card)
@@ -114,68 +113,69 @@ def _next_version(registry: MlflowClient, card: ModelCard, run_id: str) -> str:
 
 
 def champion_version(home: Home, use_case: str) -> str | None:
-    """The champion's version, if there is one."""
+    """The champion's version; None if the use case has no champion."""
     return aliases(home, use_case).get(CHAMPION)
 
 
 def load_pipeline(home: Home, card: ModelCard) -> Any:
-    """The fitted pipeline of a version. Raises what unpickling it raises."""
+    """The fitted pipeline of a version. Errors of unpickling are not caught."""
     return pickle.loads(artifact(home, card.use_case, card.run_id, MODEL_FILE))
 
 
-def _reigns(registry: MlflowClient, use_case: str) -> list[str]:
-    return json.loads(registry.get_registered_model(use_case).tags.get(_REIGNS, "[]"))
+def _past_champions(registry: MlflowClient, use_case: str) -> list[str]:
+    return json.loads(registry.get_registered_model(use_case).tags.get(_CHAMPIONS_TAG, "[]"))
 
 
 def promote(home: Home, use_case: str, version: str) -> None:
-    """Make a version champion; the one before stays known for a rollback."""
+    """Make a version champion; the previous champion is remembered for a rollback."""
     with model_registry(home) as registry:
-        reigns = [past for past in _reigns(registry, use_case) if past != version]
-        registry.set_registered_model_tag(use_case, _REIGNS, json.dumps([*reigns, version]))
+        champions = [past for past in _past_champions(registry, use_case) if past != version]
+        registry.set_registered_model_tag(
+            use_case, _CHAMPIONS_TAG, json.dumps([*champions, version])
+        )
         registry.set_registered_model_alias(use_case, CHAMPION, version)
 
 
 def rollback(home: Home, use_case: str, to: str | None = None) -> tuple[str, str]:
-    """Make the champion before this one, or a given version, champion again; returns (from, to).
+    """Make the previous champion, or version `to`, champion; returns (old, new) version.
 
-    Both are the same when the given version is the champion already: nothing is changed then.
-
-    Raises `NoChampion` where there is none to go back to, `UnknownName` for a version that does not
-    exist.
+    If `to` is the champion already, nothing changes and both are equal. Raises `NoChampion` if the
+    use case has no champion or no earlier one, `UnknownName` for a version that does not exist.
     """
-    now = champion_version(home, use_case)
-    if now is None:
+    current = champion_version(home, use_case)
+    if current is None:
         raise NoChampion(
             f"use case '{use_case}' has no champion to roll back from; run: punctual train"
             f" {use_case}."
         )
-    if to == now:
-        return now, now
+    if to == current:
+        return current, current
     known = [each.version for each in registered_versions(home, use_case)]
     with model_registry(home) as registry:
-        reigns = _reigns(registry, use_case)
+        champions = _past_champions(registry, use_case)
         if to is None:
-            earlier = [past for past in reigns if past != now]
+            earlier = [past for past in champions if past != current]
             if not earlier:
                 raise NoChampion(
-                    f"champion {now} of '{use_case}' is the first; there is no earlier one to roll"
-                    " back to."
+                    f"champion {current} of '{use_case}' is the first; no earlier champion exists."
                 )
             to = earlier[-1]
         if to not in known:
             raise UnknownName(
                 unknown_name("version", to, known, f"the model registry of '{use_case}'")
             )
-        # The version that is rolled back from is not gone back to by the next rollback.
+        # The abandoned version leaves the list, so that the next rollback does not restore it.
         registry.set_registered_model_tag(
-            use_case, _REIGNS, json.dumps([*(past for past in reigns if past not in (now, to)), to])
+            use_case,
+            _CHAMPIONS_TAG,
+            json.dumps([*(past for past in champions if past not in (current, to)), to]),
         )
         registry.set_registered_model_alias(use_case, CHAMPION, to)
-    return now, to
+    return current, to
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what a model depends on."""
+    """The installed versions of the libraries that a model depends on."""
     import xgboost
 
     return {**{name: library_version(name) for name in LIBRARIES}, "xgboost": xgboost.__version__}

@@ -1,4 +1,4 @@
-"""One training run from a moment to a registered version, and the gate's verdict on it."""
+"""One training run: from the training set to a registered version and the gate's verdict."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from training.split import shuffled
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a run made: the version's card, the gate's verdict, and whether it is champion now."""
+    """The result of a run: the version's card, the gate's verdict, whether it became champion."""
 
     card: ModelCard
     verdict: Verdict
@@ -55,12 +55,12 @@ def train(
     parameters: Mapping[str, ParameterValue] | None = None,
     random_split: bool = False,
 ) -> TrainingRun:
-    """Train, evaluate, register, and promote if the gate lets it; a refused version stays as
-    challenger.
+    """Train, evaluate and register a model; promote it if it passes the gate.
 
-    `until` gives the ends of the three parts for a report on fixed periods, `parameters` changes
-    the recipe for this run. `random_split` also scores the same model on rows dealt at random, as a
-    warning of how a leak flatters.
+    A refused version stays as challenger. `until` gives the end times of the three parts for a
+    report on fixed periods, `parameters` overrides the recipe for this run. `random_split` also
+    scores the model on a random split, which shows how much a leak would inflate the score. Raises
+    `ChangeRefused` if a champion reads definitions that have changed, and what `prepare` raises.
     """
     refuse_changes(domain.home, [domain])
     job = Job(store, domain, use_case, aware(as_of), until)
@@ -72,43 +72,43 @@ def train(
     chosen = parameters_of(use_case, parameters)
     pipeline = fit(use_case, prepared.features, prepared.parts, chosen)
     progress.step("evaluation")
-    found = evaluation(use_case, prepared.parts, pipeline, baselines)
+    evaluated = evaluation(use_case, prepared.parts, pipeline, baselines)
     if random_split:
         progress.step("random split")
-        found.metrics["random_split_test"] = _random_split_metrics(use_case, prepared, chosen)
-    verdict = verdict_on_later_rows(job, prepared, found)
-    card = model_card(job, prepared, chosen, pipeline, found, verdict)
+        evaluated.metrics["random_split_test"] = _random_split_metrics(use_case, prepared, chosen)
+    verdict = verdict_on_later_rows(job, prepared, evaluated)
+    card = model_card(job, prepared, chosen, pipeline, evaluated, verdict)
     progress.step("registry")
-    _register(job, prepared, pipeline, found, card)
+    _register(job, prepared, pipeline, evaluated, card)
     if verdict.passed:
         registry.promote(domain.home, use_case.name, card.version)
     return TrainingRun(card, verdict, verdict.passed)
 
 
 def raise_if_refused(home: Home, run: TrainingRun) -> None:
-    """Raise `GateRefused` with the reasons, where the gate refused."""
+    """Raise `GateRefused` with the reasons, if the gate refused the version."""
     if not run.promoted:
         champion = registry.champion_version(home, run.card.use_case)
-        fate = f"Champion {champion} unchanged" if champion else "There is still no champion"
-        raise GateRefused(f"challenger {run.card.version} {run.verdict.message}. {fate}.")
+        outcome = f"Champion {champion} unchanged" if champion else "No champion yet"
+        raise GateRefused(f"challenger {run.card.version} {run.verdict.message}. {outcome}.")
 
 
 def _random_split_metrics(
     use_case: UseCase, prepared: Prepared, parameters: Mapping[str, ParameterValue]
 ) -> Metrics:
-    dealt = shuffled(prepared.parts, seed=0)
-    pipeline = fit(use_case, prepared.features, dealt, parameters)
-    return evaluate(use_case, dealt["test"].labels, predict(use_case, pipeline, dealt["test"]))
+    parts = shuffled(prepared.parts, seed=0)
+    pipeline = fit(use_case, prepared.features, parts, parameters)
+    return evaluate(use_case, parts["test"].labels, predict(use_case, pipeline, parts["test"]))
 
 
 def _register(
-    job: Job, prepared: Prepared, pipeline: Pipeline, found: Evaluation, card: ModelCard
+    job: Job, prepared: Prepared, pipeline: Pipeline, evaluated: Evaluation, card: ModelCard
 ) -> None:
     """Publish the model with its plots, test predictions and reference rows."""
     train_part, test = prepared.parts["train"], prepared.parts["test"]
-    predicted = found.predictions["test"]
+    predicted = evaluated.predictions["test"]
     names = prepared.made.features
-    baselines = {name: parts["test"] for name, parts in found.baseline_predictions.items()}
+    baselines = {name: parts["test"] for name, parts in evaluated.baseline_predictions.items()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = [
@@ -122,6 +122,8 @@ def _register(
             write_predictions(
                 folder / TEST_PREDICTIONS_FILE, job.use_case, job.domain, test, predicted
             ),
-            write_reference(folder / REFERENCE_FILE, names, train_part, found.predictions["train"]),
+            write_reference(
+                folder / REFERENCE_FILE, names, train_part, evaluated.predictions["train"]
+            ),
         ]
-        registry.publish(job.domain.home, card, pipeline, files, flat_metrics(found.metrics))
+        registry.publish(job.domain.home, card, pipeline, files, flat_metrics(evaluated.metrics))

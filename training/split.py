@@ -1,4 +1,4 @@
-"""Train, validation and test in order of time, an embargo of the label's horizon between them."""
+"""Splits rows by time into train, validation and test, with an embargo of the label's horizon."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from punctual.use_case import UseCase
 from stores.tables import EVENT
 from training.training_set import LABEL, TrainingSet
 
-# Fewer rows than this in a part measure nothing.
-LEAST_ROWS = 50
+# With fewer rows in a part, its scores are mostly noise.
+MIN_ROWS = 50
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a training set: `[start, end)` of prediction moments, its rows, the model's input
-    and the labels.
+    """One part of a training set: the rows with a prediction time in `[start, end)`.
+
+    `inputs` are the model's input columns, `labels` are float64; both in row order.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Part:
     labels: np.ndarray
 
     def describe(self) -> SplitPart:
-        """What a model card says of the part."""
+        """The part as a model card describes it."""
         mean = float(self.labels.mean()) if len(self.labels) else None
         return SplitPart(iso(self.start), iso(self.end), self.rows.num_rows, mean)
 
@@ -47,19 +48,19 @@ def split(
 ) -> dict[str, Part]:
     """The three parts of a training set by the use case's split, or by the given ends.
 
-    Raises `NotEnoughData` where a part has too few rows, or a binary label only one value.
+    Raises `NotEnoughData` if a part has too few rows, or only one value of a binary label.
     """
     parts = use_case.split.parts(made.as_of, use_case.label.horizon, until)
-    moments = made.rows[EVENT].cast(pa.int64()).to_numpy()
+    times_us = made.rows[EVENT].cast(pa.int64()).to_numpy()
     found: dict[str, Part] = {}
     problems: list[str] = []
     for name, (start, end) in parts.items():
-        rows = made.rows.filter(pa.array((moments >= micros(start)) & (moments < micros(end))))
+        rows = made.rows.filter(pa.array((times_us >= micros(start)) & (times_us < micros(end))))
         part = part_of(name, start, end, rows, features)
         found[name] = part
-        if rows.num_rows < LEAST_ROWS:
+        if rows.num_rows < MIN_ROWS:
             problems.append(
-                f"{name} ({iso(start)} to {iso(end)}) has {rows.num_rows} rows, needs {LEAST_ROWS}"
+                f"{name} ({iso(start)} to {iso(end)}) has {rows.num_rows} rows, needs {MIN_ROWS}"
             )
         elif use_case.task == "binary" and len(np.unique(part.labels)) < 2:
             problems.append(
@@ -67,7 +68,7 @@ def split(
             )
     if problems:
         raise NotEnoughData(
-            f"the split of '{use_case.name}' leaves too little: {'; '.join(problems)}. Choose"
+            f"the split of '{use_case.name}' has too little data: {'; '.join(problems)}. Choose"
             " other durations or a later --as-of."
         )
     return found
@@ -82,18 +83,18 @@ def part_of(
 
 
 def shuffled(parts: dict[str, Part], seed: int) -> dict[str, Part]:
-    """The same rows in parts of the same sizes, dealt at random: what a leak does to figures."""
+    """The same rows assigned at random to parts of the same sizes, which leaks the future."""
     names = list(parts)
     inputs = pd.concat([parts[name].inputs for name in names], ignore_index=True)
     labels = np.concatenate([parts[name].labels for name in names])
     rows = pa.concat_tables([parts[name].rows for name in names])
     order = np.random.default_rng(seed).permutation(len(labels))
-    dealt: dict[str, Part] = {}
-    at = 0
+    shuffled_parts: dict[str, Part] = {}
+    first = 0
     for name in names:
-        chosen = order[at : at + len(parts[name].labels)]
-        at += len(chosen)
-        dealt[name] = Part(
+        chosen = order[first : first + len(parts[name].labels)]
+        first += len(chosen)
+        shuffled_parts[name] = Part(
             name,
             parts[name].start,
             parts[name].end,
@@ -101,4 +102,4 @@ def shuffled(parts: dict[str, Part], seed: int) -> dict[str, Part]:
             inputs.iloc[chosen],
             labels[chosen],
         )
-    return dealt
+    return shuffled_parts

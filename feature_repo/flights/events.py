@@ -1,7 +1,7 @@
-"""What happened according to the clean rows, when, and when it was known.
+"""The events in the clean rows: what happened, when, and when it became known.
 
 Each stream says when its events became known. The schedule and the tail number count as known two
-hours before departure, the moment of prediction: airlines assign planes the day before and rarely
+hours before departure, at prediction time: airlines assign planes the day before and rarely
 swap them.
 """
 

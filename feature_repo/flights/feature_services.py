@@ -1,5 +1,6 @@
-"""Which features a model reads. A service that a champion uses is frozen: a change is a new
-service.
+"""The features that a model reads.
+
+A service that a champion uses is frozen: a change is a new service.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ arrival_delay_v1 = FeatureService(
         plane_departures,
         plane_last_departure[["dep_delay_minutes"]],
         plane_register,
-        # Moments are not features; their age is.
+        # A timestamp is not a feature; its age is, in flight_request_features.
         origin_weather[
             [
                 "temperature_f",

@@ -138,7 +138,7 @@ origin_schedule = windowed_feature_view(
             description="Flights that came within two hours of their departure from the airport",
         )
     ],
-    description="How much traffic an airport has before it",
+    description="How many departures an airport has ahead",
 )
 
 destination_arrivals = windowed_feature_view(

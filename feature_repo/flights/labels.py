@@ -1,4 +1,4 @@
-"""The label of `arrival_delay`, and the moment it becomes known."""
+"""The label of `arrival_delay`, and when it becomes known."""
 
 from __future__ import annotations
 

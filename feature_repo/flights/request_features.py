@@ -1,4 +1,4 @@
-"""Request-time features: computed from the request and from the age of stored values.
+"""Request-time features, computed from the request and from stored values and their age.
 
 Training and serving run the same function.
 """

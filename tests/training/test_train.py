@@ -76,7 +76,7 @@ def test_the_card_is_the_reviewed_one(first):
 
 
 def rounded(value):
-    """Rounds to two digits and a thousandth: the last bits of a sum vary by processor."""
+    """Rounds numbers: the last bits of a sum differ between processors."""
     if isinstance(value, dict):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -116,7 +116,7 @@ def test_champion_and_challenger_are_scored_on_rows_after_the_training_of_both(b
 
 
 def test_a_rollback_makes_the_earlier_champion_champion_again(first, capsys):
-    with pytest.raises(NoChampion, match="the first; there is no earlier one"):
+    with pytest.raises(NoChampion, match="the first; no earlier champion exists"):
         publish.rollback(Home.at(), "next_sales")
     # The same model is registered again as the next version.
     again = read_card(Home.at(), "next_sales")

@@ -1,6 +1,5 @@
-"""A throw-away domain for tests: daily sales of a few shops, other entities, another grid, a number
-to predict.
+"""A domain for tests, unlike flights: daily sales of a few shops, a daily grid, a regression.
 
-Comes in: `raw/sales.csv` of the data folder. Goes out: what the stages read. Never: anything about
-flights.
+Comes in: `raw/sales.csv` of the data folder. Goes out: the declarations that the stages read.
+Never: anything about flights.
 """

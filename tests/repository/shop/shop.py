@@ -1,4 +1,4 @@
-"""The whole shop domain in one file: a small domain needs no more."""
+"""Sources, events, views and service of the shops in one file: a domain may be that small."""
 
 from datetime import timedelta
 from typing import Any
@@ -24,6 +24,10 @@ from punctual import (
 
 DAILY = timedelta(days=1)
 
+_MORNING = "day::TIMESTAMP + INTERVAL 6 HOUR"
+_OPENING = "day::TIMESTAMP + INTERVAL 8 HOUR"
+_CLOSING = "day::TIMESTAMP + INTERVAL 24 HOUR"
+
 shop_domain = Domain(
     name="shop",
     description="Daily sales of shops",
@@ -39,37 +43,30 @@ sales = CsvSource(
     rules=(Rule("sales_not_negative", "cents >= 0"),),
 )
 
-# A day's sales are known at its end, its promotion in the morning.
+# A day's sales become known at the end of the day, a promotion in the morning.
 closed_days = Events(
     name="closed_days",
     sources=(sales,),
     id=("shop_id", "day"),
     columns={"shop_id": "BIGINT", "day": "DATE", "cents": "BIGINT", "is_promotion": "BOOLEAN"},
-    sql="""SELECT shop_id, day, cents, is_promotion,
-            day::TIMESTAMP + INTERVAL 24 HOUR AS event_timestamp,
-            day::TIMESTAMP + INTERVAL 24 HOUR AS created_timestamp
-        FROM sales""",
+    sql=f"""SELECT shop_id, day, cents, is_promotion, {_CLOSING} AS event_timestamp,
+        {_CLOSING} AS created_timestamp FROM sales""",
 )
 mornings = Events(
     name="mornings",
     sources=(sales,),
     id=("shop_id", "day"),
     columns={"shop_id": "BIGINT", "day": "DATE", "is_promotion": "BOOLEAN", "opens": "TIMESTAMPTZ"},
-    sql="""SELECT shop_id, day, is_promotion,
-            timezone('UTC', day::TIMESTAMP + INTERVAL 8 HOUR) AS opens,
-            day::TIMESTAMP + INTERVAL 6 HOUR AS event_timestamp,
-            day::TIMESTAMP + INTERVAL 6 HOUR AS created_timestamp
-        FROM sales""",
+    sql=f"""SELECT shop_id, day, is_promotion, timezone('UTC', {_OPENING}) AS opens,
+        {_MORNING} AS event_timestamp, {_MORNING} AS created_timestamp FROM sales""",
 )
 takings = Events(
     name="takings",
     sources=(sales,),
     id=("shop_id", "day"),
     columns={"shop_id": "BIGINT", "day": "DATE", "cents": "BIGINT"},
-    sql="""SELECT shop_id, day, cents,
-            day::TIMESTAMP + INTERVAL 6 HOUR AS event_timestamp,
-            day::TIMESTAMP + INTERVAL 24 HOUR AS created_timestamp
-        FROM sales""",
+    sql=f"""SELECT shop_id, day, cents, {_MORNING} AS event_timestamp,
+        {_CLOSING} AS created_timestamp FROM sales""",
 )
 
 shop = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.INT64, description="A shop")
