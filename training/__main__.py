@@ -190,7 +190,7 @@ def training_set_command(
         from training.training_set import training_set
 
         loaded, declared = find_use_case(home, use_case)
-        made = training_set(
+        dataset = training_set(
             feature_store(home),
             loaded,
             declared,
@@ -198,9 +198,9 @@ def training_set_command(
         )
     if out is not None:
         temporary = Path(f"{out}.aside")
-        pq.write_table(made.rows, temporary)
+        pq.write_table(dataset.rows, temporary)
         temporary.replace(out)
-    manifest = made.manifest()
+    manifest = dataset.manifest()
     if as_json:
         show_json(manifest)
         return

@@ -33,7 +33,7 @@ def model_card(
     prepared: Prepared,
     parameters: Mapping[str, ParameterValue],
     pipeline: Pipeline,
-    found: Evaluation,
+    evaluated: Evaluation,
     verdict: Verdict,
 ) -> ModelCard:
     """The card of a fitted model; `publish` fills in `version` and `run_id`."""
@@ -54,14 +54,14 @@ def model_card(
         label_horizon=duration_text(use_case.label.horizon),
         threshold=use_case.threshold,
         metric=use_case.metric,
-        training_set=prepared.made.manifest(),
+        training_set=prepared.dataset.manifest(),
         split={name: part.describe() for name, part in prepared.parts.items()},
         parameters={**parameters, "best_iteration": best_iteration},
-        metrics=found.metrics,
-        baselines=found.baselines,
+        metrics=evaluated.metrics,
+        baselines=evaluated.baselines,
         gate=verdict,
         libraries=libraries(),
-        parity_rows=parity_rows(prepared.parts["test"], found.predictions["test"]),
+        parity_rows=parity_rows(prepared.parts["test"], evaluated.predictions["test"]),
         limits=use_case.limits,
     )
 

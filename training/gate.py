@@ -20,7 +20,7 @@ from training.publish import champion_version, load_pipeline
 from training.split import Part
 
 
-def verdict_on_later_rows(job: Job, prepared: Prepared, found: Evaluation) -> Verdict:
+def verdict_on_later_rows(job: Job, prepared: Prepared, evaluated: Evaluation) -> Verdict:
     """Judge the challenger on the test rows that are later than both models' training."""
     use_case, test = job.use_case, prepared.parts["test"]
     version = champion_version(job.domain.home, use_case.name)
@@ -38,8 +38,8 @@ def verdict_on_later_rows(job: Job, prepared: Prepared, found: Evaluation) -> Ve
 
     return judge(
         use_case,
-        score(found.predictions["test"]),
-        {name: score(parts["test"]) for name, parts in found.baseline_predictions.items()},
+        score(evaluated.predictions["test"]),
+        {name: score(parts["test"]) for name, parts in evaluated.baseline_predictions.items()},
         rows=len(labels),
         champion=score(_champion_predictions(job, prepared, champion)) if champion else None,
         champion_version=version,

@@ -35,7 +35,7 @@ class Prepared:
     The model uses no label that became known after `trained_until`.
     """
 
-    made: TrainingSet
+    dataset: TrainingSet
     features: list[ModelFeature]
     parts: dict[str, Part]
     trained_until: datetime
@@ -45,7 +45,7 @@ def prepare(job: Job) -> Prepared:
     """Make the training set and split it. Raises what `training_set` and `split` raise."""
     horizon = job.use_case.label.horizon
     start = job.use_case.split.parts(job.as_of, horizon, job.until)["train"][0]
-    made = training_set(job.store, job.domain, job.use_case, as_of=job.as_of, start=start)
-    features = model_features(made.rows, made.features)
-    parts = split(made, job.use_case, features, job.until)
-    return Prepared(made, features, parts, parts["validation"].end + horizon)
+    dataset = training_set(job.store, job.domain, job.use_case, as_of=job.as_of, start=start)
+    features = model_features(dataset.rows, dataset.features)
+    parts = split(dataset, job.use_case, features, job.until)
+    return Prepared(dataset, features, parts, parts["validation"].end + horizon)

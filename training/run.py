@@ -107,7 +107,7 @@ def _register(
     """Publish the model with its plots, test predictions and reference rows."""
     train_part, test = prepared.parts["train"], prepared.parts["test"]
     predicted = evaluated.predictions["test"]
-    names = prepared.made.features
+    names = prepared.dataset.features
     baselines = {name: parts["test"] for name, parts in evaluated.baseline_predictions.items()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

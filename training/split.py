@@ -41,7 +41,7 @@ class Part:
 
 
 def split(
-    made: TrainingSet,
+    dataset: TrainingSet,
     use_case: UseCase,
     features: list[ModelFeature],
     until: tuple[datetime, datetime, datetime] | None = None,
@@ -50,14 +50,14 @@ def split(
 
     Raises `NotEnoughData` if a part has too few rows, or only one value of a binary label.
     """
-    parts = use_case.split.parts(made.as_of, use_case.label.horizon, until)
-    times_us = made.rows[EVENT].cast(pa.int64()).to_numpy()
-    found: dict[str, Part] = {}
+    parts = use_case.split.parts(dataset.as_of, use_case.label.horizon, until)
+    times_us = dataset.rows[EVENT].cast(pa.int64()).to_numpy()
+    split_parts: dict[str, Part] = {}
     problems: list[str] = []
     for name, (start, end) in parts.items():
-        rows = made.rows.filter(pa.array((times_us >= micros(start)) & (times_us < micros(end))))
+        rows = dataset.rows.filter(pa.array((times_us >= micros(start)) & (times_us < micros(end))))
         part = part_of(name, start, end, rows, features)
-        found[name] = part
+        split_parts[name] = part
         if rows.num_rows < MIN_ROWS:
             problems.append(
                 f"{name} ({iso(start)} to {iso(end)}) has {rows.num_rows} rows, needs {MIN_ROWS}"
@@ -71,7 +71,7 @@ def split(
             f"the split of '{use_case.name}' has too little data: {'; '.join(problems)}. Choose"
             " other durations or a later --as-of."
         )
-    return found
+    return split_parts
 
 
 def part_of(
