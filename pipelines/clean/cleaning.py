@@ -107,7 +107,7 @@ def register_clean(
 def _stamp(home: Home, source: CsvSource, reports: dict[str, SourceReport]) -> str:
     if not source.path(home).is_file():
         raise BrokenSource(
-            f"source '{source.name}': there is no file {source.path(home)}. Provide the file or"
+            f"source '{source.name}': file {source.path(home)} does not exist. Provide the file or"
             " change the source's location."
         )
     with source.path(home).open("rb") as file:

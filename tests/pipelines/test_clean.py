@@ -188,8 +188,8 @@ def test_an_unexpected_file_is_refused_and_changes_nothing(file, content, what):
     assert rows() == [(1, 5, "a")]
 
 
-def test_a_missing_file_is_named(file):
-    with pytest.raises(BrokenSource, match=r"source 'trips': there is no file .*trips.csv"):
+def test_a_file_that_is_not_there_is_named(file):
+    with pytest.raises(BrokenSource, match=r"source 'trips': file .*trips.csv does not exist"):
         clean(file)
 
 
