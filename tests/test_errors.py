@@ -81,7 +81,7 @@ def test_damaged_empty_and_missing_files_are_reported(shop, capsys):
     sales(shop).write_text("shop_id,day,cents,is_promotion\n")
     assert "has a header and no rows" in complaint(capsys, "features", "build", "shop")
     sales(shop).unlink()
-    assert "there is no file" in complaint(capsys, "features", "build", "shop")
+    assert "does not exist" in complaint(capsys, "features", "build", "shop")
     assert tables(shop) == {}
 
 
