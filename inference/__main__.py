@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def cli() -> None:
-    """The champion's predictions, online and in batches, and how they hold up."""
+    """Predict with the champion, online and in batches, and monitor the predictions."""
 
 
 @cli.command(epilog="Example: python -m inference serve arrival_delay --port 8400")
@@ -47,20 +47,20 @@ def cli() -> None:
     type=click.IntRange(0, 65_535),
     default=8400,
     show_default=True,
-    help="The port; 0 takes any that is free.",
+    help="The port to listen on; 0 takes any free port.",
 )
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Where to listen; 0.0.0.0 lets other machines ask.",
+    help="The address to listen on; 0.0.0.0 accepts requests from other machines.",
 )
 @click.option(
     "--speed",
     type=Speed(),
     default=1.0,
     show_default=True,
-    help="How many times as fast as the wall's the clock goes.",
+    help="How many times faster than real time the clock runs.",
 )
 @as_of_option
 @common_options
@@ -69,16 +69,15 @@ def serve(
 ) -> None:
     """Serve predictions over HTTP.
 
-    It serves all use cases unless some are named, until Ctrl-C or SIGTERM. The server takes up
-    another champion, or a rollback, without a restart. Every prediction is logged before it is
-    answered.
+    Serves all use cases unless some are named, until Ctrl-C or SIGTERM. The server loads a new
+    champion, or follows a rollback, without a restart. Every prediction is logged before it is
+    returned.
     """
-    from inference.api.server import address, ended_by_sigterm, serve_forever, take_port
+    from inference.api.server import address, exit_on_sigterm, serve_forever, bind_port
 
-    started = (
-        time.monotonic()
-    )  # what is imported takes seconds, and on a fast clock those are minutes
-    with ended_by_sigterm(), take_port(host, port) as taken:
+    # The imports below take seconds, which are minutes on a fast clock.
+    started = time.monotonic()
+    with exit_on_sigterm(), bind_port(host, port) as listener:
         from inference.api.app import create_app
 
         chosen = _chosen(home, use_cases)
@@ -86,22 +85,24 @@ def serve(
         clock = Clock(
             starting_moment(home, as_of, demo_at), speed, None if as_of in (None, NOW) else started
         )
-        # A clock that was set by hand is this server's own; one that goes on from the data folder's
-        # takes that along.
-        goes_on = as_of is None and demo_at is not None
+        # A clock set with --as-of belongs to this server only. A clock that continues the data
+        # folder's clock also saves its progress there.
+        continues = as_of is None and demo_at is not None
         app = create_app(
-            chosen, clock, then=(lambda: remember_moment(home, clock())) if goes_on else None
+            chosen,
+            clock,
+            after_refresh=(lambda: remember_moment(home, clock())) if continues else None,
         )
-        at = address(taken)
+        at = address(listener)
         click.echo(
-            f"Serving {', '.join(use_case.name for _, use_case in chosen)}; the clock stands at"
+            f"Serving {', '.join(use_case.name for _, use_case in chosen)}; the clock is at"
             f" {clock():%Y-%m-%d %H:%M:%S} UTC."
         )
         click.echo(
             f"  predict  POST {at}/predict\n  docs     {at}/docs\n  model    {at}/model\n  health "
             f"  {at}/livez {at}/readyz"
         )
-        serve_forever(app, taken)
+        serve_forever(app, listener)
 
 
 def _chosen(home: Home, names: Sequence[str]) -> list[tuple[LoadedDomain, UseCase]]:
@@ -114,9 +115,7 @@ def _chosen(home: Home, names: Sequence[str]) -> list[tuple[LoadedDomain, UseCas
         (domain, use_case) for domain in load_all(home) for use_case in domain.use_cases.values()
     ]
     if not chosen:
-        raise UnknownUseCase(
-            f"there is no use case in {home.repository}. Choose another --repository."
-        )
+        raise UnknownUseCase(f"no use case in {home.repository}. Choose another --repository.")
     return chosen
 
 
@@ -127,8 +126,8 @@ def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime
             f"{name} {iso(demo_at) or 'in the present'}" for name, demo_at in moments.items()
         )
         raise click.UsageError(
-            f"the domains live in different times: {at}. Name the use cases to serve, or a moment"
-            " with --as-of."
+            f"the domains have different demo moments: {at}. Name the use cases to serve, or give a"
+            " moment with --as-of."
         )
     return next(iter(moments.values()))
 
@@ -145,7 +144,7 @@ def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime
     "keys",
     metavar="NAME=VALUE",
     multiple=True,
-    help="A column of the row; repeatable. No value is null.",
+    help="The value of a column of the row; repeatable. An empty VALUE is null.",
 )
 @click.option(
     "--row",
@@ -160,7 +159,9 @@ def _demo_at(domains: Mapping[str, LoadedDomain], as_of: str | None) -> datetime
     type=click.Path(exists=True, dir_okay=False),
     help="A file with a JSON list of rows.",
 )
-@click.option("--url", help="Ask the server there instead of predicting in this process.")
+@click.option(
+    "--url", help="Send the rows to the server at this URL instead of predicting in this process."
+)
 @as_of_option
 @json_option
 @common_options
@@ -176,8 +177,9 @@ def predict(
 ) -> None:
     """Predict for one row or several.
 
-    USE_CASE's champion predicts from the online features of the moment. The prediction is logged,
-    as the server's are. With --url it is the server's, and --as-of is sent as its moment.
+    USE_CASE's champion predicts from the online features at --as-of. The prediction is logged like
+    those of the server. With --url the server predicts, and --as-of is sent as the prediction
+    moment.
     """
     with working(f"predicting {use_case}", quiet=as_json):
         rows = _rows(home, use_case, keys, texts, file)
@@ -197,7 +199,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     if sum(bool(each) for each in (keys, texts, file)) != 1:
         raise click.UsageError(
-            "say what to predict for, with one of --key NAME=VALUE, --row JSON or --rows FILE."
+            "give the rows with exactly one of --key NAME=VALUE, --row JSON or --rows FILE."
         )
     if texts:
         return [row for text in texts for row in _json_rows("--row", text)]
@@ -210,7 +212,7 @@ def _rows(
 
 
 def _typed_row(home: Home, use_case: str, keys: Sequence[str]) -> dict[str, Any]:
-    """The row that `--key NAME=VALUE` says, in the types of its columns."""
+    """The row given by `--key NAME=VALUE` options, in the types of its columns."""
     from inference.features import OnlineFeatures
     from inference.request_rows import from_text, row_columns
     from punctual.repository import find_use_case
@@ -230,14 +232,14 @@ def _json_rows(where: str, text: str | bytes) -> list[dict[str, Any]]:
     rows = read if isinstance(read, list) else [read]
     if not rows or not all(isinstance(each, dict) for each in rows):
         raise InvalidRequest(
-            f"{where} holds no rows; expected a JSON object of columns and values,"
+            f"{where} contains no rows; expected a JSON object of columns and values,"
             " or a list of such objects."
         )
     return rows
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; Python keeps the last of two values of one name and says nothing."""
+    """A JSON object without duplicate names; `json.loads` alone silently keeps the last value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -286,7 +288,7 @@ def _from_server(
 @click.option(
     "--since",
     metavar="MOMENT",
-    help="Predict for requests after this moment.  [default: a day before --as-of]",
+    help="Predict for requests after this moment.  [default: one day before --as-of]",
 )
 @json_option
 @quiet_option
@@ -296,7 +298,7 @@ def batch(
 ) -> None:
     """Predict all requests of a period.
 
-    Each request of USE_CASE gets the features that were known at its moment.
+    Each request of USE_CASE gets the features that were known at its prediction moment.
     """
     with working(f"predicting the requests of {use_case}", quiet=quiet or as_json):
         from inference.batch import batch as predict_batch
@@ -308,7 +310,9 @@ def batch(
     if as_json:
         show_json(done)
     else:
-        decided = "" if done.decided is None else f", {done.decided:,} of them over the threshold"
+        decided = (
+            "" if done.decided is None else f", {done.decided:,} of them at or above the threshold"
+        )
         mean = "" if done.mean is None else f"; the mean prediction is {done.mean:.3f}{decided}"
         click.echo(
             f"{done.rows:,} requests of {use_case} in ({iso(done.since)}, {iso(done.until)}] by"
@@ -323,18 +327,18 @@ def batch(
 @click.option(
     "--since",
     metavar="MOMENT",
-    help="Judge the predictions made after this moment.  [default: 7 days before --as-of]",
+    help="Evaluate the predictions made after this moment.  [default: 7 days before --as-of]",
 )
 @json_option
 @common_options
 def monitor(home: Home, use_case: str, as_of: str | None, since: str | None, as_json: bool) -> int:
     """Watch drift, live score and freshness.
 
-    For USE_CASE: the freshness of its features, the drift of inputs and predictions, and the score
-    where labels are known. It judges the logged predictions, or the last batch where too few were
-    logged. The exit code is 1 if something needs attention.
+    Reports the freshness of USE_CASE's features, data drift, prediction drift, and the score of
+    predictions with a known label. It evaluates the logged predictions, or the last batch if too
+    few are logged. The exit code is 1 if something needs attention.
     """
-    with working(f"looking at the predictions of {use_case}", quiet=as_json):
+    with working(f"monitoring the predictions of {use_case}", quiet=as_json):
         from inference.monitoring.report import monitor as monitor_use_case
         from punctual.repository import find_use_case
 

@@ -1,6 +1,4 @@
-"""Batch scoring: the requests of a period, with the features that were known at each one's
-prediction moment.
-"""
+"""Batch prediction: the requests of a period, each with the features known at its moment."""
 
 from __future__ import annotations
 
@@ -30,9 +28,9 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a batch predicted: the requests with a prediction moment in `(since, until]`.
+    """The result of a batch: the requests with a prediction moment in `(since, until]`.
 
-    `until` is earlier than `as_of` where the tables are not built that far.
+    `until` is earlier than `as_of` if the tables are not built up to `as_of`.
     """
 
     use_case: str
@@ -54,30 +52,28 @@ def batch(
     *,
     store: FeatureStore | None = None,
 ) -> BatchResult:
-    """Predict for each request with a prediction moment in `(since, as_of]`, as it was known at
-    `as_of`.
+    """Predict for each request known at `as_of` with a prediction moment in `(since, as_of]`.
 
-    `since` is a day before `as_of` unless given. Run again, it writes the same file with the same
-    rows. Raises `NoChampion`, `NotBuilt`.
+    The default of `since` is one day before `as_of`. A repetition writes the same file with the
+    same rows. Raises `NoChampion`, `NotBuilt`.
     """
     as_of = aware(as_of)
     since = as_of - DAY if since is None else aware(since)
     if since >= as_of:
         raise InvalidRequest(
-            f"the batch's requests lie in ({iso(since)}, {iso(as_of)}], which holds no moment;"
+            f"the period of the batch, ({iso(since)}, {iso(as_of)}], is empty;"
             " choose an earlier --since."
         )
     champion = load_champion(domain, use_case)
-    reads = pinned_domain(domain, champion.card.definitions)
-    until = min(as_of, _built(reads, use_case, champion))
+    pinned = domain_of(domain, champion.card.definitions)
+    until = min(as_of, _built(pinned, use_case, champion))
     if until <= since:
         raise NotBuilt(
             f"the tables of '{use_case.name}' are built until {iso(until)}, the batch begins after"
-            f" {iso(since)}; "
-            f"run: punctual features build {domain.name} --as-of {iso(as_of)}."
+            f" {iso(since)}; run: punctual features build {domain.name} --as-of {iso(as_of)}."
         )
     requests = known_events(domain, use_case.requests, as_of=as_of, since=since, until=until)
-    rows = _predicted(store, reads, champion, requests, as_of)
+    rows = _predicted(store, pinned, champion, requests, as_of)
     path = (
         batch_folder(domain.home, use_case.name)
         / f"{_stamp(since)}-{_stamp(until)}-v{champion.card.version}.parquet"
@@ -100,14 +96,12 @@ def batch(
 
 
 def batch_folder(home: Home, use_case: str) -> Path:
-    """Where a use case's batches are: a Parquet file each, named by its period and the model's
-    version.
-    """
+    """The folder of a use case's batches: Parquet files named by period and model version."""
     return home.path("predictions", "batch", use_case)
 
 
 def newest_batch(home: Home, use_case: str, version: str, as_of: datetime) -> Path | None:
-    """The file of the model's batch that ends last by a moment, the longest of those."""
+    """The model's batch that ends last by `as_of`; of several the one that begins first."""
     ended = {
         path: path.name.split("-")[1]
         for path in sorted(batch_folder(home, use_case).glob(f"*-*-v{version}.parquet"))
@@ -117,7 +111,7 @@ def newest_batch(home: Home, use_case: str, version: str, as_of: datetime) -> Pa
 
 
 def _built(domain: LoadedDomain, use_case: UseCase, champion: Champion) -> datetime:
-    """How far all that the batch reads is built."""
+    """The moment up to which every table that the batch reads is built."""
     built = [built_until(domain, use_case.requests)]
     for view in domain.service_views(champion.card.feature_service):
         table = Table.of_definition(domain.home.tables, view.name, view.tags.get("fingerprint", ""))
@@ -137,7 +131,7 @@ def _predicted(
     requests: pa.Table,
     as_of: datetime,
 ) -> pa.Table:
-    """The requests with their features by full name and their predictions."""
+    """The requests with their features, named by full name, and predictions."""
     card = champion.card
     service = domain.services[card.feature_service]
     entity_rows = requests.drop_columns(["created_timestamp"]).append_column(AT, requests[EVENT])
@@ -157,20 +151,20 @@ def _predicted(
 
 
 def _stamp(moment: datetime) -> str:
-    """A moment as a part of a file name, in order of time as text, exact."""
+    """A moment for a file name, with microseconds if needed; the texts sort by time."""
     cut = from_micros(micros(moment))
     return f"{cut:%Y%m%dT%H%M%S}{f'.{cut.microsecond:06d}' if cut.microsecond else ''}Z"
 
 
 def _write(rows: pa.Table, path: Path) -> None:
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            pq.write_table(rows, aside, compression="zstd")
-            aside.replace(path)
+            pq.write_table(rows, temporary, compression="zstd")
+            temporary.replace(path)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise DataFolderError(
             f"cannot write {path}: {error.strerror or error}. Free space or choose another --home."

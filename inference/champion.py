@@ -1,6 +1,4 @@
-"""The champion of a use case: found in the model registry, checked against its card, ready to
-predict.
-"""
+"""The champion of a use case, loaded from the model registry and checked against its card."""
 
 from __future__ import annotations
 
@@ -23,16 +21,15 @@ from punctual.model_card import MODEL_FILE, REFERENCE_FILE, ModelCard, model_inp
 from punctual.use_case import UseCase
 from stores.models import artifact, read_card, registered_version
 
-# Trees sum float32 leaves; another processor may round the last digits of the sum otherwise.
+# Trees sum float32 leaves; the rounding of the sum may differ between processors.
 PARITY_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Champion:
-    """A registered model with its card; it predicts what it predicted when it was registered.
+    """A registered model with its card; it predicts the same as when it was registered.
 
-    `fast` gives the same predictions to the bit, where the model's pipeline is of a shape that
-    `FastModel` knows.
+    `fast` gives bit-identical predictions. It is None if `FastModel` does not support the pipeline.
     """
 
     card: ModelCard
@@ -40,13 +37,13 @@ class Champion:
     fast: FastModel | None = None
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """Probabilities of a binary label, or predicted values; float64, in the order of the rows
-        of a `model_input`.
+        """Probabilities of a binary label, or predicted values; float64, one per row.
+
+        `frame` is the result of `model_input`.
         """
         if self.fast is not None:
             numbers, categories = self._columns(frame)
-            # What is neither text nor None, such as the NaN of somebody's own frame, the pipeline's
-            # encoder judges.
+            # The pipeline's encoder decides about other values, such as NaN.
             if all(set(map(type, values)) <= {str, type(None)} for values in categories):
                 return self.fast.predict(numbers, categories)
         return self.predict_registered(frame)
@@ -54,11 +51,11 @@ class Champion:
     def predict_matrix(
         self, numbers: np.ndarray, categories: Sequence[Sequence[str | None]]
     ) -> np.ndarray:
-        """What `predict` gives for the same rows as plain columns.
+        """The result of `predict` for the same rows as plain columns.
 
         `numbers` is float64, rows x the card's numeric features in its order, NaN for null;
-        `categories` has a list for each of the card's categories in its order, None for null.
-        Raises `ValueError` for an infinite number.
+        `categories` has a list for each of the card's categorical features in its order, None for
+        null. Raises `ValueError` for an infinite number.
         """
         if self.fast is not None:
             return self.fast.predict(numbers, categories)
@@ -72,9 +69,7 @@ class Champion:
         return self.predict_registered(pd.DataFrame(columns))
 
     def predict_registered(self, frame: pd.DataFrame) -> np.ndarray:
-        """The same by the registered pipeline itself, which takes some hundred times as long for a
-        row.
-        """
+        """The predictions of the registered pipeline, about a hundred times slower for one row."""
         if self.card.task == "binary":
             return np.asarray(self.model.predict_proba(frame)[:, 1], dtype=np.float64)
         return np.asarray(self.model.predict(frame), dtype=np.float64)
@@ -97,29 +92,28 @@ def champion_version(home: Home, use_case: str) -> str:
 def champion_card(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> ModelCard:
     """The card of the champion, or of a given version.
 
-    Raises `NoChampion` or `UnknownName`; `BrokenModel` where there is no readable card.
+    Raises `NoChampion` or `UnknownName`, and `BrokenModel` if the card cannot be read.
     """
     return read_card(domain.home, use_case.name, version)
 
 
 def load_champion(domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> Champion:
-    """The champion, or a given version, ready to predict.
+    """The champion, or a given version, loaded and checked.
 
-    Raises what `champion_card` does, and `BrokenModel` where the model cannot be loaded, predicts
-    otherwise than when it was registered, or otherwise in the fast way than by its pipeline.
+    Raises the errors of `champion_card`, and `BrokenModel` if the model cannot be loaded, if it
+    predicts differently than when it was registered, or if the fast model differs from its
+    pipeline.
     """
     card = champion_card(domain, use_case, version)
     model = _model(domain.home, card)
     champion = Champion(card, model, FastModel.of(card, model))
     _refuse_other_predictions(champion)
-    _refuse_unfaithful_ways(domain.home, champion)
+    _refuse_fast_differences(domain.home, champion)
     return champion
 
 
 def reference(home: Home, card: ModelCard) -> pa.Table:
-    """A sample of the rows the model was trained on, with its predictions: what drift is measured
-    against.
-    """
+    """A sample of the training rows with the model's predictions: the reference of drift."""
     try:
         return pq.read_table(
             pa.BufferReader(artifact(home, card.use_case, card.run_id, REFERENCE_FILE))
@@ -134,15 +128,14 @@ def reference(home: Home, card: ModelCard) -> pa.Table:
 def _model(home: Home, card: ModelCard) -> Any:
     try:
         model = pickle.loads(artifact(home, card.use_case, card.run_id, MODEL_FILE))
-    except Exception as error:  # unpickling may raise anything
+    except Exception as error:  # unpickling may raise any exception
         raise BrokenModel(
             f"version {card.version} of '{card.use_case}' cannot be loaded: {error}."
             " Train again or roll back."
         ) from error
     for _, step in getattr(model, "steps", []):
         if hasattr(step, "get_booster"):
-            # Threads cost more than they bring to requests of a few rows, and much more where
-            # processors are busy.
+            # For a few rows, starting threads takes longer than the prediction.
             step.get_booster().set_param({"nthread": 1})
     return model
 
@@ -158,7 +151,7 @@ def _refuse_other_predictions(champion: Champion) -> None:
     expected = np.array([row.prediction for row in card.parity_rows], dtype=np.float64)
     try:
         predicted = champion.predict_registered(model_input(columns, card.features))
-    except Exception as error:  # whatever a model of other libraries raises
+    except Exception as error:  # a model of another library may raise any exception
         raise BrokenModel(
             f"version {card.version} of '{card.use_case}' cannot predict: {error}. Train again or"
             " roll back."
@@ -168,15 +161,16 @@ def _refuse_other_predictions(champion: Champion) -> None:
         worst = int(np.nanargmax(np.where(np.isnan(apart), np.inf, apart)))
         raise BrokenModel(
             f"version {card.version} of '{card.use_case}' predicts {predicted[worst]:.9g} where it"
-            f" predicted {expected[worst]:.9g} when it "
-            f"was registered; its card names the libraries: {_libraries(card)}. Install those,"
-            " train again or roll back."
+            f" predicted {expected[worst]:.9g} when it"
+            f" was registered with the libraries {_libraries(card)}. Install these versions, train"
+            " again or roll back."
         )
 
 
-def _refuse_unfaithful_ways(home: Home, champion: Champion) -> None:
-    """Predictions are logged and repeated bit for bit: alone, among others and by the pipeline they
-    must be the same.
+def _refuse_fast_differences(home: Home, champion: Champion) -> None:
+    """Raise `BrokenModel` unless the fast model equals the pipeline bit for bit.
+
+    Logged predictions are reproduced exactly, for single rows and for any batch of rows.
     """
     if champion.fast is None:
         return
@@ -186,12 +180,11 @@ def _refuse_unfaithful_ways(home: Home, champion: Champion) -> None:
         inputs, champion.predict_registered(inputs.frame), champion.fast.predict
     ):
         raise BrokenModel(
-            f"version {card.version} of '{card.use_case}' predicts {found.fast:.17g} in the fast"
-            f" way and {found.registered:.17g} by its "
-            f"registered pipeline for {found.row} ({found.manner}), the largest of {found.rows}"
-            " differences; expected the same bits. "
-            f"Its card names the libraries: {_libraries(card)}. Install those, train again or roll"
-            " back."
+            f"version {card.version} of '{card.use_case}' predicts {found.fast:.17g} with the"
+            f" fast model and {found.registered:.17g} with its registered pipeline for {found.row}"
+            f" ({found.batching}), the largest of {found.rows} differences; expected equal bits. It"
+            f" was registered with the libraries {_libraries(card)}. Install these versions, train"
+            " again or roll back."
         )
 
 

@@ -1,8 +1,7 @@
-"""Online features: what the stored views show for rows at a moment, and the request-time features
-on top.
+"""Online features of rows at a moment: values of the stored views and request-time features.
 
-The same names, values and types as the point-in-time join gives at that moment. What the online
-store no longer holds, because the moment lies behind it, is refused and not taken for unknown.
+Names, values and types are those of the point-in-time join at that moment. A moment whose values
+the online store has already replaced raises an error; they are not reported as unknown.
 """
 
 from __future__ import annotations
@@ -48,50 +47,49 @@ _END_OF_TIME = 2**62
 
 
 class PastNotKept(PunctualError):
-    """Online values were asked for a moment before the one to which the online store is
-    materialized.
-    """
+    """The online store is materialized past the requested moment, whose values it has replaced."""
 
 
 @dataclass(frozen=True)
 class OnlineValues:
-    """Features by full name, a value per row, and what each view showed for the rows.
+    """Features by full name, one value per row, and what each view showed for the rows.
 
-    `stored` is what the online store showed; `places` says in which columns of its matrix stored
-    features are.
+    `stored` has the values of the online store as a matrix; `matrix_columns` gives the matrix column of
+    each stored feature.
     """
 
     columns: dict[str, list[Any]]
     views: dict[str, ViewValues]
     stored: Unpacked
-    places: dict[str, int]
+    matrix_columns: dict[str, int]
 
     def matrix(self, names: Sequence[str]) -> np.ndarray:
-        """Some features as float64, rows x names, NaN where null; what `model_input` makes of the
-        same columns.
+        """Features as float64, rows x names, NaN for null; equal to `model_input` of the columns.
 
-        Stored ones come from the records as they are; only what is computed for the request goes
-        through objects.
+        Stored features are copied from the store's matrix; only request-time features are
+        converted from Python objects.
         """
         matrix = np.empty((len(next(iter(self.columns.values()), [])), len(names)))
         from_store = [
-            (number, self.places[name]) for number, name in enumerate(names) if name in self.places
+            (number, self.matrix_columns[name])
+            for number, name in enumerate(names)
+            if name in self.matrix_columns
         ]
         if from_store:
-            to, place = map(list, zip(*from_store, strict=True))
-            matrix[:, to] = self.stored.matrix[:, place]
+            targets, sources = map(list, zip(*from_store, strict=True))
+            matrix[:, targets] = self.stored.matrix[:, sources]
         for number, name in enumerate(names):
-            if name not in self.places:
+            if name not in self.matrix_columns:
                 matrix[:, number] = np.array(self.columns[name], np.float64)
         return matrix
 
 
 @dataclass(frozen=True)
 class ReadView:
-    """A stored view as a service reads it: under which name, by which columns of a row, and which
-    values of the record.
+    """A stored view as a service reads it.
 
-    `columns` holds each feature's full name with its place in the record.
+    `name` is the name in the service, `keys` are the row's columns for the join keys, and `columns`
+    has each feature's full name with its index in the record.
     """
 
     name: str
@@ -101,7 +99,7 @@ class ReadView:
 
     @cached_property
     def key(self) -> str:
-        """What views that are read by the same key have in common."""
+        """A text that is equal for views that are read by the same key."""
         return self.online.keyed_by(self.keys)
 
 
@@ -113,10 +111,9 @@ class _OnDemand:
 
 
 class OnlineFeatures:
-    """A feature service's online side; what it reads is worked out once.
+    """Reads a feature service from the online store; the views are resolved once.
 
-    `service` is the use case's own unless another is named, as a champion of an earlier service
-    does.
+    The default of `service` is the use case's; a champion may have been trained with another one.
     """
 
     def __init__(
@@ -139,18 +136,18 @@ class OnlineFeatures:
         self.keys: dict[str, str] = {}
         self.request_columns = domain.request_columns(self.service)
         self._on_demand: list[_OnDemand] = []
-        self.views = self._work_out(store.project)
+        self.views = self._resolved_views(store.project)
         self._reader = Reader(self.database, [(view.online, view.key) for view in self.views])
-        self._places = {
-            name: self._reader.column(number, place)
+        self._matrix_columns = {
+            name: self._reader.column(number, index)
             for number, view in enumerate(self.views)
-            for name, place in view.columns
+            for name, index in view.columns
         }
         self._keys = {view.key: view for view in self.views}
-        #: From which version of its table each view was online when `check_store` last looked.
+        #: The table version of each online view at the last `check_store`.
         self._versions: dict[str, int] = {}
 
-    def _work_out(self, project: str) -> list[ReadView]:
+    def _resolved_views(self, project: str) -> list[ReadView]:
         wanted: dict[str, Any] = {}
         for projection in self.domain.services[self.service].feature_view_projections:
             called = projection.name_to_use()
@@ -186,7 +183,7 @@ class OnlineFeatures:
                 if key != DUMMY_ENTITY_ID
             }
         )
-        columns = tuple((f"{called}__{name}", place) for place, name in enumerate(online.features))
+        columns = tuple((f"{called}__{name}", index) for index, name in enumerate(online.features))
         return ReadView(called, online, keys, columns)
 
     @property
@@ -195,9 +192,9 @@ class OnlineFeatures:
         return list(self.types)
 
     def check_store(self) -> None:
-        """Raise `NotBuilt` unless every view is online, to some moment, as it is defined now."""
-        watermarks = {
-            view.online.name: online_watermark(self.domain.home, self.database, view.online)
+        """Raise `NotBuilt` unless every view is online in the version of its definition."""
+        marks = {
+            view.online.name: online_mark(self.domain.home, self.database, view.online)
             for view in self.views
         }
         self._versions = {
@@ -208,38 +205,36 @@ class OnlineFeatures:
 
     def _not_online(self, missing: Sequence[str]) -> NotBuilt:
         return NotBuilt(
-            f"{len(missing)} of {len(self.views)} views are not in the online store in the version"
-            " that is read, or not yet whole: "
-            f"{', '.join(missing)}; run: punctual features build {self.domain.name} and punctual"
-            f" features materialize {self.domain.name}."
+            f"{len(missing)} of {len(self.views)} views are not online in the required version, or"
+            f" not completely: {', '.join(missing)}; run: punctual features build"
+            f" {self.domain.name} and punctual features materialize {self.domain.name}."
         )
 
     def read(self, rows: Any, at: datetime | Sequence[datetime]) -> pa.Table:
-        """The service's features of each row, typed as declared; `at` is one aware moment, or one
-        per row.
+        """The service's features of each row, in their declared types.
 
-        `rows` is a pandas, polars or Arrow frame, or mappings, with the join keys and the service's
-        request columns. Only an optional key may be left out as a column; an entity whose key is
-        null is not found. A named index of pandas counts as columns, and other columns are ignored
-        unless they look like a missing one. Raises `InvalidRequest` with every problem, by row and
-        column.
+        `at` is an aware datetime, or one per row. `rows` is a pandas, polars or Arrow frame, or a
+        sequence of mappings, with the join keys and the service's request columns. Only the columns
+        of optional keys may be omitted; an entity with a null key is not found. The levels of a
+        named pandas index are columns. Other columns are ignored unless their name resembles that
+        of a missing one. Raises `InvalidRequest` with every problem, by row and column.
         """
         listed = self.typed(rows)
         moments = [at] * len(listed) if isinstance(at, datetime) else list(at)
         if len(moments) != len(listed):
             raise InvalidRequest(
-                f"{len(listed)} rows came with {len(moments)} moments; expected one for all or one"
-                " per row."
+                f"{len(listed)} rows came with {len(moments)} moments; expected one for all rows or"
+                " one per row."
             )
-        places: dict[int, list[int]] = {}
-        for place, moment in enumerate(moments):
-            places.setdefault(micros(aware(moment)), []).append(place)
+        rows_at: dict[int, list[int]] = {}
+        for row, moment in enumerate(moments):
+            rows_at.setdefault(micros(aware(moment)), []).append(row)
         columns: dict[str, list[Any]] = {name: [None] * len(listed) for name in self.types}
-        for at_once, here in places.items():
-            shown = self.look_up([listed[place] for place in here], at_once)
+        for moment_us, chosen in rows_at.items():
+            values = self.look_up([listed[row] for row in chosen], moment_us)
             for name, column in columns.items():
-                for place, value in zip(here, shown.columns[name], strict=True):
-                    column[place] = value
+                for row, value in zip(chosen, values.columns[name], strict=True):
+                    column[row] = value
         return pa.table(
             {
                 name: pa.array(columns[name], on_demand.arrow_type(kind))
@@ -250,9 +245,9 @@ class OnlineFeatures:
     def typed(
         self, rows: Any, more: Mapping[str, ColumnType] | None = None
     ) -> list[dict[str, Any]]:
-        """Rows with the declared types of keys, request columns and those of `more` that they have.
+        """Rows with their keys, request columns and columns of `more`, in the declared types.
 
-        Raises what `read` does.
+        Raises the errors of `read`.
         """
         asked = {**self.keys, **self.request_columns}
         types = {name: type_of_feast(kind) for name, kind in asked.items()}
@@ -261,11 +256,11 @@ class OnlineFeatures:
         return typed_rows(rows, {**(more or {}), **types}, needed=needed, optional=optional)
 
     def look_up(self, rows: Sequence[Row], at: int) -> OnlineValues:
-        """What `read` gives, as lists, with what the views showed; `at` in microseconds.
+        """The values of `read` as lists, with the status of each view; `at` in microseconds.
 
-        `rows` have the declared types. Raises `NotBuilt` where a view is not online, `PastNotKept`
-        where it was and has gone on, `BrokenTable` where a record cannot be read, and
-        `InvalidRequest` where a request-time feature cannot be computed from a row.
+        `rows` have the declared types. Raises `NotBuilt` if a view is not online, `PastNotKept` if
+        the online store has already replaced the values of the moment, `BrokenTable` if a record is
+        damaged, and `InvalidRequest` if a request-time feature cannot be computed from a row.
         """
         keys = {key: _record_keys(view, rows) for key, view in self._keys.items()}
         columns: dict[str, list[Any]] = {}
@@ -274,18 +269,16 @@ class OnlineFeatures:
         for view, shown in zip(self.views, self._reader.by_view(stored), strict=True):
             self._check(view, shown, keys[view.key], at)
             views[view.name] = shown
-            for name, place in view.columns:
-                columns[name] = shown.values(place)
+            for name, index in view.columns:
+                columns[name] = shown.values(index)
         for each in self._on_demand:
             columns.update(self._computed(each, columns, rows, at))
         return OnlineValues(
-            {name: columns[name] for name in self.types}, views, stored, self._places
+            {name: columns[name] for name in self.types}, views, stored, self._matrix_columns
         )
 
-    def _check(
-        self, view: ReadView, shown: ViewValues, keys: Sequence[bytes | None], at: int
-    ) -> None:
-        """Raise where what a view shows cannot be taken for what was known."""
+    def _check(self, view: ReadView, shown: Shown, keys: Sequence[bytes | None], at: int) -> None:
+        """Raise if a record of the view is damaged, or falsely reported as not found."""
         statuses = set(shown.statuses)
         if "INVALID" in statuses:
             raise BrokenTable(
@@ -301,30 +294,27 @@ class OnlineFeatures:
             self._refuse_false_absence(view, at, list(dict.fromkeys(missing)))
 
     def _refuse_false_absence(self, view: ReadView, at: int, missing: list[bytes]) -> None:
-        """Raise where records are missing or have later rows only for another reason than that
-        nothing was known.
+        """Raise unless the missing entities really had no row at the moment.
 
-        A first or repeated materialization is under way, or the store has gone on since and dropped
-        the earlier rows.
+        Records are also missing while a materialization or rebuild runs, and the store may have
+        replaced earlier rows with later ones.
         """
         if not missing:
             return
-        watermark = self.database.records.watermark(view.online)
-        if watermark is None or watermark.version != self._versions.get(view.online.name):
-            watermark = online_watermark(
-                self.domain.home, self.database, view.online
-            )  # asks the tables too, which takes long
-        if watermark is None:
+        mark = self.database.records.mark(view.online)
+        if mark is None or mark.version != self._versions.get(view.online.name):
+            # Slow: it reads the manifest too.
+            mark = online_mark(self.domain.home, self.database, view.online)
+        if mark is None:
             raise self._not_online([view.online.name])
         if at < watermark.until and any(
             row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)
         ):
             then, until = iso(from_micros(at)), iso(from_micros(watermark.until))
             raise PastNotKept(
-                f"the online store is materialized to {until} and no longer holds what view"
-                f" '{view.name}' showed at {then}; "
-                f"ask for {until} or later, or for the past: punctual batch {self.use_case.name}"
-                f" --as-of {then}."
+                f"the online store is materialized to {until} and no longer has the values of"
+                f" view '{view.name}' at {then}; ask for {until} or later, or run: punctual batch"
+                f" {self.use_case.name} --as-of {then}."
             )
 
     def _computed(
@@ -334,14 +324,14 @@ class OnlineFeatures:
             return self._run(each, columns, rows, at)
         except PunctualError:
             raise
-        except Exception as error:  # whatever the domain's function raises
-            for place, row in enumerate(rows):
-                here = {name: [values[place]] for name, values in columns.items()}
+        except Exception as error:  # the domain's function may raise any exception
+            for number, row in enumerate(rows):
+                single = {name: [values[number]] for name, values in columns.items()}
                 try:
-                    self._run(each, here, [row], at)
-                except Exception as cause:  # the row that it raised for
+                    self._run(each, single, [row], at)
+                except Exception as cause:  # this row is the cause
                     raise InvalidRequest(
-                        f"rows[{place}]: the features of '{each.view.name}' cannot be computed"
+                        f"rows[{number}]: the features of '{each.view.name}' cannot be computed"
                         f" from it: {type(cause).__name__}: {cause}."
                     ) from cause
             raise InvalidRequest(
@@ -365,7 +355,7 @@ class OnlineFeatures:
 
 
 def _record_keys(view: ReadView, rows: Sequence[Row]) -> list[bytes | None]:
-    # A view without entities has one record, under the key that Feast gives it.
+    # A view without entities has a single record, under Feast's dummy key.
     dummy = [DUMMY_ENTITY_VAL] * len(rows)
     return view.online.all_keys(
         *(dummy if key == DUMMY_ENTITY_ID else [row.get(key) for row in rows] for key in view.keys)

@@ -1,4 +1,4 @@
-"""The JSON values of a column type: how they are checked, and what is said of a wrong one."""
+"""JSON values of a column type: their validation and the text of its errors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ MAX_ROWS = 1000
 
 
 def _moment(value: Any) -> Any:
-    """ISO 8601 with a zone, or an aware datetime where the caller is in Python; numbers are no
-    moments.
-    """
+    """Parse ISO 8601 text with a time zone; aware datetimes pass, numbers are refused."""
     if isinstance(value, datetime):
         read = value
     elif isinstance(value, str):
@@ -28,14 +26,16 @@ def _moment(value: Any) -> Any:
             read = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError(
-                "is no moment; expected ISO 8601 with a zone, such as 2013-12-05T20:00:00Z"
+                "is not a timestamp; expected ISO 8601 with a time zone, such as"
+                " 2013-12-05T20:00:00Z"
             ) from None
     else:
         raise ValueError(
-            "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z"
+            "is not a timestamp; expected ISO 8601 text with a time zone, such as"
+            " 2013-12-05T20:00:00Z"
         )
     if read.tzinfo is None:
-        raise ValueError(f"has no time zone; give one, for example {read.isoformat()}Z")
+        raise ValueError(f"has no time zone; expected one, for example {read.isoformat()}Z")
     if not FIRST <= read < END:
         raise ValueError(f"is outside the years {FIRST.year} to {LAST.year}")
     return read.astimezone(UTC)
@@ -45,7 +45,7 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 
 
 def _fits(type_: ColumnType) -> AfterValidator:
-    """Refuses integers outside the type; as a bound of the schema they would be rounded in JSON."""
+    """Refuses integers outside the type; JSON would round them as bounds of the schema."""
 
     def check(value: int) -> int:
         if not type_.low <= value <= type_.high:
@@ -58,7 +58,7 @@ def _fits(type_: ColumnType) -> AfterValidator:
 
 
 def _is_text(value: str) -> str:
-    """Refuses half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    """Refuses a lone surrogate, which JSON can represent and UTF-8 cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -67,15 +67,15 @@ def _is_text(value: str) -> str:
 
 
 def _single(value: float) -> float:
-    """The number as a FLOAT column of the training set holds it."""
+    """The number rounded to 32 bits, as in a FLOAT column of the training set."""
     try:
         return float(struct.unpack("f", struct.pack("f", value))[0])
     except OverflowError:
-        raise ValueError(f"is {value}; expected a number that a 32-bit float holds") from None
+        raise ValueError(f"is {value}; expected a number in the range of a 32-bit float") from None
 
 
 def _iso(kind: type[date] | type[time], example: str) -> BeforeValidator:
-    """Takes ISO 8601 text, or the Python value where the caller is in Python."""
+    """Accepts ISO 8601 text, and a Python value as it is."""
 
     def read(value: Any) -> Any:
         if isinstance(value, kind) and not isinstance(value, datetime):
@@ -101,7 +101,7 @@ def _decimal(type_: ColumnType) -> Any:
 
 
 def json_type(type_: ColumnType) -> Any:
-    """What pydantic checks a value of the type with."""
+    """The pydantic type that validates a value of the column type."""
     if type_.kind == "integer":
         return Annotated[int, Strict(), _fits(type_)]
     if type_.kind == "float":
@@ -119,7 +119,7 @@ def json_type(type_: ColumnType) -> Any:
 
 
 def said(error: Mapping[str, Any], known: Sequence[str]) -> str:
-    """Pydantic's error about a value, in the words of the prediction API."""
+    """The text of a pydantic error in the API's own words."""
     kind, context = error["type"], error.get("ctx") or {}
     if kind == "missing":
         return "is missing"

@@ -1,4 +1,4 @@
-"""What a caller sends: the columns of a row, their types, and what is said of a malformed one."""
+"""The rows of a request: their columns and types, validation, and the problems found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stores.predictions import RESERVED_COLUMNS
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one field of a request."""
+    """The problem of one field of a request."""
 
     field: str
     problem: str
@@ -35,8 +35,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class RowColumn:
-    """A column of a request's rows. An optional one may be omitted or null; ids are only handed
-    back and logged.
+    """A column of a request's rows.
+
+    An optional column may be omitted or null. Ids are only returned and logged.
     """
 
     name: str
@@ -46,14 +47,12 @@ class RowColumn:
 
 
 def row_columns(features: OnlineFeatures) -> list[RowColumn]:
-    """The join keys and request columns of the service, and the ids by which a request is found
-    again.
-    """
+    """The join keys and request columns of the service, and the ids of the requests."""
     use_case = features.use_case
     asked = {**features.request_columns, **features.keys}
     types = {name: type_of_feast(kind) for name, kind in asked.items()}
     wrong = [
-        f"'{name}' is of type {asked[name]}, which no JSON value has; use another type."
+        f"'{name}' is of type {asked[name]}, which has no JSON representation; use another type."
         for name, type_ in types.items()
         if type_ is None
     ]
@@ -74,23 +73,23 @@ def row_columns(features: OnlineFeatures) -> list[RowColumn]:
         if name not in asked
     ]
     wrong += [
-        f"'{each.name}' is a name that the prediction log needs for itself."
+        f"'{each.name}' is a reserved column name of the prediction log."
         for each in columns
         if each.name in RESERVED_COLUMNS
     ]
     if wrong:
-        raise InvalidDeclaration(f"what a caller of '{use_case.name}' sends", wrong)
+        raise InvalidDeclaration(f"the request of '{use_case.name}'", wrong)
     return columns
 
 
 def row_model(features: OnlineFeatures) -> type[BaseModel]:
-    """The typed row of a use case: nothing may be missing, of another type, or unknown."""
+    """The pydantic model of a row: missing, mistyped and unknown columns are refused."""
     fields: dict[str, Any] = {}
     for column in row_columns(features):
         description = {
             "join_key": "Join key",
-            "request": "Known to the caller at the prediction",
-            "id": "Handed back and logged",
+            "request": "Known to the caller at the prediction moment",
+            "id": "Returned and logged",
         }[column.role]
         type_ = json_type(column.type)
         fields[column.name] = (
@@ -108,8 +107,9 @@ def row_model(features: OnlineFeatures) -> type[BaseModel]:
 
 
 def checked_rows(model: type[BaseModel], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows from Python or a command line as the server would take them. Raises `InvalidRequest`
-    with every problem.
+    """Rows from Python or a command line, validated as by the server.
+
+    Raises `InvalidRequest` with every problem.
     """
     kind: Any = Annotated[list[model], Field(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
@@ -123,10 +123,9 @@ def checked_rows(model: type[BaseModel], rows: Sequence[Mapping[str, Any]]) -> l
 
 
 def from_text(row: Mapping[str, str], columns: Sequence[RowColumn]) -> dict[str, Any]:
-    """A row whose values were typed at a command line, in the types of its columns; an empty value
-    is null.
+    """A row given as text on a command line, in the types of its columns; empty text is null.
 
-    What does not read as its type stays text, and is refused with the rest.
+    A value that cannot be converted stays text; `checked_rows` refuses it.
     """
     kinds: dict[str, str] = {column.name: column.type.kind for column in columns}
     return {name: _from_text(text, kinds.get(name, "text")) for name, text in row.items()}
@@ -147,7 +146,7 @@ def _from_text(text: str, kind: str) -> Any:
 def problems(
     errors: Iterable[Mapping[str, Any]], columns: Sequence[str], prefix: tuple[str, ...] = ()
 ) -> list[Problem]:
-    """Pydantic's errors, each with the field it is about: `rows[0].carrier is missing`."""
+    """Pydantic's errors as problems of fields, such as `rows[0].carrier is missing`."""
     return [_problem(error, columns, (*prefix, *error["loc"])) for error in errors]
 
 
@@ -156,9 +155,11 @@ def _problem(
 ) -> Problem:
     kind, context = error["type"], error.get("ctx") or {}
     if kind == "json_invalid":
-        return Problem("", f"the body is no JSON: {context.get('error', error['msg'])}")
+        return Problem("", f"the body is not JSON: {context.get('error', error['msg'])}")
     if kind == "union_tag_not_found":
-        return Problem("use_case", "is missing, and several are served")
+        return Problem(
+            "use_case", "is missing; expected a name, because several use cases are served"
+        )
     if kind == "union_tag_invalid":
         return Problem(
             "use_case", f"is {context.get('tag')!r}; expected one of {context.get('expected_tags')}"

@@ -1,4 +1,4 @@
-"""Rows as a notebook has them, a frame or a list, in the types that the feature store declares."""
+"""Rows of a frame or a list, converted to the types that the feature store declares."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from punctual.column_types import ColumnType
 from punctual.errors import InvalidRequest, NaiveTimestamp
 from punctual.frames import arrow_columns
 
-# An error about a million rows names the first of them.
+# An error about many rows names the first ones.
 _MOST_PROBLEMS = 20
 _EXACT_FLOATS = 2.0**53
-# What a column may be besides what it is declared as, since nothing is lost.
+# Column kinds that are accepted for a declared kind, because the conversion is exact.
 _WIDENED = {"float": ("integer", "decimal"), "decimal": ("integer",), "integer": ("decimal",)}
 
 
@@ -29,14 +29,14 @@ def typed_rows(
     needed: Sequence[str],
     optional: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Rows as dictionaries of those columns of `types` that they have, each value in its type.
+    """Rows as dictionaries of their columns in `types`, each value in its type.
 
-    `rows` is a pandas, polars or Arrow frame, a DuckDB relation, or mappings. A named index of
-    pandas counts as columns. Whole numbers may come as floats, since pandas makes floats of
-    integers among nulls; NaN, NaT and NA are null. Other columns are left out. Raises
-    `InvalidRequest` with every problem: a `needed` column that is missing, an unknown one that
-    looks like a missing `optional` one, a value that is not of its type; `NaiveTimestamp` for a
-    column of moments without a zone.
+    `rows` is a pandas, polars or Arrow frame, a DuckDB relation, or a sequence of mappings. The
+    levels of a named pandas index are columns. Integers may be floats, because pandas converts
+    integer columns with nulls to floats; NaN, NaT and NA are null. Other columns are left out.
+    Raises `InvalidRequest` with every problem: a missing `needed` column, an unknown column whose
+    name resembles a missing `optional` one, a value of a wrong type; `NaiveTimestamp` for a
+    timestamp column without a time zone.
     """
     given = arrow_columns(rows)
     if not given:
@@ -62,7 +62,7 @@ def typed_rows(
 def _column_problems(
     given: Sequence[str], needed: Sequence[str], optional: Sequence[str]
 ) -> list[str]:
-    there = f"the rows have {', '.join(map(str, given))}"
+    existing = f"the rows have {', '.join(map(str, given))}"
     known = {*needed, *optional}
     unknown = {str(name).lower(): name for name in given if name not in known}
     problems = []
@@ -72,7 +72,7 @@ def _column_problems(
         close = difflib.get_close_matches(name.lower(), list(unknown), n=1, cutoff=0.75)
         if name in needed:
             guess = f" Is it '{unknown[close[0]]}'? Rename it." if close else ""
-            problems.append(f"column '{name}' is missing; {there}.{guess}".rstrip("."))
+            problems.append(f"column '{name}' is missing; {existing}.{guess}".rstrip("."))
         elif close:
             problems.append(f"column '{unknown[close[0]]}' is unknown. Did you mean '{name}'?")
     return problems
@@ -81,7 +81,7 @@ def _column_problems(
 def _typed(
     name: str, column: Any, type_: ColumnType | None
 ) -> tuple[list[Any], list[tuple[int, str]]]:
-    """A column's values in its type, and the rows of those that are not of it, with what they are."""
+    """A column's values in its type, and the row and problem of each value of a wrong type."""
     if type_ is None:
         return (column if isinstance(column, list) else column.to_pylist()), []
     if isinstance(column, list):
@@ -107,7 +107,7 @@ def _cast(column: pa.ChunkedArray, type_: ColumnType) -> pa.ChunkedArray | None:
     if type_.kind == "integer" and pa.types.is_floating(have):
         column = _whole(column)
     if type_.kind == "date" and pa.types.is_timestamp(have):
-        # pandas has no dates but midnights.
+        # pandas represents dates as timestamps at midnight.
         return _try_cast(column, type_.arrow)
     if _kind(column.type) not in (type_.kind, *_WIDENED.get(type_.kind, ())):
         return None
@@ -115,7 +115,7 @@ def _cast(column: pa.ChunkedArray, type_: ColumnType) -> pa.ChunkedArray | None:
 
 
 def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Floats that are whole numbers as integers; others stay, and are refused."""
+    """The column as integers if all floats are whole numbers, else unchanged."""
     missing = pc.is_null(column, nan_is_null=True)
     whole = pc.and_(
         pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), _EXACT_FLOATS)
@@ -151,7 +151,7 @@ def _kind(type_: pa.DataType) -> str:
 def _one_by_one(
     values: Sequence[Any], type_: ColumnType
 ) -> tuple[list[Any], list[tuple[int, str]]]:
-    """Values judged as the server judges those of a request."""
+    """Values validated one by one, as the server does for a request."""
     check = TypeAdapter(json_type(type_)).validate_python
     typed: list[Any] = []
     wrong: list[tuple[int, str]] = []

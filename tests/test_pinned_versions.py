@@ -15,7 +15,7 @@ import requests
 import uvicorn
 
 from inference.api.app import create_app
-from inference.api.server import address, take_port
+from inference.api.server import address, bind_port
 from inference.batch import batch
 from pipelines.build import build
 from pipelines.materialize import apply_definitions, materialize, online_database
@@ -88,8 +88,8 @@ def shop_of(built_shop, tmp_path):
 
 @contextmanager
 def server_of(domain, use_case, clock):
-    """Starts a server of the current domain; yields a function that sends it requests."""
-    taken = take_port("127.0.0.1", 0)
+    """A server of the domain as it is now; gives a function that asks it."""
+    taken = bind_port("127.0.0.1", 0)
     taken.listen()
     app = create_app([(domain, use_case)], clock, check_every=0.1)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))

@@ -1,5 +1,5 @@
-"""The prediction API over HTTP: requests in, logged predictions out, and a client for it.
+"""The HTTP prediction API and a client for it.
 
-Comes in: typed requests. Goes out: predictions, the model card, health.
-Never: predicts by itself; `inference.predict` does.
+Comes in: typed requests. Goes out: logged predictions, the model card, health.
+Never: computes a prediction; `inference.predict` does.
 """

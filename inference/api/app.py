@@ -1,10 +1,10 @@
-"""The prediction API: one typed request, checked whole, answered after it is logged.
+"""The prediction API: requests are validated whole; predictions are logged before the answer.
 
-`POST /predict` takes `{"use_case": …, "at": …, "rows": [{…}, …]}`. `use_case` may be left out where
-one is served. `at` is the prediction moment, by default the moment of receipt. The online store
-shows the present: a moment ahead of the server's clock is refused, a past one is answered only
-where the store still holds what was shown then. Each row holds the join keys, the request columns
-and, for whoever wants to find the prediction again, the request's ids.
+`POST /predict` takes `{"use_case": …, "at": …, "rows": [{…}, …]}`. `use_case` may be omitted if the
+server has a single use case. `at` is the prediction moment, by default the time of receipt. A moment
+ahead of the server's clock is refused. A past moment is refused unless the online store still has
+the values of that moment. Each row has the join keys, the request columns and, optionally, the
+request's ids, which are returned and logged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from punctual.times import assume_utc, iso
 from punctual.use_case import UseCase
 from stores.tables import known_events
 
-# Answering so many rows takes longer than handing them to a thread.
+# With more rows than this, predicting takes longer than the switch to a worker thread.
 _ROWS_INLINE = 32
 _PLACEHOLDERS = {
     "boolean": True,
@@ -50,25 +50,27 @@ def create_app(
     clock: Callable[[], datetime],
     *,
     check_every: float = CHECK_SECONDS,
-    then: Callable[[], None] | None = None,
+    after_refresh: Callable[[], None] | None = None,
 ) -> FastAPI:
-    """The application for some use cases on a clock (aware UTC).
+    """The application that serves the use cases; `clock` returns aware UTC.
 
-    It loads in the background once started, looks for another champion every `check_every` seconds,
-    and calls `then` after each look.
+    Once started, it loads the champions in the background, checks for a new champion every
+    `check_every` seconds, and calls `after_refresh` after each check.
     """
     serving = Serving(use_cases)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        serving.start(check_every, then)
+        serving.start(check_every, after_refresh)
         yield
         await run_in_threadpool(serving.stop)
 
-    said = "; ".join(f"**{use_case.name}**: {use_case.description}" for _, use_case in use_cases)
+    description = "; ".join(
+        f"**{use_case.name}**: {use_case.description}" for _, use_case in use_cases
+    )
     app = FastAPI(
         title="Punctual predictions",
-        description=said,
+        description=description,
         version="1",
         lifespan=lifespan,
         docs_url=None,
@@ -118,8 +120,7 @@ def _add_predict(app: FastAPI, serving: Serving, clock: Callable[[], datetime]) 
         )
         return Response(done, media_type="application/json")
 
-    # The model of a body is made from the domain's declarations, so it cannot stand in the
-    # signature.
+    # The body's model is built from the domain's declarations, so the signature cannot name it.
     predict.__annotations__["body"] = (
         models[0]
         if len(models) == 1
@@ -131,16 +132,16 @@ def _add_predict(app: FastAPI, serving: Serving, clock: Callable[[], datetime]) 
         description=(__doc__ or "").split("\n\n", 1)[1],
         responses={
             200: {
-                "description": "A prediction per row, in their order",
+                "description": "One prediction per row, in the order of the rows",
                 "content": {"application/json": {"schema": schemas[0]}},
             },
-            413: described("More rows or bytes than one request may have"),
+            413: described("The request has too many rows or bytes"),
             422: described(
-                "A field is missing, of the wrong type or unknown, or the moment cannot be"
-                " answered for"
+                "A field is missing, of the wrong type or unknown, or no values are available for"
+                " the moment"
             ),
             503: described(
-                "No champion, features that are not online, or a log that cannot be written"
+                "No champion, features that are not online, or a prediction log that cannot be written"
             ),
         },
     )(predict)
@@ -157,21 +158,21 @@ def _add_predict(app: FastAPI, serving: Serving, clock: Callable[[], datetime]) 
 def _request_model(
     domain: LoadedDomain, use_case: UseCase, now: datetime, *, only: bool
 ) -> type[BaseModel]:
-    """The typed body of a use case's requests, with a request that was really asked as its example."""
+    """The typed body of a use case's requests, with a known request as the example."""
     features = OnlineFeatures(domain, use_case)
     model = row_model(features)
     example: Any = {"use_case": use_case.name, "rows": [_example(domain, features, now)]}
     named: Any = Literal[use_case.name]  # type: ignore[valid-type]
     fields: dict[str, Any] = {
-        "use_case": (named, Field(use_case.name, description="Which use case"))
+        "use_case": (named, Field(use_case.name, description="The use case"))
         if only
-        else (named, Field(description="Which use case")),
+        else (named, Field(description="The use case")),
         "at": (
             Moment | None,
             Field(
                 None,
-                description="The prediction moment, ISO 8601 with a zone; by default the moment of"
-                " receipt",
+                description="The prediction moment, ISO 8601 with a time zone; by default the time"
+                " of receipt",
             ),
         ),
         "rows": (
@@ -188,7 +189,7 @@ def _request_model(
 
 
 def _example(domain: LoadedDomain, features: OnlineFeatures, now: datetime) -> dict[str, Any]:
-    """The newest request that is known, or made-up values before there is any."""
+    """The newest known request of the last 30 days, or placeholder values if there is none."""
     try:
         known = known_events(
             domain, features.use_case.requests, as_of=now, since=now - timedelta(days=30), until=now
@@ -202,18 +203,18 @@ def _example(domain: LoadedDomain, features: OnlineFeatures, now: datetime) -> d
     )
     example: dict[str, Any] = {}
     for column in row_columns(features):
-        made_up = (
+        placeholder = (
             iso(now)
             if column.type.kind == "timestamp"
             else _PLACEHOLDERS.get(column.type.kind, "A")
         )
-        value = newest.get(column.name, made_up)
-        example[column.name] = iso(assume_utc(value)) if isinstance(value, datetime) else value
+        value = newest.get(column.name, placeholder)
+        example[column.name] = iso(taken_for_utc(value)) if isinstance(value, datetime) else value
     return example
 
 
 def _add_information(app: FastAPI, serving: Serving, clock: Callable[[], datetime]) -> None:
-    @app.get("/", summary="Where to find what")
+    @app.get("/", summary="The addresses of this server")
     async def addresses() -> dict[str, Any]:
         return {
             "use_cases": list(serving.use_cases),
@@ -224,23 +225,23 @@ def _add_information(app: FastAPI, serving: Serving, clock: Callable[[], datetim
             "documentation": "/docs",
         }
 
-    @app.get("/livez", summary="Whether the process answers")
+    @app.get("/livez", summary="Whether the process is alive")
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get(
         "/readyz",
-        summary="Whether every use case can be answered for",
+        summary="Whether every use case can be served",
         responses={503: {"description": "What is missing"}},
     )
     async def readyz() -> Response:
         loaded = {name: _version(serving, name) for name in serving.use_cases}
-        told = {name: str(problem) for name, problem in serving.problems.items()}
+        problems = {name: str(problem) for name, problem in serving.problems.items()}
         state = "ready" if serving.is_ready else "not ready"
         body = {
             "status": state,
             "champions": loaded,
-            "problems": told,
+            "problems": problems,
             "damaged_records": serving.damaged_records,
         }
         return Response(
@@ -249,12 +250,12 @@ def _add_information(app: FastAPI, serving: Serving, clock: Callable[[], datetim
             media_type="application/json",
         )
 
-    refused: dict[int | str, dict[str, Any]] = {
-        422: described("No such use case"),
+    refusals: dict[int | str, dict[str, Any]] = {
+        422: described("Unknown use case"),
         503: described("No champion"),
     }
 
-    @app.get("/model", summary="The model card of a use case's champion", responses=refused)
+    @app.get("/model", summary="The model card of a use case's champion", responses=refusals)
     async def model(use_case: str | None = None) -> Response:
         if use_case is None and len(serving.use_cases) > 1:
             raise InvalidRequest(
@@ -271,8 +272,8 @@ def _add_information(app: FastAPI, serving: Serving, clock: Callable[[], datetim
 
 def _add_docs(app: FastAPI) -> None:
     page = (Path(__file__).parent / "docs.html").read_bytes()
-    # The usual page loads its scripts from elsewhere; this one may not, so that it works where only
-    # this server is reachable.
+    # FastAPI's own page loads scripts from a CDN. This page needs no other host, and its policy
+    # forbids any.
     policy = (
         "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src"
         " 'unsafe-inline'; img-src data:"

@@ -1,4 +1,4 @@
-"""Asks a running server, as any client would."""
+"""A client of the prediction API."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SECONDS = 60.0
 
 
 class ServerUnreachable(PunctualError):
-    """Nobody answers at the address of the server, or not as it would."""
+    """The address of the server gives no answer, or an answer that is not JSON."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class ServerUnable(PunctualError):
-    """The server understood the request and cannot answer it now."""
+    """The server accepted the request and cannot answer it now."""
 
     exit_code = ExitCode.TRY_AGAIN
 
@@ -27,8 +27,10 @@ class ServerUnable(PunctualError):
 def ask(
     url: str, use_case: str, rows: Sequence[Mapping[str, Any]], at: datetime | None = None
 ) -> dict[str, Any]:
-    """The server's answer for JSON rows. Raises `InvalidRequest` where it refuses them,
-    `ServerUnable` where it is not ready.
+    """The server's answer for JSON rows.
+
+    Raises `InvalidRequest` if the server refuses the rows, `ServerUnable` if it is not ready, and
+    `ServerUnreachable` if it does not answer.
     """
     import requests
 
@@ -40,14 +42,14 @@ def ask(
     where = f"{url.rstrip('/')}/predict"
     try:
         response = requests.post(where, json=body, timeout=_SECONDS)
-        told = response.json()
+        answer = response.json()
     except (requests.RequestException, ValueError) as error:
         raise ServerUnreachable(
             f"{where} gave no answer: {error}. Start one: punctual serve {use_case}."
         ) from error
     if response.status_code == 200:
-        return dict(told)
-    message = told.get("message", response.text) if isinstance(told, dict) else response.text
+        return dict(answer)
+    message = answer.get("message", response.text) if isinstance(answer, dict) else response.text
     raise (InvalidRequest if response.status_code in (413, 422) else ServerUnable)(
         f"{where} answered {response.status_code}: {message}"
     )

@@ -1,4 +1,4 @@
-"""What is answered instead of a prediction: the error, what happened, and each field that is wrong."""
+"""Error responses: the kind of error, a message, and the problem of each invalid field."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROBLEM_SCHEMA = {
         },
         "problems": {
             "type": "array",
-            "description": "For a malformed request each field that is wrong",
+            "description": "The invalid fields of a malformed request",
             "items": {
                 "type": "object",
                 "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
@@ -45,7 +45,7 @@ PROBLEM_SCHEMA = {
 
 
 def described(description: str) -> dict[str, Any]:
-    """A refusal in the API's own description."""
+    """The OpenAPI description of an error response."""
     return {
         "description": description,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -62,8 +62,10 @@ def _refusal(status: int, error: str, message: str, found: Sequence[Any] = ()) -
 
 
 def add_refusals(app: FastAPI, columns: Sequence[str]) -> None:
-    """Answer errors with a `Problem`: 422 and 413 are the caller's, 503 passes or is to be mended
-    here, 500 is a fault.
+    """Answer errors with a `Problem`.
+
+    413 and 422 are errors of the caller, 503 is temporary or needs an operator, 500 is a fault of
+    the server.
     """
 
     @app.exception_handler(RequestValidationError)
@@ -98,19 +100,24 @@ def add_refusals(app: FastAPI, columns: Sequence[str]) -> None:
         return _refusal(
             500,
             "InternalError",
-            f"a fault of this server's: {type(error).__name__}; its log says more.",
+            f"a fault of this server: {type(error).__name__}; its log has the details.",
         )
 
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> Response:
-        return _refusal(error.status_code, "HttpError", f"{error.detail}. What there is: /docs.")
+        return _refusal(
+            error.status_code,
+            "HttpError",
+            f"{error.detail}. See /docs for the operations of this server.",
+        )
 
 
-def _without_tags(place: Sequence[str | int]) -> tuple[str | int, ...]:
-    """A field's place in what the caller sent: without 'body' and the use case by which the body's
-    model was chosen.
+def _without_tags(location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """A field's path in the JSON that the caller sent.
+
+    Pydantic's location also has 'body' and the use case that selected the body's model.
     """
-    parts = [part for part in place if part != "body"]
+    parts = [part for part in location if part != "body"]
     while (
         parts
         and isinstance(parts[0], str)
@@ -122,31 +129,31 @@ def _without_tags(place: Sequence[str | int]) -> tuple[str | int, ...]:
 
 
 class LimitedBody:
-    """Keeps no body that is too long, whether it says its length or not.
+    """Refuses a body that is too long, with or without a Content-Length.
 
-    What is too much is read and thrown away, up to a bound: a caller that is still sending would
-    not see the answer.
+    The excess body is read and discarded, up to a limit: a caller that is still sending would not
+    see the answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, counting what comes."""
+        """Pass the request on and count the bytes of its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"")
-        come = MAX_BODY_BYTES + 1 if length.isdigit() and int(length) > MAX_BODY_BYTES else 0
+        received = MAX_BODY_BYTES + 1 if length.isdigit() and int(length) > MAX_BODY_BYTES else 0
 
         async def counted() -> Message:
-            nonlocal come
+            nonlocal received
             while True:
                 message = await receive()
-                come += len(message.get("body", b""))
-                if come <= MAX_BODY_BYTES or message["type"] != "http.request":
+                received += len(message.get("body", b""))
+                if received <= MAX_BODY_BYTES or message["type"] != "http.request":
                     return message
-                if not message.get("more_body") or come > _MAX_DISCARDED_BYTES:
+                if not message.get("more_body") or received > _MAX_DISCARDED_BYTES:
                     raise HTTPException(413, f"The body is longer than {MAX_BODY_BYTES:,} bytes")
 
         await self.app(scope, counted, send)

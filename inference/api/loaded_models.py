@@ -1,6 +1,4 @@
-"""Which predictor answers for which use case: loaded and kept at the champion beside the requests,
-never within one.
-"""
+"""The predictors of a server, refreshed in a background thread and never within a request."""
 
 from __future__ import annotations
 
@@ -24,21 +22,21 @@ _logger = logging.getLogger(__name__)
 
 
 class NotReady(PunctualError):
-    """The server has just been started and is still loading."""
+    """The server has just started and is still loading."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 @dataclass(frozen=True)
 class Served:
-    """A predictor with the freshness of its views as it was last looked at."""
+    """A predictor with the freshness of its views at the last refresh."""
 
     predictor: Predictor
     fresh: dict[str, Freshness]
 
 
 class Serving:
-    """The predictors of a server. One thread refreshes, any number ask."""
+    """The predictors of a server. One thread refreshes them, any number of threads read them."""
 
     def __init__(self, use_cases: Sequence[tuple[LoadedDomain, UseCase]]) -> None:
         self.use_cases = {use_case.name: (domain, use_case) for domain, use_case in use_cases}
@@ -57,8 +55,10 @@ class Serving:
         self._thread: threading.Thread | None = None
 
     def served(self, use_case: str) -> Served:
-        """The use case's predictor. Raises what is missing: `NotReady`, `NoChampion`, `NotBuilt`,
-        `BrokenModel`, …
+        """The use case's predictor.
+
+        If none is available, raises the error of the last refresh: `NotReady`, `NoChampion`,
+        `NotBuilt`, `BrokenModel`, …
         """
         served = self._served.get(use_case)
         if served is None:
@@ -67,14 +67,12 @@ class Serving:
 
     @property
     def problems(self) -> dict[str, PunctualError]:
-        """What went wrong when last looked at, by use case."""
+        """The errors of the last refresh, by use case."""
         return dict(self._problems)
 
     @property
     def is_ready(self) -> bool:
-        """Whether every use case can be answered for; what is loaded answers again once its online
-        store does.
-        """
+        """Whether every use case has a predictor and an online store that is available."""
         return all(
             name in self._served
             and not isinstance(self._problems.get(name), OnlineStoreUnavailable)
@@ -83,28 +81,25 @@ class Serving:
 
     @property
     def damaged_records(self) -> dict[str, int]:
-        """How many records the online store showed damaged, by view, since the predictors were
-        loaded.
-        """
+        """The number of damaged online records read since the predictors were loaded, by view."""
         counted: Counter[str] = Counter()
         for served in list(self._served.values()):
             counted.update(served.predictor.features.database.corrupt)
         return dict(counted)
 
     def refresh(self) -> None:
-        """Take up moved aliases, new tables and watermarks.
+        """Load new champions, and read the watermarks of the online store.
 
-        A champion that cannot be loaded leaves the one before it in place, which its answers name;
-        no champion, or a view that is not online, leaves nothing to answer with.
+        If a champion cannot be loaded, the previous one stays in use; answers name its version.
+        Without a champion, or with a view that is not online, the use case is not served.
         """
         for name in self.use_cases:
             try:
-                self._served[name] = self._look(name)
+                self._served[name] = self._refreshed(name)
             except PunctualError as error:
                 self._note(name, error)
-            except (
-                Exception
-            ) as error:  # a registry or disk that fails for a while must not end the looking
+            except Exception as error:
+                # A temporary failure of the model registry or the disk must not end the thread.
                 self._note(
                     name,
                     NotReady(f"'{name}' cannot be refreshed: {type(error).__name__}: {error}."),
@@ -112,14 +107,14 @@ class Serving:
             else:
                 self._problems.pop(name, None)
 
-    def _look(self, name: str) -> Served:
+    def _refreshed(self, name: str) -> Served:
         domain, use_case = self.use_cases[name]
         version = champion_version(domain.home, name)
         served = self._served.get(name)
         if served is None or served.predictor.champion.card.version != version:
             predictor = Predictor.load(domain, use_case)
             _logger.info("%s is served by version %s", name, predictor.champion.card.version)
-            _keep_out_of_collection()
+            _freeze_loaded_objects()
         else:
             predictor = served.predictor
             predictor.features.check_store()
@@ -133,18 +128,20 @@ class Serving:
         if str(before) != str(error):
             _logger.warning("%s", error)
 
-    def start(self, every: float = CHECK_SECONDS, then: Callable[[], None] | None = None) -> None:
-        """Refresh now and every few seconds in a thread of its own, calling `then` after each time."""
+    def start(
+        self, every: float = CHECK_SECONDS, after_refresh: Callable[[], None] | None = None
+    ) -> None:
+        """Refresh now and every `every` seconds in a thread; call `after_refresh` after each."""
 
-        def go_on() -> None:
+        def refresh_repeatedly() -> None:
             while True:
                 self.refresh()
-                if then is not None:
-                    then()
+                if after_refresh is not None:
+                    after_refresh()
                 if self._stop.wait(every):
                     return
 
-        self._thread = threading.Thread(target=go_on, name="refresh", daemon=True)
+        self._thread = threading.Thread(target=refresh_repeatedly, name="refresh", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -156,10 +153,8 @@ class Serving:
             log.close()
 
 
-def _keep_out_of_collection() -> None:
-    """Have Python's collector leave alone all that is loaded: going through it would now and then
-    hold up a request for long.
-    """
+def _freeze_loaded_objects() -> None:
+    """Exclude all loaded objects from garbage collection, which would pause requests."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -1,6 +1,4 @@
-"""Runs the application in the foreground: takes its port before anything is loaded, and ends when
-asked to.
-"""
+"""Runs the application in the foreground; the port is bound before anything is loaded."""
 
 from __future__ import annotations
 
@@ -19,29 +17,35 @@ _BACKLOG = 512
 
 
 class AddressUnavailable(PunctualError):
-    """The server cannot listen where it was asked to, whoever else listens there."""
+    """The server cannot listen at the address, for another reason than a port in use."""
 
 
-def take_port(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; port 0 takes any. Raises `PortInUse` or `AddressUnavailable`."""
+def bind_port(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; port 0 takes any free port.
+
+    Raises `PortInUse` or `AddressUnavailable`.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        taken = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:  # UnicodeError: an empty or too long part of a name
+        listener = socket.socket(family, kind, protocol)
+    except (
+        OSError,
+        UnicodeError,
+    ) as error:  # UnicodeError: an empty or too long label in the host name
         why = getattr(error, "strerror", None) or error
         raise AddressUnavailable(
             f"cannot listen at {host}:{port}: {why}. Choose another --host."
         ) from error
-    # As every server does: the remains of closed connections do not count.
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Closed connections in TIME_WAIT do not block the port.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind(address)
+        listener.bind(address)
     except OSError as error:
-        taken.close()
+        listener.close()
         raise _refused(host, port, error) from error
-    return taken
+    return listener
 
 
 def _refused(host: str, port: int, error: OSError) -> PunctualError:
@@ -54,23 +58,20 @@ def _refused(host: str, port: int, error: OSError) -> PunctualError:
     )
 
 
-def address(taken: socket.socket) -> str:
-    """Where the server is to be found."""
-    host, port = taken.getsockname()[:2]
+def address(listener: socket.socket) -> str:
+    """The URL of the server."""
+    host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve_forever(app: Any, taken: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are answered first.
-
-    SIGTERM ends the process with exit code 0, also while it loads.
-    """
+def serve_forever(app: Any, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; requests in progress are answered first."""
     import uvicorn
 
-    host, port = taken.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     try:
-        # Two servers may have bound the same port before either listened.
-        taken.listen(_BACKLOG)
+        # With SO_REUSEADDR two processes can bind a port; only the first can listen.
+        listener.listen(_BACKLOG)
     except OSError as error:
         raise _refused(host, port, error) from error
     config = uvicorn.Config(
@@ -81,20 +82,18 @@ def serve_forever(app: Any, taken: socket.socket) -> None:
         timeout_graceful_shutdown=5,
         backlog=_BACKLOG,
     )
-    uvicorn.Server(config).run(sockets=[taken])
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Within it SIGTERM ends this process as its own exit would: with exit code 0, and `finally`
-    clauses run.
-    """
+def exit_on_sigterm() -> Iterator[None]:
+    """Within this context SIGTERM exits the process with code 0, and `finally` clauses run."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         sys.exit(0)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    previous = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,6 +1,4 @@
-"""Rows on which two ways of predicting must agree: those of the card, real ones, and ones made of
-what is rare.
-"""
+"""The comparison of the fast model with the registered pipeline on real and synthetic rows."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ import pyarrow as pa
 from inference.fast.pipeline import FEW_ROWS
 from punctual.model_card import ModelCard, model_input
 
-# Enough to see any feature and most leaves, few enough to take a tenth of a second.
+# Enough rows to reach most leaves; the comparison takes about 0.1 s.
 _REFERENCE_ROWS = 1_000
 _CATEGORIES = 200
-# Each of the made rows, and so many of the others, are also predicted alone.
-_ALONE = 100
+# All synthetic rows and this many real rows are also predicted one at a time.
+_SINGLE_ROWS = 100
 _HUGE = 1e300
 
 Predict = Callable[[np.ndarray, Sequence[Sequence[str | None]]], np.ndarray]
@@ -26,8 +24,9 @@ Predict = Callable[[np.ndarray, Sequence[Sequence[str | None]]], np.ndarray]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The rows, as the pipeline and as the fast model take them, and what to call each; the made
-    ones come first.
+    """The rows as inputs of the pipeline and of the fast model.
+
+    `rows` has a description of each row. The first `made` rows are synthetic.
     """
 
     frame: pd.DataFrame
@@ -39,22 +38,20 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference, on which row and in which manner of asking, and how many rows differ
-    in that manner.
-    """
+    """The largest difference: its row and batch size, and how many rows differ at that size."""
 
     row: str
-    manner: str
+    batching: str
     fast: float
     registered: float
     rows: int
 
 
 def parity_inputs(card: ModelCard, reference: pa.Table) -> Inputs:
-    """The card's parity rows, an even sample of the reference, and rows made of it.
+    """The card's parity rows, an even sample of the reference, and synthetic rows.
 
-    Made are: each feature missing, all of them missing, a huge number, each category there is, and
-    one nobody knows.
+    A synthetic row is a real row with one change: a feature is missing, all features are missing,
+    a number is huge, or a category is one of the known ones or unknown.
     """
     features = card.features
     kept = {
@@ -85,10 +82,10 @@ def parity_inputs(card: ModelCard, reference: pa.Table) -> Inputs:
             known = reference[feature.name].unique().drop_null().to_pylist()[:_CATEGORIES]
             changes += [
                 (f"with {feature.name} = {value!r}", {feature.name: value})
-                for value in [*known, "", "known to nobody"]
+                for value in [*known, "", "unknown to the encoder"]
             ]
     changes.append(("without any feature", dict(nothing)))
-    # Not all of one row: a feature may not matter there.
+    # The changes apply to different rows: in a single row a feature may have no effect.
     from_row = (
         np.linspace(0, len(base) - 1, len(changes)).astype(int) if len(base) else np.empty(0, int)
     )
@@ -108,14 +105,15 @@ def parity_inputs(card: ModelCard, reference: pa.Table) -> Inputs:
 
 
 def difference(inputs: Inputs, registered: np.ndarray, predict: Predict) -> Difference | None:
-    """Where predictions differ from the registered pipeline's, in any manner of asking: all rows at
-    once, a few, one alone.
+    """The largest difference from the registered pipeline's predictions, None if all are equal.
+
+    The rows are predicted all at once, a few at a time, and one at a time.
     """
     rows = len(inputs.rows)
-    for manner, size, until in (
-        ("asked for all at once", max(rows, 1), rows),
-        (f"asked for {FEW_ROWS} at a time", FEW_ROWS, rows),
-        ("asked for it alone", 1, min(rows, inputs.made + _ALONE)),
+    for batching, size, until in (
+        ("predicted all at once", max(rows, 1), rows),
+        (f"predicted {FEW_ROWS} at a time", FEW_ROWS, rows),
+        ("predicted one at a time", 1, min(rows, inputs.made + _SINGLE_ROWS)),
     ):
         parts = [slice(start, min(start + size, until)) for start in range(0, until, size)]
         answers = [
@@ -124,14 +122,14 @@ def difference(inputs: Inputs, registered: np.ndarray, predict: Predict) -> Diff
         ]
         predicted = np.concatenate(answers or [np.empty(0)])
         expected = registered[:until]
-        # As bits, so that NaN equals NaN and zero differs from its negative.
+        # Compared as bits, so that NaN equals NaN and zero differs from its negative.
         other = predicted.view(np.int64) != expected.view(np.int64)
         if other.any():
             apart = np.where(other, np.nan_to_num(np.abs(predicted - expected), nan=np.inf), -1.0)
             worst = int(np.argmax(apart))
             return Difference(
                 inputs.rows[worst],
-                manner,
+                batching,
                 float(predicted[worst]),
                 float(expected[worst]),
                 int(other.sum()),

@@ -1,10 +1,8 @@
-"""A registered pipeline without its overhead: from a matrix of numbers and lists of categories to
-the same predictions, to the bit.
+"""Predictions bit-identical to a registered pipeline's, without the overhead of scikit-learn.
 
-scikit-learn spends milliseconds on checks and frames before a row reaches the booster. What the
-pipeline's steps compute is read from what was fitted: numbers are scaled as StandardScaler does,
-categories looked up in what OrdinalEncoder answers for each of them. A pipeline of any other shape
-is left to itself.
+scikit-learn spends milliseconds on checks and frames before a row reaches the booster. This module
+uses the fitted parameters instead: numbers are scaled as by StandardScaler, categories are looked
+up in a table of OrdinalEncoder's codes. Other pipelines are not supported.
 """
 
 from __future__ import annotations
@@ -20,24 +18,21 @@ import pandas as pd
 from inference.fast.trees import Trees
 from punctual.model_card import ModelCard
 
-# Up to here numpy is faster through all trees at once, from there on XGBoost is, tree by tree over
-# all rows.
+# Up to this many rows NumPy, with one step in all trees at a time, is faster than XGBoost.
 FEW_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The number of each category of a feature as the encoder gives it, in a column of the
-    booster's matrix.
-    """
+    """The encoder's code of each category of a feature; `column` is in the booster's matrix."""
 
-    place: int
+    column: int
     known: dict[str | None, float]
     unknown: float
 
 
 class FastModel:
-    """Predicts as the registered pipeline does, from plain columns. Safe among threads."""
+    """Predicts as the registered pipeline does, from plain columns. Thread-safe."""
 
     def __init__(
         self,
@@ -48,13 +43,12 @@ class FastModel:
         model: Any,
         rounds: int,
     ) -> None:
-        self._number_places: Any = numbers
+        self._number_columns: Any = numbers
         if len(numbers) and np.array_equal(
             numbers, np.arange(numbers[0], numbers[0] + len(numbers))
         ):
-            self._number_places = slice(
-                numbers[0], numbers[0] + len(numbers)
-            )  # written at once, not number by number
+            # NumPy writes a slice faster than an array of indices.
+            self._number_columns = slice(numbers[0], numbers[0] + len(numbers))
         self._mean, self._scale = mean, scale
         self._codes = codes
         self._booster, self._rounds = model.get_booster(), rounds
@@ -63,12 +57,11 @@ class FastModel:
 
     @classmethod
     def of(cls, card: ModelCard, pipeline: Any) -> FastModel | None:
-        """The fast model of a registered pipeline, or None where the pipeline has a shape that is
-        not known here.
+        """The fast model of a registered pipeline, or None if the pipeline is not supported.
 
-        Known is what training makes: a ColumnTransformer of StandardScaler on numbers and
-        OrdinalEncoder on categories, and an XGBoost model of trees with one output, all features
-        those of the card.
+        Supported is what training produces: a ColumnTransformer with a StandardScaler for numbers
+        and an OrdinalEncoder for categories, then an XGBoost model of trees with one output, on
+        exactly the features of the card.
         """
         steps = [step for _, step in getattr(pipeline, "steps", [])]
         if len(steps) != 2 or not _known_model(steps[1], card.task):
@@ -102,25 +95,25 @@ class FastModel:
         """Probabilities of a binary label, or predicted values; float64, in the order of the rows.
 
         `numbers` is float64, rows x the card's numeric features in its order, NaN for null;
-        `categories` has a list for each of the card's categories in its order. A row's prediction
-        does not depend on the other rows. Raises `ValueError` for an infinite number, as the
+        `categories` has a list for each of the card's categorical features in its order, None for
+        null. A row's prediction does not depend on the other rows. Raises `ValueError` for an infinite number, as the
         pipeline does.
         """
         if np.isinf(numbers).any():
             raise ValueError(
-                "a feature is infinite, which the model was not trained on; a request-time feature"
-                " may divide by zero."
+                "a feature is infinite, which the model cannot take; a request-time feature may"
+                " divide by zero."
             )
         if not len(numbers):
             return np.empty(0)
         matrix = np.empty((len(numbers), self._width), np.float32)
-        # A huge number becomes infinite here as it does in scikit-learn and XGBoost, which say
-        # nothing about it.
+        # A huge number becomes infinite in float32, as in scikit-learn and XGBoost, without a
+        # warning.
         with np.errstate(over="ignore"):
-            matrix[:, self._number_places] = (numbers - self._mean) / self._scale
+            matrix[:, self._number_columns] = (numbers - self._mean) / self._scale
         for codes, values in zip(self._codes, categories, strict=True):
             known, unknown = codes.known, codes.unknown
-            matrix[:, codes.place] = [known.get(value, unknown) for value in values]
+            matrix[:, codes.column] = [known.get(value, unknown) for value in values]
         if self._trees is not None and len(matrix) <= FEW_ROWS:
             return self._trees.predict(matrix).astype(np.float64)
         predicted = self._booster.inplace_predict(
@@ -131,8 +124,9 @@ class FastModel:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A fitted step of a ColumnTransformer, the columns it reads and where its first one is
-    written; no step for no columns.
+    """A fitted step of a ColumnTransformer, its input columns and its first output column.
+
+    `step` is None without columns.
     """
 
     step: Any
@@ -155,7 +149,7 @@ def _known_model(model: Any, task: str) -> bool:
 
 
 def _rounds(model: Any) -> int:
-    """How many rounds predict: to the best one, where training was stopped early."""
+    """The number of boosting rounds used for prediction; early stopping ends at the best one."""
     try:
         return int(model.best_iteration) + 1
     except AttributeError:
@@ -163,9 +157,7 @@ def _rounds(model: Any) -> int:
 
 
 def _fitted(transformer: Any) -> dict[str, _Fitted] | None:
-    """The scaler of the numbers and the encoder of the categories, or None where there is anything
-    else.
-    """
+    """The scaler of the numbers and the encoder of the categories, None with any other step."""
     from sklearn.compose import ColumnTransformer
     from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
@@ -192,8 +184,9 @@ def _fitted(transformer: Any) -> dict[str, _Fitted] | None:
 
 
 def _codes(encode: _Fitted) -> list[Codes] | None:
-    """Each feature's codes, as the fitted encoder answers for every category it has seen and for
-    none; None for odd ones.
+    """Each feature's codes of all fitted categories and of null.
+
+    None if a category is not text.
     """
     if encode.step is None:
         return []

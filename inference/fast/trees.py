@@ -1,10 +1,9 @@
-"""A few rows through all trees of a booster at once, bit for bit as XGBoost does it, in a fraction
-of its time.
+"""Bit-identical predictions of an XGBoost booster for a few rows, in a fraction of its time.
 
-XGBoost walks tree by tree and pays for every call; numpy takes one step in all trees at a time.
-What is added, in which order and precision, is XGBoost's: the base score and then the leaves in
-order of the trees, in float32, and the exponential of the same C library. Where a booster cannot be
-repeated like that, it is not walked here.
+XGBoost walks tree by tree and has a fixed cost for each call; NumPy takes one step in all trees at
+a time. The sum has XGBoost's order and precision: the base score, then the leaves in the order of
+the trees, in float32. The exponential is that of the same C library. A booster that cannot be
+reproduced this way is not supported.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 
 _INFINITE = np.float32(np.inf)
 _ONE = np.float32(1)
-# XGBoost takes no exponential of more than this, so that its denominator stays finite.
+# XGBoost limits the exponent to this, so that its denominator stays finite.
 _LARGEST_EXPONENT = 88.7
 _PROBED_ROWS = 64
 
@@ -26,9 +25,7 @@ _Link = Callable[[np.ndarray], np.ndarray]
 
 
 class Trees:
-    """All trees in arrays, level by level, so that two siblings lie side by side. Safe among
-    threads.
-    """
+    """All trees in arrays, level by level; siblings are adjacent. Thread-safe."""
 
     def __init__(
         self, trees: list[dict[str, Any]], features: int, base: np.float32, link: _Link
@@ -62,18 +59,19 @@ class Trees:
         self.features = features
         self._base, self._link, self._depth = base, link, len(levels) - 1
         self._roots = np.arange(len(trees), dtype=np.intp)
-        # From a leaf the next step leads to itself: nothing is at or above NaN.
+        # A leaf is its own child: no value is at or above its threshold NaN.
         self._left = np.where(leaf, np.arange(len(order)), place[left]).astype(np.intp)
         self._threshold = np.where(leaf, np.float32(np.nan), condition)
         self._value = np.where(leaf, condition, np.float32(0))
-        # A row is seen twice: with +inf for what is missing, which goes right everywhere, and with
-        # -inf, which goes left.
+        # Each row is stored twice: with +inf for missing values, which goes right at every split,
+        # and with -inf, which goes left.
         self._column = np.where(leaf, 0, column + features * goes_left).astype(np.intp)
 
     @classmethod
     def of(cls, booster: Any, rounds: int) -> Trees | None:
-        """The first `rounds` rounds of a booster, or None where it cannot be repeated bit for bit
-        on this machine.
+        """The first `rounds` rounds of a booster.
+
+        None if the predictions cannot be reproduced bit for bit on this machine.
         """
         model = json.loads(booster.save_raw("json"))["learner"]
         shape, trees = (
@@ -83,7 +81,12 @@ class Trees:
         link = _link(
             model["objective"]["name"], np.float32(shape["base_score"].strip("[]").split(",")[0])
         )
-        if link is None or not _plain(model) or not trees or any(map(_foreign, trees)):
+        if (
+            link is None
+            or not _is_supported(model)
+            or not trees
+            or any(map(_has_unsupported_splits, trees))
+        ):
             return None
         found = cls(trees, int(shape["num_feature"]), *link)
         probe = found._probe()
@@ -93,8 +96,9 @@ class Trees:
         return found if repeated else None
 
     def predict(self, matrix: np.ndarray) -> np.ndarray:
-        """What the booster predicts for each row of a float32 matrix (rows x features, NaN where
-        missing); float32.
+        """The booster's float32 predictions for a float32 matrix.
+
+        The matrix is rows x features, with NaN for missing values.
         """
         rows = len(matrix)
         missing = np.isnan(matrix)
@@ -113,13 +117,11 @@ class Trees:
         terms = np.empty((rows, len(self._roots) + 1), np.float32)
         terms[:, 0] = self._base
         terms[:, 1:] = self._value[at].reshape(rows, -1)
-        # Not sum(), which adds in another order.
+        # Not sum(), which adds in a different order.
         return self._link(np.add.accumulate(terms, axis=1)[:, -1])
 
     def _probe(self) -> np.ndarray:
-        """Rows of values at, just below and just above the trees' own thresholds, and of missing
-        ones.
-        """
+        """Rows of missing values and of values at, just below and just above the thresholds."""
         random = np.random.default_rng(0)
         probe = np.full((_PROBED_ROWS, self.features), np.nan, np.float32)
         split = ~np.isnan(self._threshold)
@@ -135,8 +137,8 @@ class Trees:
         return probe
 
 
-def _plain(model: dict[str, Any]) -> bool:
-    """Whether the learner is plain boosted trees, a tree a round, that sum up to one number."""
+def _is_supported(model: dict[str, Any]) -> bool:
+    """Whether the learner is gradient-boosted trees with one tree per round and one output."""
     booster, shape = model["gradient_booster"], model["learner_model_param"]
     single = int(shape["num_class"]) <= 1 and int(shape["num_target"]) == 1
     return (
@@ -146,10 +148,8 @@ def _plain(model: dict[str, Any]) -> bool:
     )
 
 
-def _foreign(tree: dict[str, Any]) -> bool:
-    """Whether a tree splits by sets of categories, has vectors for leaves, or thresholds that no
-    value lies below.
-    """
+def _has_unsupported_splits(tree: dict[str, Any]) -> bool:
+    """Whether a tree has categorical splits, vector leaves, or thresholds that are not finite."""
     return (
         any(tree["split_type"])
         or int(tree["tree_param"]["size_leaf_vector"]) > 1
@@ -158,8 +158,9 @@ def _foreign(tree: dict[str, Any]) -> bool:
 
 
 def _link(objective: str, base: np.float32) -> tuple[np.float32, _Link] | None:
-    """The sum to start from and what makes predictions of sums, for a base score; None for an
-    objective not known here.
+    """The initial sum for a base score, and the function from sums to predictions.
+
+    None for an unsupported objective.
     """
     if objective == "reg:squarederror":
         return base, np.asarray
@@ -168,7 +169,7 @@ def _link(objective: str, base: np.float32) -> tuple[np.float32, _Link] | None:
         return None
 
     def probability(margins: np.ndarray) -> np.ndarray:
-        # numpy's exponential differs in the last bit from the C library's, which XGBoost calls.
+        # NumPy's exponential differs in the last bit from the C library's, which XGBoost calls.
         powers = [exponential(min(-margin, _LARGEST_EXPONENT)) for margin in margins.tolist()]
         return _ONE / (np.array(powers, np.float32) + _ONE)
 
@@ -176,14 +177,10 @@ def _link(objective: str, base: np.float32) -> tuple[np.float32, _Link] | None:
 
 
 def _c_function(name: str) -> Callable[[float], float] | None:
-    """A function from float to float of the C library that this process runs on."""
+    """A function from float to float of this process's C library, None if not found."""
     try:
         function = getattr(ctypes.PyDLL(None), name)
-    except (
-        AttributeError,
-        OSError,
-        TypeError,
-    ):  # a system whose programs do not show their libraries
+    except (AttributeError, OSError, TypeError):  # not on every system, for example Windows
         return None
     function.restype, function.argtypes = ctypes.c_float, [ctypes.c_float]
     return function

@@ -135,7 +135,7 @@ def test_a_period_without_requests_gives_an_empty_file_and_an_empty_period_none(
 
     assert (done.rows, done.mean, done.decided) == (0, None, 0)
     assert pq.read_table(done.path).num_rows == 0
-    with pytest.raises(InvalidRequest, match="holds no moment; choose an earlier --since"):
+    with pytest.raises(InvalidRequest, match="is empty; choose an earlier --since"):
         batch(domain, use_case, NOW, since=NOW)
 
 

@@ -377,7 +377,7 @@ def test_a_champion_that_training_made_is_fast_and_faithful(domain, use_case, fl
         name.endswith("without last_delivery__service_class") for name in inputs.rows[: inputs.made]
     )
     assert any(
-        name.endswith("with last_delivery__service_class = 'known to nobody'")
+        name.endswith("with last_delivery__service_class = 'unknown to the encoder'")
         for name in inputs.rows[: inputs.made]
     )
 
@@ -418,15 +418,15 @@ def test_a_fast_model_that_differs_by_a_bit_is_refused(
 
     with pytest.raises(
         BrokenModel,
-        match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ in the fast way and 0\.\d+ by its"
-        r" registered pipeline for .*row \d+ of "
-        r".* \(asked for .*\), the largest of \d+ differences; expected the same bits\. .* Install"
-        r" those, train again or roll back\.",
+        match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ with the fast model and"
+        r" 0\.\d+ with its registered pipeline for .*row \d+ of "
+        r".* \(predicted .*\), the largest of \d+ differences; expected equal bits\. .* Install"
+        r" these versions, train again or roll back\.",
     ):
         load_champion(domain, use_case, flights_like)
 
 
-def test_a_mismatch_names_the_largest_difference_and_the_method(trained):
+def test_a_difference_names_the_largest_and_the_batching(trained):
     frame = made_inputs(FEW_ROWS + 8, seed=6)
     numbers, categories = columns(frame)
     inputs = SimpleNamespace(
@@ -443,9 +443,9 @@ def test_a_mismatch_names_the_largest_difference_and_the_method(trained):
 
     found = difference(inputs, expected, off_when_alone)
     worst = int(np.argmax(np.abs(numbers[:, -1])))
-    assert (found.row, found.manner, found.rows) == (
+    assert (found.row, found.batching, found.rows) == (
         f"row {worst}",
-        "asked for it alone",
+        "predicted one at a time",
         len(frame),
     )
     assert difference(inputs, expected, fast.predict) is None

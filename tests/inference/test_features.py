@@ -221,9 +221,9 @@ def test_a_running_materialization_makes_no_entity_unknown(online):
             "UPDATE places SET version = NULL, until = NULL WHERE schema = ?", (view.schema,)
         )
 
-    with pytest.raises(NotBuilt, match="not yet whole: courier_deliveries"):
+    with pytest.raises(NotBuilt, match="not completely: courier_deliveries"):
         online.read([one()], NOW)
-    with pytest.raises(NotBuilt, match="not yet whole: courier_deliveries"):
+    with pytest.raises(NotBuilt, match="not completely: courier_deliveries"):
         online.check_store()
 
 

@@ -160,8 +160,8 @@ def test_a_view_that_was_never_built_is_not_fresh(domain, predictor, tmp_path):
     assert all(each.behind(NOW) == timedelta(0) for each in found.values())
 
 
-def test_an_empty_period_and_a_missing_champion_are_refused(domain, use_case, models):
-    with pytest.raises(InvalidRequest, match="holds no moment; choose an earlier --since"):
+def test_a_report_on_no_time_and_one_without_a_champion_are_refused(domain, use_case, models):
+    with pytest.raises(InvalidRequest, match="is empty; choose an earlier --since"):
         monitor(domain, use_case, as_of=NOW, since=NOW)
     models.dethrone(use_case.name)
     with pytest.raises(NoChampion):

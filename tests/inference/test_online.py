@@ -13,7 +13,7 @@ import uvicorn
 
 from inference.api.app import create_app
 from inference.api.error_responses import MAX_BODY_BYTES
-from inference.api.server import address, take_port
+from inference.api.server import address, bind_port
 from punctual.home import Home
 from stores.predictions.log import read_log
 
@@ -33,8 +33,8 @@ class Client(requests.Session):
 
 @contextmanager
 def client_of(domain, *names, now=NOW, check_every=0.2):
-    """Starts a server on a free port; yields a client."""
-    taken = take_port("127.0.0.1", 0)
+    """A server of its own on a free port, and somebody who asks it."""
+    taken = bind_port("127.0.0.1", 0)
     taken.listen()
     app = create_app(
         [(domain, domain.use_cases[name]) for name in names], lambda: now, check_every=check_every
@@ -143,17 +143,17 @@ MALFORMED_ROWS = [
     (
         {"promised": "2024-02-21T08:00:00"},
         "rows[1].promised",
-        "has no time zone; give one, for example 2024-02-21T08:00:00Z",
+        "has no time zone; expected one, for example 2024-02-21T08:00:00Z",
     ),
     (
         {"promised": "tomorrow"},
         "rows[1].promised",
-        "is no moment; expected ISO 8601 with a zone, such as 2013-12-05T20:00:00Z",
+        "is not a timestamp; expected ISO 8601 with a time zone, such as 2013-12-05T20:00:00Z",
     ),
     (
         {"promised": 1_708_500_000},
         "rows[1].promised",
-        "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z",
+        "is not a timestamp; expected ISO 8601 text with a time zone, such as 2013-12-05T20:00:00Z",
     ),
     (
         {"promised": "0001-01-01T00:00:00+14:00"},
@@ -175,12 +175,12 @@ MALFORMED_BODIES = [
     (
         {"at": "2024-02-20T12:00:00", "rows": []},
         "at",
-        "has no time zone; give one, for example 2024-02-20T12:00:00Z",
+        "has no time zone; expected one, for example 2024-02-20T12:00:00Z",
     ),
     (
         {"at": 5, "rows": []},
         "at",
-        "is no moment; expected ISO 8601 text with a zone, such as 2013-12-05T20:00:00Z",
+        "is not a timestamp; expected ISO 8601 text with a time zone, such as 2013-12-05T20:00:00Z",
     ),
     ([], "", "is []; expected a JSON object"),
 ]
@@ -345,7 +345,7 @@ def test_several_use_cases_are_served_by_name(clients, row):
     assert "decision" not in by_name["parcel_delay"]["predictions"][0]
     assert isinstance(by_name["parcel_delay"]["predictions"][0]["prediction"], float)
     assert nameless.json()["problems"] == [
-        {"field": "use_case", "problem": "is missing, and several are served"}
+        {"field": "use_case", "problem": "is missing; expected a name, because several use cases are served"}
     ]
     assert (
         wrong.json()["problems"][0]["problem"]
