@@ -73,7 +73,7 @@ def serve(
     champion, or follows a rollback, without a restart. Every prediction is logged before it is
     returned.
     """
-    from inference.api.server import address, exit_on_sigterm, serve_forever, bind_port
+    from inference.api.server import address, bind_port, exit_on_sigterm, serve_forever
 
     # The imports below take seconds, which are minutes on a fast clock.
     started = time.monotonic()

@@ -54,8 +54,8 @@ class PastNotKept(PunctualError):
 class OnlineValues:
     """Features by full name, one value per row, and what each view showed for the rows.
 
-    `stored` has the values of the online store as a matrix; `matrix_columns` gives the matrix column of
-    each stored feature.
+    `stored` has the values of the online store as a matrix; `matrix_columns` gives the matrix
+    column of each stored feature.
     """
 
     columns: dict[str, list[Any]]

@@ -1,4 +1,4 @@
-"""From rows to predictions that are logged: what the server, the command line and a notebook share.
+"""Logged predictions for rows, as the server, the command line and notebooks make them.
 
 `Predictor` has the four parts: `read`, `predict`, `log` and `answer`. `predict_rows` does all four.
 """
@@ -38,21 +38,19 @@ from stores.predictions import LoggedPrediction, PredictionLog, ViewRow, json_va
 if TYPE_CHECKING:
     import pandas as pd
 
-# How far the clocks of a caller and of this server may differ.
+# The accepted difference between the clocks of a caller and of this server.
 CLOCK_TOLERANCE = timedelta(minutes=1)
 _ATTEMPTS = 3
 
 
 class ClockBehindStore(PunctualError):
-    """Predictions were asked for 'now', and the online store is already further than the clock."""
+    """The clock is behind the online store, so predictions for the present are impossible."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class ViewAnswer(msgspec.Struct, frozen=True):
-    """How old a view's values are, and whether newer ones were due at the moment and are not
-    online.
-    """
+    """The age of a view's values, and whether newer ones should have been online by the moment."""
 
     status: str
     age_seconds: float | None
@@ -60,14 +58,14 @@ class ViewAnswer(msgspec.Struct, frozen=True):
 
 
 class UnknownEntity(msgspec.Struct, frozen=True):
-    """Keys that were sent and that these views do not know."""
+    """Join keys of a row for which these views have no record."""
 
     keys: dict[str, Any]
     views: list[str]
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """A row's prediction: `probability` and `decision` for a binary label, else `prediction`."""
+    """A row's `probability` and `decision` for a binary label, else its `prediction`."""
 
     prediction_id: str
     id: dict[str, Any]
@@ -79,7 +77,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request gets: predictions in the order of its rows, and all that they rest on."""
+    """The answer to a request: predictions in the order of its rows, with model and moment."""
 
     use_case: str
     model: dict[str, str]
@@ -91,9 +89,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Predictor:
-    """A champion with the online features it reads. Safe among threads; another champion is another
-    predictor.
-    """
+    """A champion with the online features it reads. Thread-safe; it never changes its champion."""
 
     def __init__(
         self, domain: LoadedDomain, use_case: UseCase, champion: Champion, features: OnlineFeatures
@@ -108,21 +104,20 @@ class Predictor:
         self._categories = [
             feature.name for feature in champion.card.features if feature.kind == "category"
         ]
-        # Integers, texts and moments are in JSON what they are; see `json_value`.
+        # Only floats need a conversion for exact JSON; see `json_value`.
         self._floats = {
             name
             for name, type_ in features.types.items()
             if type_ not in (Int32, Int64, String, Bool, UnixTimestamp)
         }
-        gone = [
+        unavailable = [
             feature.name for feature in champion.card.features if feature.name not in features.types
         ]
-        if gone:
+        if unavailable:
             raise StoreOutdated(
-                f"champion {champion.card.version} of '{use_case.name}' asks for"
-                f" {', '.join(gone)}, which feature service "
-                f"'{features.service}' does not have. Restore the service or train again: punctual"
-                f" train {use_case.name}."
+                f"champion {champion.card.version} of '{use_case.name}' reads"
+                f" {', '.join(unavailable)}, which feature service '{features.service}' does not"
+                f" have. Restore the service or train again: punctual train {use_case.name}."
             )
         declared = features
         if features.service != use_case.feature_service:
@@ -136,36 +131,35 @@ class Predictor:
         if missing:
             raise BrokenModel(
                 f"champion {champion.card.version} of '{use_case.name}' reads feature service"
-                f" '{features.service}', which needs "
-                f"{', '.join(missing)}; requests for '{use_case.feature_service}' do not hold"
-                " that. Train a model of the declared service."
+                f" '{features.service}', which needs {', '.join(missing)}; requests for"
+                f" '{use_case.feature_service}' do not have that. Train a model of the declared"
+                " service."
             )
 
     @classmethod
     def load(cls, domain: LoadedDomain, use_case: UseCase, version: str | None = None) -> Predictor:
-        """The champion or a given version, its features and the online store, all of them checked.
+        """The champion, or a given version, with its features; model and online store are checked.
 
-        It reads by the definitions that it was trained with, whatever the domain declares now.
+        It reads by the definitions that it was trained with, even if the domain has changed them.
         """
         champion = load_champion(domain, use_case, version)
-        reads = pinned_domain(domain, champion.card.definitions)
-        features = OnlineFeatures(reads, use_case, champion.card.feature_service)
+        pinned = domain_of(domain, champion.card.definitions)
+        features = OnlineFeatures(pinned, use_case, champion.card.feature_service)
         try:
             features.check_store()
         except NotBuilt as error:
             if changed := changed_since(domain, champion.card.definitions):
                 raise StoreOutdated(
                     f"version {champion.card.version} of '{use_case.name}' was trained before"
-                    f" {', '.join(changed)} "
-                    f"changed, and what it reads is not online: {error} Where that does not help,"
-                    " train again "
-                    f"(punctual train {use_case.name}) or take the change back."
+                    f" {', '.join(changed)} changed, and what it reads is not online: {error} If"
+                    f" that does not help, train again (punctual train {use_case.name}) or revert"
+                    " the change."
                 ) from error
             raise
         return cls(domain, use_case, champion, features)
 
     def freshness(self) -> dict[str, Freshness]:
-        """The freshness of every view that is read."""
+        """The freshness of every view that the champion reads."""
         return view_freshness(
             self.features.domain,
             self.features.database,
@@ -173,22 +167,21 @@ class Predictor:
         )
 
     def read(self, rows: Sequence[Mapping[str, Any]], at: datetime) -> OnlineValues:
-        """What the online store shows for checked rows at a moment.
+        """The online features of checked rows at a moment.
 
-        One reading is enough for any number of models whose features it has. Raises what
-        `OnlineFeatures.look_up` does.
+        Any model on these features can predict from the result. Raises the errors of
+        `OnlineFeatures.look_up`.
         """
         return self.features.look_up(rows, micros(at))
 
     def predict(self, values: OnlineValues) -> np.ndarray:
-        """A prediction per row, float64. Raises `InvalidRequest` where a feature is infinite."""
+        """One float64 prediction per row. Raises `InvalidRequest` if a feature is infinite."""
         numbers = values.matrix(self._numbers)
         if np.isinf(numbers).any():
-            row, place = np.argwhere(np.isinf(numbers))[0]
+            row, column = np.argwhere(np.isinf(numbers))[0]
             raise InvalidRequest(
-                f"rows[{row}]: feature '{self._numbers[place]}' is infinite, which the model"
-                " cannot have learned from; "
-                "it is computed from what the row holds, perhaps by a division by zero."
+                f"rows[{row}]: feature '{self._numbers[column]}' is infinite, which the model"
+                " cannot take; it is computed from the row, perhaps with a division by zero."
             )
         return self.champion.predict_matrix(
             numbers, [values.columns[name] for name in self._categories]
@@ -205,9 +198,9 @@ class Predictor:
         received: datetime,
         fresh: Mapping[str, Freshness],
     ) -> list[LoggedPrediction]:
-        """Write the predictions for the rows with all that they rest on; returns what was written.
+        """Append the predictions, with rows, features and views, to the log; return the records.
 
-        Raises `DataFolderError`, and nothing is logged.
+        All records are written or none. Raises `DataFolderError`.
         """
         logged = self.records(rows, values, predictions, at=at, received=received, fresh=fresh)
         log.append(logged)
@@ -223,12 +216,12 @@ class Predictor:
         received: datetime,
         fresh: Mapping[str, Freshness],
     ) -> list[LoggedPrediction]:
-        """The predictions as `log` writes them, one for each row."""
+        """The log records of the predictions, one per row."""
         card, predicted = self.champion.card, predictions.tolist()
         until = {
             view.name: fresh[view.online.name].materialized_until for view in self.features.views
         }
-        # Column by column: what is logged of a row are its places in them.
+        # Converted by column, which is faster than by row.
         columns = {
             name: list(map(json_value, column)) if name in self._floats else column
             for name, column in values.columns.items()
@@ -257,18 +250,18 @@ class Predictor:
                 model_version=card.version,
                 feature_service=card.feature_service,
                 row=dict(row),
-                features=dict(zip(names, features[place], strict=True)),
-                views={name: found[place] for name, found in views.items()},
-                prediction=predicted[place],
-                decision=predicted[place] >= card.threshold if card.task == "binary" else None,
+                features=dict(zip(names, features[number], strict=True)),
+                views={name: found[number] for name, found in views.items()},
+                prediction=predicted[number],
+                decision=predicted[number] >= card.threshold if card.task == "binary" else None,
             )
-            for place, row in enumerate(rows)
+            for number, row in enumerate(rows)
         ]
 
     def answer(
         self, predictions: Sequence[LoggedPrediction], fresh: Mapping[str, Freshness]
     ) -> Answer:
-        """What the caller is told of predictions of one request."""
+        """The answer for the logged predictions of one request."""
         card = self.champion.card
         first = predictions[0]
         stale = {
@@ -304,7 +297,7 @@ class Predictor:
         )
 
     def _unknown(self, logged: LoggedPrediction) -> list[UnknownEntity]:
-        """Which entities no row is known of; a key that the caller left out is none."""
+        """The entities without a record; omitted and null keys do not count."""
         unknown: dict[tuple[str, ...], list[str]] = {}
         for view in self.features.views:
             if logged.views[view.name].status == "NOT_FOUND" and all(
@@ -318,7 +311,7 @@ class Predictor:
 
 
 class _Moments(dict[int | None, datetime | None]):
-    """Moments by their microseconds; those of one request are few, whatever its rows."""
+    """A cache of datetimes by their microseconds; a request has few distinct ones."""
 
     def __missing__(self, value: int | None) -> datetime | None:
         self[value] = None if value is None else from_micros(value)
@@ -334,30 +327,29 @@ def predict_rows(
     log: PredictionLog,
     fresh: Mapping[str, Freshness] | None = None,
 ) -> Answer:
-    """Read, predict, log and answer for checked rows at a moment, by default the moment of receipt.
+    """Read, predict, log and answer for checked rows at a moment, by default the time of receipt.
 
-    The online store shows the present: a moment ahead of the clock is refused with
-    `InvalidRequest`, one so far back that the store no longer holds its values with `PastNotKept`.
+    Raises `InvalidRequest` for a moment ahead of the clock, and `PastNotKept` for one whose values
+    the online store has already replaced.
     """
     fresh = predictor.freshness() if fresh is None else fresh
     received = clock()
     if at is not None and at > received + CLOCK_TOLERANCE:
         raise InvalidRequest(
-            f"at = {iso(at)} is later than now, {iso(received)}; what will be known then is not"
-            " known yet."
+            f"at = {iso(at)} is later than now, {iso(received)}; its features are not known yet."
         )
     for attempt in range(_ATTEMPTS):
         try:
             values = predictor.read(rows, at or received)
             break
         except PastNotKept as error:
-            # The store went on between our look at the clock and our reading; a second look is
-            # later than that.
+            # The store may have advanced between reading the clock and reading the store. The clock
+            # is read again.
             if at is not None:
                 raise
             if attempt == _ATTEMPTS - 1:
                 raise ClockBehindStore(
-                    f"the clock stands at {iso(received)}, behind the online store: {error}"
+                    f"the clock is at {iso(received)}, behind the online store: {error}"
                 ) from error
             received = clock()
     logged = predictor.log(
@@ -378,10 +370,10 @@ def predict_frame(
     rows: Any,
     at: datetime,
 ) -> pd.DataFrame:
-    """The champion's prediction for each row at a moment, logged: the rows with prediction,
-    decision and what is unknown.
+    """Predict for the rows of a frame, and log the predictions.
 
-    `rows` is what `OnlineFeatures.read` takes. A frame without rows gives a frame without rows.
+    Returns the rows with the champion's prediction, decision and unknown keys. `rows` is what
+    `OnlineFeatures.read` takes. Without rows the result is an empty frame.
     """
     import pandas as pd
 
@@ -395,14 +387,17 @@ def predict_frame(
     for start in range(0, len(listed), MAX_ROWS):
         checked = checked_rows(predictor.row_model, listed[start : start + MAX_ROWS])
         answer = predict_rows(predictor, checked, clock=lambda: at, at=at, log=log)
-        records += [flat(each, row) for each, row in zip(answer.predictions, checked, strict=True)]
+        records += [
+            prediction_record(each, row)
+            for each, row in zip(answer.predictions, checked, strict=True)
+        ]
     log.close()
     outcome = ["probability", "decision"] if declared.task == "binary" else ["prediction"]
     return pd.DataFrame(records, columns=None if records else [*types, *outcome, "unknown"])
 
 
-def flat(prediction: Prediction, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A prediction with its row as one record of a table."""
+def prediction_record(prediction: Prediction, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its prediction as one flat record."""
     outcome = {
         "prediction": prediction.prediction,
         "probability": prediction.probability,

@@ -1,4 +1,4 @@
-"""What the commands print for people."""
+"""The printed tables of the `predict` and `monitor` commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DRIFTS_SHOWN = 10
 
 
 def show_answer(answer: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Predictions beside the rows they are for; of one row also what it rests on."""
+    """Print the rows with their predictions; for a single row also the views it was made from."""
     predictions = answer["predictions"]
     outcome = [name for name in ("probability", "prediction", "decision") if name in predictions[0]]
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -35,9 +35,9 @@ def show_answer(answer: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
             [
                 *(_text(row.get(name)) for name in columns),
                 *(_text(each[name]) for name in outcome),
-                *([said] if any(unknown) else []),
+                *([keys] if any(unknown) else []),
             ]
-            for row, each, said in zip(rows, predictions, unknown, strict=True)
+            for row, each, keys in zip(rows, predictions, unknown, strict=True)
         ],
     )
     if len(predictions) == 1:
@@ -46,11 +46,11 @@ def show_answer(answer: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
             [name, view["status"], _hours(view["age_seconds"]), view["is_stale"]]
             for name, view in views.items()
         ]
-        show_table("What it rests on", ["view", "status", "age", "stale"], ages)
+        show_table("Views read", ["view", "status", "age", "stale"], ages)
 
 
 def _text(value: Any) -> Any:
-    # A flight's number is a name and no quantity; a probability has no more digits than it means.
+    # Integers as text: a flight number is a name, so it gets no thousands separators.
     return (
         f"{value:.3f}"
         if isinstance(value, float)
@@ -65,7 +65,7 @@ def _hours(seconds: float | None) -> str:
 
 
 def show_report(report: Report) -> None:
-    """Drift, live score and freshness, and in the end what needs attention."""
+    """Print drift, live score and freshness, then what needs attention."""
     drifts = ([report.prediction_drift] if report.prediction_drift else []) + report.data_drift
     judged = f"{report.rows:,} predictions ({report.source}) since {iso(report.since)}"
     click.echo(
@@ -73,8 +73,8 @@ def show_report(report: Report) -> None:
     )
     if drifts:
         show_table(
-            "Drift: PSI, beside what 95 % of the windows as long in training stayed below",
-            ["", "PSI", "usual", "KS", "missing then", "missing now", "beyond usual"],
+            "Drift: PSI; usual is the 95th percentile of training windows of the same length",
+            ["", "PSI", "usual", "KS", "missing in training", "missing now", "verdict"],
             [
                 [
                     each.name,

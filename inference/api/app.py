@@ -1,10 +1,10 @@
 """The prediction API: requests are validated whole; predictions are logged before the answer.
 
 `POST /predict` takes `{"use_case": …, "at": …, "rows": [{…}, …]}`. `use_case` may be omitted if the
-server has a single use case. `at` is the prediction moment, by default the time of receipt. A moment
-ahead of the server's clock is refused. A past moment is refused unless the online store still has
-the values of that moment. Each row has the join keys, the request columns and, optionally, the
-request's ids, which are returned and logged.
+server has a single use case. `at` is the prediction moment, by default the time of receipt. A
+moment ahead of the server's clock is refused. A past moment is refused unless the online store
+still has the values of that moment. Each row has the join keys, the request columns and,
+optionally, the request's ids, which are returned and logged.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def _add_predict(app: FastAPI, serving: Serving, clock: Callable[[], datetime]) 
                 " the moment"
             ),
             503: described(
-                "No champion, features that are not online, or a prediction log that cannot be written"
+                "No champion, features that are not online, or a prediction log that cannot be"
+                " written"
             ),
         },
     )(predict)

@@ -96,8 +96,8 @@ class FastModel:
 
         `numbers` is float64, rows x the card's numeric features in its order, NaN for null;
         `categories` has a list for each of the card's categorical features in its order, None for
-        null. A row's prediction does not depend on the other rows. Raises `ValueError` for an infinite number, as the
-        pipeline does.
+        null. A row's prediction does not depend on the other rows. Raises `ValueError` for an
+        infinite number, as the pipeline does.
         """
         if np.isinf(numbers).any():
             raise ValueError(

@@ -1,6 +1,5 @@
-"""How predictions hold up: fresh features, drift of what comes in and goes out, and the score once
-labels are known.
+"""Monitoring of predictions: freshness, data drift, prediction drift and the live score.
 
 Comes in: the prediction log, the model's reference rows, labels and watermarks. Goes out: a report
-with plots. Never: decides to train again, or hides that there are too few rows to tell.
+with plots. Never: starts a training, or judges drift or score from too few rows.
 """

@@ -1,9 +1,8 @@
-"""Data drift and prediction drift: how far what comes in and goes out now is from the rows the
-model was trained on.
+"""Data drift and prediction drift: the distance of current rows from the training rows.
 
 The population stability index (PSI) of a feature is `sum((current - reference) * ln(current /
-reference))` over the shares of its bins: tenths of the reference for numbers, values for
-categories, and one more for what is missing.
+reference))` over the shares of its bins. The bins are deciles of the reference for numbers, values
+for categories, and one more for missing values.
 """
 
 from __future__ import annotations
@@ -20,20 +19,19 @@ import pyarrow.compute as pc
 from punctual.model_card import ModelFeature
 from punctual.times import micros
 
-# The usual reading of a PSI (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 no change to speak
-# of, from 0.25 on a large one.
+# Common limits of the PSI (Siddiqi, Credit Risk Scorecards, 2006): no significant change below
+# 0.1, a large one from 0.25 on.
 PSI_MODERATE, PSI_LARGE = 0.1, 0.25
-# Without any drift the PSI of 11 bins is about 10 / rows: 0.02 here, well below what is read as a
-# change.
+# Without drift the expected PSI of 11 bins is about 10 / rows: 0.02 here, well below 0.1.
 LEAST_ROWS = 500
-# A window of the reference tells what is usual if the same noise is below the moderate limit.
+# With this many rows in a window of the reference, the same noise is at most PSI_MODERATE.
 _LEAST_WINDOW_ROWS = 100
 _LEAST_WINDOWS = 5
-# One stormy week must not make every later one look usual.
+# A quantile and not the maximum: a single extreme week must not hide later drift.
 _USUAL = 0.95
 _RARE = 0.01
-# An empty bin has no logarithm; its floor must not depend on the rows, or long windows would seem
-# to drift more than short ones.
+# The logarithm needs a lower limit for empty bins. If it depended on the number of rows, longer
+# windows would have a higher PSI.
 _LEAST_SHARE = 0.001
 
 Verdict = Literal["stable", "moderate", "large"]
@@ -44,11 +42,10 @@ _SEVERITY: dict[Verdict, int] = {"stable": 0, "moderate": 1, "large": 2}
 class Drift:
     """One feature's drift, or the prediction's.
 
-    `usual` is the PSI that 95 % of the windows as long as the current one stayed below within the
-    reference itself: a week differs from a year by its season, and a day by its weekday, and
-    nothing is wrong. It is None where the reference has too few rows or windows to tell. The
-    verdict is on what `psi` exceeds it by. `ks` is the Kolmogorov-Smirnov statistic, the greatest
-    distance of the two distributions.
+    `usual` is the 95th percentile of the PSI of the reference's own windows with the length of the
+    current window: a week differs from a year by its season, and a day by its weekday, without
+    drift. It is None if the reference has too few rows or windows. The verdict is about the excess
+    of `psi` over `usual`. `ks` is the Kolmogorov-Smirnov statistic, None for categories.
     """
 
     name: str
@@ -70,8 +67,8 @@ def drift(
 ) -> list[Drift]:
     """Each feature's drift, the worst verdicts first, then the greatest PSI.
 
-    `moments` names the reference's column of prediction moments, `span` is the length of the
-    current window.
+    `moments` is the reference's column of prediction moments, `span` the length of the current
+    window.
     """
     windows = _windows(reference[moments], span)
     found = [
@@ -82,20 +79,18 @@ def drift(
 
 
 def verdict_of(excess: float) -> Verdict:
-    """How a PSI is read."""
+    """The verdict on a PSI minus its usual value."""
     return "stable" if excess < PSI_MODERATE else "moderate" if excess < PSI_LARGE else "large"
 
 
 def psi(reference: np.ndarray, current: np.ndarray) -> float:
-    """The index from two rows of counts over the same bins. A share below 0.001 is taken for that,
-    whatever the number of rows.
-    """
+    """The PSI of two arrays of counts over the same bins; shares are at least 0.001."""
     shares = [np.maximum(counts / counts.sum(), _LEAST_SHARE) for counts in (reference, current)]
     return float(np.sum((shares[1] - shares[0]) * np.log(shares[1] / shares[0])))
 
 
 def ks(reference: np.ndarray, current: np.ndarray) -> float | None:
-    """The greatest distance between two empirical distributions; None where either is empty."""
+    """The greatest distance between two empirical distributions; None if one is empty."""
     if not len(reference) or not len(current):
         return None
     reference, current = np.sort(reference), np.sort(current)
@@ -106,12 +101,12 @@ def ks(reference: np.ndarray, current: np.ndarray) -> float | None:
     return float(np.abs(below[0] - below[1]).max())
 
 
-def in_words(found: Drift) -> str:
-    """The PSI, and what was usual in training if that is known."""
+def psi_text(found: Drift) -> str:
+    """The PSI and its usual value in words."""
     usual = (
-        "what is usual of so short a time is not known"
+        "its usual value is not known"
         if found.usual is None
-        else f"up to {found.usual:.2f} was usual in training"
+        else f"usual in training is up to {found.usual:.2f}"
     )
     return f"PSI {found.psi:.2f}; {usual}"
 
@@ -163,7 +158,7 @@ def _values(column: pa.ChunkedArray, kind: str) -> np.ndarray:
 
 
 def _number_codes(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bin 0 for missing values, then the reference's tenths; equal limits are one."""
+    """Bin 0 for missing values, then the reference's deciles; equal limits are merged."""
     present = reference[~np.isnan(reference)]
     limits = (
         np.unique(np.quantile(present, np.linspace(0.1, 0.9, 9))) if len(present) else np.array([])
@@ -176,16 +171,16 @@ def _number_codes(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarra
 
 
 def _category_codes(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bin 0 for missing values, 1 for what is rare or unknown in the reference, then each value."""
+    """Bin 0 for missing values, 1 for rare or unknown values of the reference, then each value."""
     values, counts = np.unique(
         [value for value in reference if value is not None], return_counts=True
     )
-    often = [
+    frequent = [
         value
         for value, count in zip(values, counts, strict=True)
         if count >= _RARE * len(reference)
     ]
-    number: dict[Any, int] = {None: 0, **{value: place + 2 for place, value in enumerate(often)}}
+    number: dict[Any, int] = {None: 0, **{value: code for code, value in enumerate(frequent, 2)}}
     codes = [
         np.array([number.get(value, 1) for value in side], dtype=np.int64)
         for side in (reference, current)
@@ -194,8 +189,9 @@ def _category_codes(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndar
 
 
 def _windows(moments: pa.ChunkedArray, span: timedelta) -> np.ndarray | None:
-    """Which window of the span each reference row is in; None where there are too few windows or
-    rows to compare with.
+    """The number of each reference row's window of length `span`.
+
+    None if too few windows have enough rows.
     """
     at = moments.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
     if not len(at) or span <= timedelta(0):
@@ -206,7 +202,7 @@ def _windows(moments: pa.ChunkedArray, span: timedelta) -> np.ndarray | None:
 
 
 def span_of(moments: pa.ChunkedArray) -> timedelta:
-    """From the first of the moments to the last."""
+    """The time from the first moment to the last."""
     ends = pc.min_max(moments).as_py()
     first: datetime | None = ends["min"]
     return ends["max"] - first if first is not None else timedelta(0)

@@ -1,4 +1,4 @@
-"""The live score: what was predicted, beside what has become known since."""
+"""The live score: predictions compared with the labels known since."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from punctual.times import aware, micros
 from punctual.use_case import LOWER_IS_BETTER, UseCase
 from stores.tables import CREATED, EVENT, connect, known_events, quoted
 
-# Fewer labels than this, and the score's interval is wider than any change worth knowing.
+# With fewer labels the interval of the score is too wide to show a relevant change.
 LEAST_LABELLED = 200
 _RESAMPLES = 200
 _SEED = 20131205
@@ -24,7 +24,7 @@ _SEED = 20131205
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Predictions beside their labels, and how many predictions had to be left out, by reason."""
+    """Predictions with their labels, and the number of predictions left out, by reason."""
 
     predictions: np.ndarray
     labels: np.ndarray
@@ -33,11 +33,11 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class LiveScore:
-    """How the predictions of a window did. `low` and `high` hold 95 % of the bootstrap resamples of
-    the score.
+    """The score of the predictions of a window.
 
-    `is_worse` says that even the better end is worse than the score on the test part. `note` says
-    why there is no score.
+    `low` and `high` are the 95 % bootstrap interval of the score. `is_worse` is true if even the
+    better end of the interval is worse than the score on the test part. `note` is the reason for a
+    missing score.
     """
 
     metric: str
@@ -56,13 +56,13 @@ class LiveScore:
 def outcomes(
     domain: LoadedDomain, use_case: UseCase, predicted: pa.Table, as_of: datetime
 ) -> Outcomes:
-    """Join predictions (`at`, `prediction` and what was sent) to the labels known at `as_of` (aware
-    UTC).
+    """Join predictions to the labels known at `as_of` (aware UTC).
 
-    A prediction that carries the request's ids is joined by them, another one to the request with
-    equal keys and request columns whose moment is nearest to its own, within the label's horizon.
-    Of several for one request the last counts. Requests younger than the horizon wait, all of them:
-    those whose label is known already are the quick outcomes only.
+    `predicted` has the columns `at`, `prediction` and those of the request's row. A prediction with
+    the request's ids is joined by these. Without ids it is joined to the request with equal keys
+    and request columns and the nearest moment, at most the label's horizon away. Only the last
+    prediction of a request counts. All requests younger than the horizon are left out: the labels
+    known so far are those of quick outcomes, which would bias the score.
     """
     as_of, horizon = aware(as_of), use_case.label.horizon
     if predicted.num_rows == 0:
@@ -84,17 +84,26 @@ def outcomes(
         connection.register("labels", known_events(domain, use_case.label.of, as_of=as_of))
         _match(connection, domain, use_case)
         same_id = " AND ".join(
-            f"m.{quoted(name)} = l.{quoted(name)}" for name in use_case.requests.id
+            f"matched.{quoted(name)} = labels.{quoted(name)}" for name in use_case.requests.id
         )
+        label = quoted(use_case.label.column)
         connection.execute(
-            "CREATE TABLE judged AS SELECT m.number, m.prediction,"
-            f" l.{quoted(use_case.label.column)}::DOUBLE AS label, CASE"
-            " WHEN NOT m.is_last THEN 'repeated'"
-            f" WHEN epoch_us(m.moment) + {micros(horizon)} > {micros(as_of)} THEN 'waiting for the"
-            " label'"
-            f" WHEN l.{CREATED} <= m.asked_at THEN 'made when the label was known'"
-            f" WHEN l.{quoted(use_case.label.column)} IS NULL THEN 'without a label' END AS reason"
-            f" FROM matched AS m LEFT JOIN labels AS l ON {same_id}"
+            f"""
+            CREATE TABLE judged AS
+            SELECT
+                matched.number,
+                matched.prediction,
+                labels.{label}::DOUBLE AS label,
+                CASE
+                    WHEN NOT matched.is_last THEN 'repeated'
+                    WHEN epoch_us(matched.moment) + {micros(horizon)} > {micros(as_of)}
+                        THEN 'waiting for the label'
+                    WHEN labels.{CREATED} <= matched.asked_at THEN 'made when the label was known'
+                    WHEN labels.{label} IS NULL THEN 'without a label'
+                END AS reason
+            FROM matched
+            LEFT JOIN labels ON {same_id}
+            """
         )
         left_out = dict(
             connection.execute(
@@ -120,46 +129,67 @@ def _renamed(predicted: pa.Table) -> list[str]:
 
 
 def _match(connection: duckdb.DuckDBPyConnection, domain: LoadedDomain, use_case: UseCase) -> None:
-    """`matched`: each prediction with the ids and the moment of its request, and whether it is the
-    last one for it.
+    """Create table `matched`: predictions with the ids and the moment of their requests.
+
+    `is_last` marks the last prediction of each request.
     """
     types = {name: kind for name, kind, *_ in connection.execute("DESCRIBE requests").fetchall()}
     columns = {name for name, *_ in connection.execute("DESCRIBE sent").fetchall()}
 
     def same(name: str) -> str:
-        # What was logged as text, as moments are, is compared in the request's type.
-        return f"TRY_CAST(s.{quoted(name)} AS {types[name]}) = r.{quoted(name)}"
+        # The log stores some types, such as timestamps, as text.
+        return f"TRY_CAST(sent.{quoted(name)} AS {types[name]}) = requests.{quoted(name)}"
 
     ids, service = use_case.requests.id, use_case.feature_service
     has_ids = set(ids) <= columns
     by_id = " AND ".join(same(name) for name in ids) if has_ids else "false"
-    without_id = " OR ".join(f"s.{quoted(name)} IS NULL" for name in ids) if has_ids else "true"
-    asked = [
+    without_id = " OR ".join(f"sent.{quoted(name)} IS NULL" for name in ids) if has_ids else "true"
+    compared = [
         name
         for name in dict.fromkeys([*domain.join_keys(service), *domain.request_columns(service)])
         if name in columns
     ]
     either = {
-        name: f"(s.{quoted(name)} IS NULL OR {same(name)})" for name in use_case.optional_keys
+        name: f"(sent.{quoted(name)} IS NULL OR {same(name)})" for name in use_case.optional_keys
     }
-    alike = " AND ".join(either.get(name) or same(name) for name in asked) or "true"
-    distance = f"abs(epoch_us(s.asked_at) - epoch_us(r.{EVENT}))"
-    named = ", ".join(f"r.{quoted(name)} AS {quoted(name)}" for name in ids)
-    shown = f"s.number, s.asked_at, s.prediction, r.{EVENT} AS moment, {named}"
-    by_distance = ", ".join([distance, f"r.{EVENT}", *(f"r.{quoted(name)}" for name in ids)])
-    nearest = f"QUALIFY row_number() OVER (PARTITION BY s.number ORDER BY {by_distance}) = 1"
-    near = f"({without_id}) AND {alike} AND {distance} <= {micros(use_case.label.horizon)}"
+    equal_rows = " AND ".join(either.get(name) or same(name) for name in compared) or "true"
+    distance = f"abs(epoch_us(sent.asked_at) - epoch_us(requests.{EVENT}))"
+    request_ids = ", ".join(f"requests.{quoted(name)}" for name in ids)
+    match_columns = (
+        f"sent.number, sent.asked_at, sent.prediction, requests.{EVENT} AS moment, {request_ids}"
+    )
     connection.execute(
-        "CREATE TABLE matched AS SELECT *, row_number() OVER"
-        f" (PARTITION BY {', '.join(map(quoted, ids))} ORDER BY asked_at DESC, number DESC) = 1 AS"
-        " is_last FROM"
-        f" (SELECT {shown} FROM sent AS s JOIN requests AS r ON {by_id}"
-        f" UNION ALL (SELECT {shown} FROM sent AS s JOIN requests AS r ON {near} {nearest}))"
+        f"""
+        CREATE TABLE matched AS
+        SELECT
+            *,
+            row_number() OVER (
+                PARTITION BY {", ".join(map(quoted, ids))}
+                ORDER BY asked_at DESC, number DESC
+            ) = 1 AS is_last
+        FROM (
+            SELECT {match_columns}
+            FROM sent
+            JOIN requests ON {by_id}
+            UNION ALL (
+                SELECT {match_columns}
+                FROM sent
+                JOIN requests
+                    ON ({without_id})
+                    AND {equal_rows}
+                    AND {distance} <= {micros(use_case.label.horizon)}
+                QUALIFY row_number() OVER (
+                    PARTITION BY sent.number
+                    ORDER BY {distance}, requests.{EVENT}, {request_ids}
+                ) = 1
+            )
+        )
+        """
     )
 
 
 def live_score(use_case: UseCase, card: ModelCard, found: Outcomes) -> LiveScore:
-    """The use case's metric over the outcomes, beside its value on the model's test part."""
+    """The use case's metric over the outcomes, with its value on the model's test part."""
     rows = len(found.labels)
     note = ""
     if rows < LEAST_LABELLED:
@@ -216,7 +246,7 @@ def _interval(use_case: UseCase, found: Outcomes) -> tuple[float, float]:
 
 
 def score(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
-    """A metric of the contract, by scikit-learn's definition."""
+    """A metric by its name in a use case, by scikit-learn's definition."""
     from sklearn import metrics
 
     if metric == "rmse":

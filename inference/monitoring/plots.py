@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from inference.monitoring.drift import PSI_LARGE, PSI_MODERATE, Drift, in_words
+from inference.monitoring.drift import PSI_LARGE, PSI_MODERATE, Drift, psi_text
 from inference.monitoring.live import LEAST_LABELLED, Outcomes
 from punctual.model_card import PREDICTION_COLUMN, ModelCard
 
@@ -30,7 +30,7 @@ def draw(
     data: Sequence[Drift],
     found: Outcomes,
 ) -> list[Path]:
-    """Draw what there is enough to draw of into the folder; returns the files."""
+    """Draw the plots for which there are enough rows into the folder; return the files."""
     paths: list[Path] = []
     if prediction is not None:
         paths.append(_predictions(folder / "predictions.png", card, reference, current, prediction))
@@ -41,8 +41,8 @@ def draw(
     return paths
 
 
-def _axes(figure: Any, place: tuple[int, int, int], title: str, x: str, y: str) -> Any:
-    axis = figure.add_subplot(*place)
+def _axes(figure: Any, position: tuple[int, int, int], title: str, x: str, y: str) -> Any:
+    axis = figure.add_subplot(*position)
     axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -65,9 +65,7 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 def _histograms(
     axis: Any, sides: Sequence[np.ndarray], limits: tuple[float, float], bins: int
 ) -> None:
-    """Both sides as shares of their rows, so that they compare whatever their size; what lies
-    outside is in the last bin.
-    """
+    """Histograms of shares of rows; values outside the limits are in the first or last bin."""
     edges = np.linspace(*limits, bins + 1)
     for values, colour, label in zip(
         sides, (REFERENCE_COLOUR, CURRENT_COLOUR), ("training", "now"), strict=True
@@ -76,7 +74,6 @@ def _histograms(
             continue
         shares = np.histogram(np.clip(values, *limits), edges)[0] / len(values)
         filled = colour == REFERENCE_COLOUR
-        said = f"{label} ({len(values):,})"
         axis.stairs(
             shares,
             edges,
@@ -84,7 +81,7 @@ def _histograms(
             fill=filled,
             alpha=0.45 if filled else 1.0,
             linewidth=1.6,
-            label=said,
+            label=f"{label} ({len(values):,})",
         )
 
 
@@ -94,7 +91,7 @@ def _predictions(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2))
-    title = f"Predictions of version {card.version}: {in_words(found)}"
+    title = f"Predictions of version {card.version}: {psi_text(found)}"
     axis = _axes(
         figure,
         (1, 1, 1),
@@ -166,7 +163,10 @@ def _data_drift(path: Path, data: Sequence[Drift]) -> Path:
     if known:
         keys.append(
             axis.scatter(
-                [], [], label="usual: 95 % of windows as long in training were below", **mark
+                [],
+                [],
+                label="usual: 95th percentile of training windows of the same length",
+                **mark,
             )
         )
     axis.legend(handles=keys, frameon=False, loc="lower right", fontsize=8)
@@ -178,9 +178,9 @@ def _root(values: Any) -> Any:
 
 
 _MEANING = {
-    "stable": f"less than {PSI_MODERATE:g} beyond usual",
-    "moderate": f"{PSI_MODERATE:g} to {PSI_LARGE:g} beyond usual",
-    "large": f"{PSI_LARGE:g} or more beyond usual",
+    "stable": f"less than {PSI_MODERATE:g} above usual",
+    "moderate": f"{PSI_MODERATE:g} to {PSI_LARGE:g} above usual",
+    "large": f"{PSI_LARGE:g} or more above usual",
 }
 
 
@@ -194,10 +194,10 @@ def _features(path: Path, reference: pa.Table, current: pa.Table, data: Sequence
         axis = _axes(figure, (rows, 3, number), "", "", "Share" if number % 3 == 1 else "")
         view, _, feature = each.name.partition("__")
         axis.set_title(f"{feature}\n", loc="left", fontsize=9, fontweight="bold")
-        some = max(each.missing_reference, each.missing_current) >= 0.005
+        has_missing = max(each.missing_reference, each.missing_current) >= 0.005
         missing = (
-            f", missing {each.missing_reference:.0%} then, {each.missing_current:.0%} now"
-            if some
+            f", missing {each.missing_reference:.0%} in training, {each.missing_current:.0%} now"
+            if has_missing
             else ""
         )
         axis.text(
@@ -230,7 +230,7 @@ def _features(path: Path, reference: pa.Table, current: pa.Table, data: Sequence
 
 
 def _categories(axis: Any, sides: Sequence[list[Any]]) -> None:
-    """The shares of the most frequent values on either side, what is missing being one of them."""
+    """Bars of the shares of the most frequent values, among them missing values."""
     counts = [
         Counter("missing" if value is None else str(value) for value in side) for side in sides
     ]
@@ -243,8 +243,8 @@ def _categories(axis: Any, sides: Sequence[list[Any]]) -> None:
         key=lambda name: (-max(share.get(name, 0.0) for share in shares), name),
     )[:_VALUES]
     places = np.arange(len(names))
-    looks = ((-0.2, REFERENCE_COLOUR, "training"), (0.2, CURRENT_COLOUR, "now"))
-    for (offset, colour, label), share, side in zip(looks, shares, sides, strict=True):
+    styles = ((-0.2, REFERENCE_COLOUR, "training"), (0.2, CURRENT_COLOUR, "now"))
+    for (offset, colour, label), share, side in zip(styles, shares, sides, strict=True):
         axis.bar(
             places + offset,
             [share.get(name, 0.0) for name in names],
@@ -267,31 +267,31 @@ def _live(path: Path, card: ModelCard, found: Outcomes) -> Path:
     figure = Figure(figsize=(5.6, 5.2))
     binary = card.task == "binary"
     x, y = (
-        ("Mean predicted probability", "Share that was true")
+        ("Mean predicted probability", "Share of true labels")
         if binary
-        else ("Mean prediction", "Mean of what came")
+        else ("Mean prediction", "Mean label")
     )
     axis = _axes(
         figure,
         (1, 1, 1),
-        f"Predicted and come true: {len(found.labels):,} predictions in ten groups",
+        f"Predictions and labels: {len(found.labels):,} predictions in ten groups",
         x,
         y,
     )
     groups = np.array_split(np.argsort(found.predictions, kind="stable"), 10)
     means = np.array([found.predictions[group].mean() for group in groups])
-    came = np.array([found.labels[group].mean() for group in groups])
+    label_means = np.array([found.labels[group].mean() for group in groups])
     errors = np.array([1.96 * found.labels[group].std() / np.sqrt(len(group)) for group in groups])
-    ends = [min(0.0, *means, *(came - errors)), 1.05 * max(*means, *(came + errors))]
+    ends = [min(0.0, *means, *(label_means - errors)), 1.05 * max(*means, *(label_means + errors))]
     axis.plot(ends, ends, color=REFERENCE_COLOUR, linewidth=1, linestyle="--", label="perfect")
-    look: dict[str, Any] = {
+    style: dict[str, Any] = {
         "color": CURRENT_COLOUR,
         "linewidth": 1.6,
         "marker": "o",
         "markersize": 4.5,
         "capsize": 2,
     }
-    axis.errorbar(means, came, yerr=errors, label="live, with 95 % intervals", **look)
+    axis.errorbar(means, label_means, yerr=errors, label="live, with 95 % intervals", **style)
     axis.set_xlim(*ends)
     axis.set_ylim(*ends)
     axis.legend(frameon=False, loc="upper left")

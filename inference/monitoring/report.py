@@ -1,6 +1,4 @@
-"""The monitoring report of a use case: what was judged, what it says, and whether somebody should
-look.
-"""
+"""The monitoring report of a use case."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from inference.batch import newest_batch
 from inference.champion import champion_card, reference
 from inference.features import OnlineFeatures
 from inference.monitoring import plots
-from inference.monitoring.drift import LEAST_ROWS, Drift, drift, in_words, span_of
+from inference.monitoring.drift import LEAST_ROWS, Drift, drift, psi_text, span_of
 from inference.monitoring.live import LiveScore, Outcomes, live_score, outcomes
 from punctual.definitions import pinned_domain
 from punctual.errors import DataFolderError, InvalidRequest
@@ -35,7 +33,7 @@ SINCE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Current:
-    """The predictions that are judged: of the champion alone, logged or of a batch."""
+    """The champion's predictions that are evaluated, from the log or a batch."""
 
     source: Literal["log", "batch", "nothing"]
     rows: pa.Table
@@ -44,9 +42,10 @@ class Current:
 
 @dataclass(frozen=True)
 class Report:
-    """What monitoring found. `reasons` say what needs attention; where there is none, nothing does.
+    """The result of monitoring.
 
-    `notes` say what could not be judged and why.
+    `reasons` are sentences about what needs attention, empty if nothing does. `notes` are sentences
+    about what could not be evaluated and why.
     """
 
     use_case: str
@@ -67,17 +66,17 @@ class Report:
 def monitor(
     domain: LoadedDomain, use_case: UseCase, *, as_of: datetime, since: datetime | None = None
 ) -> Report:
-    """Judge the champion's predictions made in `(since, as_of]` (by default seven days), and the
-    features it reads.
+    """Evaluate the champion's predictions made in `(since, as_of]`, and the features it reads.
 
-    Writes the report as JSON and its plots into the data folder. Raises `NoChampion`, `NotBuilt`.
+    The default of `since` is seven days before `as_of`. Writes the report as JSON, and its plots,
+    into the data folder. Raises `NoChampion`, `NotBuilt`.
     """
     as_of = aware(as_of)
     since = as_of - SINCE if since is None else aware(since)
     if since >= as_of:
         raise InvalidRequest(
-            f"the report is on ({iso(since)}, {iso(as_of)}], which holds no moment; choose an"
-            " earlier --since."
+            f"the period of the report, ({iso(since)}, {iso(as_of)}], is empty; choose an earlier"
+            " --since."
         )
     card = champion_card(domain, use_case)
     current = _current(domain, use_case, card, since, as_of)
@@ -85,11 +84,11 @@ def monitor(
     prediction_drift, data_drift = _drifts(card, trained, current)
     found = outcomes(domain, use_case, current.rows, as_of)
     live = live_score(use_case, card, found)
-    reads = pinned_domain(domain, card.definitions)
-    online = OnlineFeatures(reads, use_case, card.feature_service)
+    pinned = domain_of(domain, card.definitions)
+    online = OnlineFeatures(pinned, use_case, card.feature_service)
     fresh = list(
         view_freshness(
-            reads,
+            pinned,
             online.database,
             {view.online.name: view.online for view in online.views}.values(),
         ).values()
@@ -116,7 +115,7 @@ def monitor(
 def _current(
     domain: LoadedDomain, use_case: UseCase, card: ModelCard, since: datetime, as_of: datetime
 ) -> Current:
-    """The logged predictions of the champion, or its last batch where too few were logged."""
+    """The champion's logged predictions, or its last batch if too few are logged."""
     logged = logged_predictions(domain.home, use_case.name, since, as_of)
     mine = logged.filter(pa.compute.equal(logged["model_version"], card.version))
     others = (
@@ -124,7 +123,7 @@ def _current(
         if logged.num_rows > mine.num_rows
         else ""
     )
-    said = (
+    logged_text = (
         f"version {card.version} has {mine.num_rows} logged predictions{others} in"
         f" ({iso(since)}, {iso(as_of)}]"
     )
@@ -134,21 +133,23 @@ def _current(
     batch = _batch(path) if path else None
     if batch is not None and batch.num_rows > mine.num_rows:
         few = (
-            f", which are fewer than {LEAST_ROWS}: too few to tell drift from chance"
-            if batch.num_rows < LEAST_ROWS
-            else ""
+            f", fewer than the {LEAST_ROWS} that drift needs" if batch.num_rows < LEAST_ROWS else ""
         )
         return Current(
-            "batch", batch, f"{said}; judged is its last batch instead, {batch.num_rows} rows{few}"
+            "batch",
+            batch,
+            f"{logged_text}; its last batch is evaluated instead, {batch.num_rows} rows{few}",
         )
     if mine.num_rows:
         return Current(
             "log",
             mine,
-            f"{said}; drift needs {LEAST_ROWS}, with fewer it cannot be told from chance",
+            f"{logged_text}; drift needs {LEAST_ROWS}",
         )
     return Current(
-        "nothing", mine, f"{said} and no batch; run: punctual batch {use_case.name}, or predict"
+        "nothing",
+        mine,
+        f"{logged_text} and no batch; run: punctual batch {use_case.name}, or predict",
     )
 
 
@@ -178,15 +179,15 @@ def _reasons(
 ) -> list[str]:
     reasons = []
     if prediction and prediction.verdict == "large":
-        reasons.append(f"predictions have drifted: {in_words(prediction)}")
-    far = [each for each in data if each.verdict == "large"]
-    if far:
-        most = f"{far[0].name} ({in_words(far[0])})"
-        reasons.append(f"{len(far)} of {len(data)} features have drifted, most of all {most}")
+        reasons.append(f"predictions have drifted: {psi_text(prediction)}")
+    drifted = [each for each in data if each.verdict == "large"]
+    if drifted:
+        most = f"{drifted[0].name} ({psi_text(drifted[0])})"
+        reasons.append(f"{len(drifted)} of {len(data)} features have drifted, most of all {most}")
     if live.is_worse and live.score is not None and live.test_score is not None:
         reasons.append(
-            f"the live {live.metric} is {live.score:.3f} ({live.low:.3f} to {live.high:.3f}), on"
-            f" the test part it was {live.test_score:.3f}"
+            f"the live {live.metric} is {live.score:.3f} ({live.low:.3f} to {live.high:.3f}), worse"
+            f" than {live.test_score:.3f} on the test part"
         )
     never = [each.view for each in fresh if each.materialized_until is None]
     if never:
@@ -209,7 +210,7 @@ def _written(
     current: Current,
     found: Outcomes,
 ) -> Report:
-    """The report with its files, which stand in a folder named by its moment."""
+    """Write the report and its plots into a folder named by `as_of`; return it with its files."""
     folder = domain.home.path("reports", report.use_case, f"{report.as_of:%Y%m%dT%H%M%SZ}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -229,15 +230,15 @@ def _written(
             ),
         ]
         report = Report(**{**vars(report), "files": files})
-        aside = path.with_suffix(".aside")
-        aside.write_text(
+        temporary = path.with_suffix(".aside")
+        temporary.write_text(
             json.dumps(
                 plain({**vars(report), "files": [each.name for each in files]}),
                 indent=2,
                 default=str,
             )
         )
-        aside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         problem = f"cannot write the report in {folder}: {error.strerror or error}"
         raise DataFolderError(f"{problem}. Free space or choose another --home.") from error

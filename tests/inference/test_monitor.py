@@ -86,7 +86,7 @@ def test_with_too_few_logged_predictions_the_last_batch_is_judged(
     assert len(report.data_drift) == 12
     assert report.live.rows > 300 and report.live.score is not None
     assert report.live.left_out["waiting for the label"] > 100
-    assert "judged is its last batch instead" in report.notes[0]
+    assert "its last batch is evaluated instead" in report.notes[0]
 
 
 def test_training_rows_need_no_attention_and_are_plotted(domain, use_case):

@@ -345,7 +345,10 @@ def test_several_use_cases_are_served_by_name(clients, row):
     assert "decision" not in by_name["parcel_delay"]["predictions"][0]
     assert isinstance(by_name["parcel_delay"]["predictions"][0]["prediction"], float)
     assert nameless.json()["problems"] == [
-        {"field": "use_case", "problem": "is missing; expected a name, because several use cases are served"}
+        {
+            "field": "use_case",
+            "problem": "is missing; expected a name, because several use cases are served",
+        }
     ]
     assert (
         wrong.json()["problems"][0]["problem"]

@@ -124,7 +124,7 @@ def test_a_lost_past_is_a_client_error_and_a_late_clock_a_server_error(ask):
     with pytest.raises(PastNotKept):
         ask(at=earlier)
     with pytest.raises(
-        ClockBehindStore, match="the clock stands at 2024-02-17T12:00:00Z, behind the online store"
+        ClockBehindStore, match="the clock is at 2024-02-17T12:00:00Z, behind the online store"
     ):
         ask(now=earlier)
 
