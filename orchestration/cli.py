@@ -1,4 +1,4 @@
-"""`punctual`: one front door to the commands of the stages; a stage is imported when asked for."""
+"""`punctual`: one command for all stages; a stage is imported when its command is called."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ STAGES = ("pipelines", "training", "inference")
 
 
 class Target(NamedTuple):
-    """Where a command is: a command of a stage, or the `command` of a module."""
+    """The location of a command: command `name` of a stage, or the `command` of a module."""
 
     module: str
     name: str = ""
 
 
-# The words after `punctual` -> the command, which brings its help along.
+# The words after `punctual` -> the command.
 COMMANDS: dict[tuple[str, ...], Target] = {
     ("demo",): Target("orchestration.demo"),
     ("features", "build"): Target("pipelines", "build"),
@@ -45,33 +45,37 @@ COMMANDS: dict[tuple[str, ...], Target] = {
 
 
 def module_command(words: tuple[str, ...]) -> str:
-    """The same command without the front door: `python -m …`."""
+    """The equivalent `python -m …` command line."""
     return f"python -m {' '.join(COMMANDS[words])}".strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; returns the exit code."""
-    return run(FRONT_DOOR, arguments, "punctual")
+    return run(ROOT, arguments, "punctual")
 
 
-class Doors(Group):
-    """The commands whose words begin with `words`, each imported when it is asked for."""
+class LazyGroup(Group):
+    """The commands that begin with `words`, each imported when it is needed."""
 
     def __init__(self, *words: str, help: str, epilog: str | None = None) -> None:
         super().__init__(words[-1] if words else "punctual", help=help, epilog=epilog)
         self.words = words
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """The next words there are."""
+        """The possible next words."""
         size = len(self.words)
         return sorted({words[size] for words in COMMANDS if words[:size] == self.words})
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """The command that the next word names."""
+        """The command or group of the next word, None if unknown."""
         words = (*self.words, name)
         if words not in COMMANDS:
             known = any(each[: len(words)] == words for each in COMMANDS)
-            return Doors(*words, help="Build, materialize and inspect features.") if known else None
+            return (
+                LazyGroup(*words, help="Build, materialize and inspect features.")
+                if known
+                else None
+            )
         target = COMMANDS[words]
         if target.module in STAGES:
             stage = importlib.import_module(f"{target.module}.__main__").cli
@@ -80,8 +84,8 @@ class Doors(Group):
         return importlib.import_module(target.module).command
 
 
-FRONT_DOOR = location_options(
-    Doors(
+ROOT = location_options(
+    LazyGroup(
         help="Features, training and predictions around one feature store.",
         epilog="Example: punctual demo, then punctual status. Each command has its own --help.",
     )

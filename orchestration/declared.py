@@ -1,7 +1,7 @@
-"""What `status` needs of a domain's declarations, kept in the data folder between two calls.
+"""A cache, in the data folder, of what `status` needs of a domain's declarations.
 
-Loading a domain imports Feast, which takes more than a CPU second. What is kept is used as long as
-the domain's files, the modules that read them and Feast are the same.
+Loading a domain imports Feast, which takes more than a CPU second. An entry is valid until the
+domain's files, the modules that read them, Feast or Python change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from punctual.repository import load_domain
 
 @dataclass(frozen=True)
 class DeclaredTable:
-    """A stream of events or a feature view: its table, and the fingerprint of its definition."""
+    """Events or a feature view: the name of its table and the fingerprint of its definition."""
 
     name: str
     table: str
@@ -37,7 +37,7 @@ class DeclaredTable:
 
 @dataclass(frozen=True)
 class DeclaredView(DeclaredTable):
-    """A feature view; `keys` and `features` are names with Feast's types as text."""
+    """A feature view; `keys` and `features` are pairs of a name and a Feast type as text."""
 
     every: timedelta
     available_after: timedelta
@@ -47,7 +47,7 @@ class DeclaredView(DeclaredTable):
 
 @dataclass(frozen=True)
 class DeclaredDomain:
-    """A domain's declarations without Feast's objects; `key` changes when they might."""
+    """A domain's declarations without Feast objects; `key` is the key of the cache entry."""
 
     key: str
     name: str
@@ -59,22 +59,22 @@ class DeclaredDomain:
 
 
 def declared_domain(home: Home, name: str) -> DeclaredDomain:
-    """A domain's declarations, as they were kept if nothing has changed. Raises as `load_domain`.
+    """A domain's declarations, from the cache if it is valid. Raises the errors of `load_domain`.
 
-    They are kept only where the data folder has tables, so that an empty folder stays empty.
+    The cache is written only if the data folder has tables, so that an empty folder stays empty.
     """
     path, key = home.path("cache", "declared", f"{name}.json"), _key(home.repository / name)
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        kept = msgspec.json.decode(path.read_bytes(), type=DeclaredDomain)
-        if kept.key == key:
-            return kept
+        cached = msgspec.json.decode(path.read_bytes(), type=DeclaredDomain)
+        if cached.key == key:
+            return cached
     found = _loaded(home, name, key)
     if home.tables.is_dir():
-        with contextlib.suppress(OSError):  # somebody else's folder is shown as well
+        with contextlib.suppress(OSError):  # the folder may be read-only
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(f".{os.getpid()}")
-            aside.write_bytes(msgspec.json.encode(found))
-            aside.replace(path)
+            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(msgspec.json.encode(found))
+            temporary.replace(path)
     return found
 
 
@@ -115,7 +115,7 @@ def _loaded(home: Home, name: str, key: str) -> DeclaredDomain:
 
 
 def _key(folder: Path) -> str:
-    """A digest of all that a domain's declarations depend on."""
+    """A digest of everything that a domain's declarations depend on."""
     digest = hashlib.sha256(f"{sys.version} {version('feast')}".encode())
     for part in _parts(folder):
         digest.update(part)
@@ -130,6 +130,6 @@ def _parts(folder: Path) -> Iterator[bytes]:
             yield str(path).encode()
             yield path.read_bytes()
         elif path.is_file() and path.parent.name != "__pycache__":
-            # What a module may read when it is imported; it can be large.
+            # Data that a module may read at import; size and time suffice, since it can be large.
             found = path.stat()
             yield f"{path} {found.st_size} {found.st_mtime_ns}".encode()

@@ -1,6 +1,4 @@
-"""`punctual demo`: the whole job on a domain, from raw files to predictions over HTTP beside what
-then really happened.
-"""
+"""`punctual demo`: all stages on a domain, from raw files to predictions with their outcomes."""
 
 from __future__ import annotations
 
@@ -32,24 +30,24 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 HOST = "127.0.0.1"
-_PATIENCE_SECONDS = 90.0
+_READY_TIMEOUT_SECONDS = 90.0
 
 
 class DemoFailed(PunctualError):
-    """A step of the demonstration did not do what the next one needs."""
+    """A step of the demo failed."""
 
 
 @click.command("demo", cls=Command, epilog="Example: punctual demo --once")
 @click.argument("domain", required=False)
 @click.option(
-    "--once", is_flag=True, help="Exit after the predictions instead of going on serving."
+    "--once", is_flag=True, help="Exit after the predictions instead of serving until Ctrl-C."
 )
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
     default=8400,
     show_default=True,
-    help="Where the server listens on this machine.",
+    help="The port of the server on this machine.",
 )
 @as_of_option
 @json_option
@@ -59,18 +57,18 @@ def command(
 ) -> None:
     """Run the whole job from raw files to predictions.
 
-    It builds, trains, materializes, serves and predicts, then shows what really happened. DOMAIN
-    is the first one that has a demo moment, unless named. Run again, it does only what is new.
+    Builds, trains, materializes, serves and predicts, then shows the outcomes. The default of
+    DOMAIN is the first domain with a demo moment. A second run repeats only what is needed.
     """
-    from orchestration.server import refuse_taken
+    from orchestration.server import refuse_used_port
 
-    refuse_taken(port)
+    refuse_used_port(port)
     loaded, use_case = _chosen(home, domain)
     now = starting_moment(home, as_of, loaded.domain.demo_at)
     started = time.monotonic()
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         click.secho(
-            f"{loaded.domain.description}. The clock stands at {iso(now)}; data in {home.folder}.",
+            f"{loaded.domain.description}. The clock is at {iso(now)}; data in {home.folder}.",
             bold=True,
         )
         _step(home, "pipelines", "build", loaded.name, "--as-of", iso(now))
@@ -80,9 +78,9 @@ def command(
         server = _serve(home, port, now)
         try:
             url = f"http://{HOST}:{port}"
-            asked = _due(loaded, use_case, now)
+            asked = _latest_requests(loaded, use_case, now)
             answer = _ask(url, loaded, use_case, asked)
-            rows = _beside_what_happened(loaded, use_case, asked, answer)
+            rows = _with_outcomes(loaded, use_case, asked, answer)
             _show(use_case, rows, answer, url, time.monotonic() - started)
             if not once:
                 _serve_on(server)
@@ -111,14 +109,14 @@ def _chosen(home: Home, name: str | None) -> tuple[LoadedDomain, UseCase]:
     with_use_case = [found for found in domains if found.use_cases]
     if not with_use_case:
         raise DemoFailed(
-            "there is no domain with a demo moment and a use case in the feature repository; name"
+            "no domain in the feature repository has a demo moment and a use case; name"
             " one: punctual demo DOMAIN."
         )
     return with_use_case[0], next(iter(with_use_case[0].use_cases.values()))
 
 
 def _step(home: Home, module: str, *arguments: Any) -> None:
-    """Run a stage's command line in this process, as a person would, and stop where it fails."""
+    """Run a stage's command line in this process; raise `DemoFailed` if it fails."""
     import importlib
 
     words = [str(argument) for argument in arguments]
@@ -127,15 +125,13 @@ def _step(home: Home, module: str, *arguments: Any) -> None:
     code = importlib.import_module(f"{module}.__main__").main([*words, *location])
     if code:
         raise DemoFailed(
-            f"python -m {module} {' '.join(words)} ended with exit code {code}; its own words are"
+            f"python -m {module} {' '.join(words)} ended with exit code {code}; its output is"
             " above."
         )
 
 
 def _train(home: Home, use_case: UseCase, now: datetime) -> None:
-    """Train, unless the champion was trained at this moment already: the gate would refuse the same
-    model.
-    """
+    """Train, unless the champion is from this moment: the gate would refuse the same model."""
     from punctual.model_card import CHAMPION
     from stores.models import aliases, read_card
 
@@ -151,7 +147,7 @@ def _train(home: Home, use_case: UseCase, now: datetime) -> None:
 
 
 def _serve(home: Home, port: int, now: datetime) -> Any:
-    """The prediction server as a child process, once it is ready."""
+    """Start the prediction server as a child process, and wait until it is ready."""
     import requests
 
     from orchestration import processes
@@ -161,12 +157,12 @@ def _serve(home: Home, port: int, now: datetime) -> Any:
     server = processes.start(
         home, ["inference", "serve", "--port", str(port), "--as-of", str(iso(now))], log
     )
-    patience = time.monotonic() + _PATIENCE_SECONDS
+    until = time.monotonic() + _READY_TIMEOUT_SECONDS
     with working("loading model and online store"):
-        while time.monotonic() < patience:
+        while time.monotonic() < until:
             if server.code is not None:
                 raise DemoFailed(
-                    f"the server ended with exit code {server.code}:\n{server.last_words()}"
+                    f"the server ended with exit code {server.code}:\n{server.last_output()}"
                 )
             with contextlib.suppress(requests.RequestException):
                 if requests.get(f"http://{HOST}:{port}/readyz", timeout=2).status_code == 200:
@@ -174,12 +170,14 @@ def _serve(home: Home, port: int, now: datetime) -> Any:
             time.sleep(0.1)
     server.stop()
     raise DemoFailed(
-        f"the server was not ready after {_PATIENCE_SECONDS:.0f} seconds; its log is {log}."
+        f"the server was not ready after {_READY_TIMEOUT_SECONDS:.0f} seconds; its log is {log}."
     )
 
 
-def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[str, Any]]:
-    """The requests known at `now` whose prediction moment came last, in the order of it."""
+def _latest_requests(
+    loaded: LoadedDomain, use_case: UseCase, now: datetime
+) -> list[dict[str, Any]]:
+    """The requests known at `now` with the latest prediction moments, in their order."""
     from stores.tables import known_events
 
     events = use_case.requests
@@ -188,9 +186,7 @@ def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[st
         if known.num_rows >= SHOWN or since is None:
             break
     if known.num_rows == 0:
-        raise DemoFailed(
-            f"there are no requests '{events.name}' by {iso(now)}; choose a later --as-of."
-        )
+        raise DemoFailed(f"no requests '{events.name}' by {iso(now)}; choose a later --as-of.")
     rows = sorted(known.to_pylist(), key=lambda row: row["event_timestamp"], reverse=True)
     return rows[:SHOWN][::-1]
 
@@ -198,7 +194,7 @@ def _due(loaded: LoadedDomain, use_case: UseCase, now: datetime) -> list[dict[st
 def _ask(
     url: str, loaded: LoadedDomain, use_case: UseCase, asked: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The server's answer for the requests, as any client would ask for it."""
+    """The server's answer for the requests, over HTTP."""
     import requests
 
     service = use_case.feature_service
@@ -219,12 +215,10 @@ def _ask(
     return dict(response.json())
 
 
-def _beside_what_happened(
+def _with_outcomes(
     loaded: LoadedDomain, use_case: UseCase, asked: list[dict[str, Any]], answer: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """One record per request: what describes it, what was predicted, and what the source says in
-    the end.
-    """
+    """One record per request: its description, its prediction, and its outcome in the source."""
     import pyarrow as pa
 
     from pipelines.ingest import final_events
@@ -242,7 +236,7 @@ def _beside_what_happened(
     for row, predicted in zip(asked, answer["predictions"], strict=True):
         outcome = happened.get(tuple(row[name] for name in ids), {})
         described = {name: row[name] for name in use_case.describe_columns or ids}
-        said = {
+        prediction = {
             name: predicted[name]
             for name in ("probability", "prediction", "decision")
             if name in predicted
@@ -250,7 +244,7 @@ def _beside_what_happened(
         records.append(
             {
                 **described,
-                **said,
+                **prediction,
                 **{name: value for name, value in outcome.items() if name not in hidden},
             }
         )
@@ -264,7 +258,7 @@ def _show(
     model = answer["model"]
     show_table(
         f"{use_case.description} Version {model['version']}, asked over HTTP at {answer['at']},"
-        " beside what then happened",
+        " with the outcomes",
         [name.replace("_", " ") for name in columns],
         [[_readable(use_case, name, row[name]) for name in columns] for row in rows],
     )
@@ -277,7 +271,7 @@ def _show(
 def _readable(use_case: UseCase, name: str, value: Any) -> Any:
     if name == "probability":
         return f"{value:.3f}"
-    # Numbers that name a thing are no amounts.
+    # A number that is a name gets no thousands separators.
     return str(value) if name in use_case.describe_columns and isinstance(value, int) else value
 
 
@@ -289,4 +283,4 @@ def _serve_on(server: Any) -> None:
     except KeyboardInterrupt:
         click.echo("Stopped.")
         return
-    raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_words()}")
+    raise DemoFailed(f"the server ended with exit code {server.code}:\n{server.last_output()}")

@@ -22,7 +22,7 @@ from punctual.home import Home
 def command(home: Home, arguments: tuple[str, ...]) -> None:
     """Run a Feast command on this data folder.
 
-    Feast gets ARGUMENTS and the feature repository, and takes the place of this process.
+    Passes ARGUMENTS and the feature repository to Feast, which replaces this process.
     """
     os.environ.update(home.environment)
     os.execv(

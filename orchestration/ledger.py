@@ -1,4 +1,4 @@
-"""The ledger of runs: what ran, for which moment, how it ended; it survives a restart and a kill."""
+"""The ledger of runs: each attempt, its moment and its end; durable across restarts and kills."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from punctual.home import Home
 from punctual.times import from_micros, micros
 from stores.tables import sqlite_uri
 
-# The data folder's lock that a scheduler holds, and each step it started as long as that lives.
+# The lock of the data folder, held by a scheduler and by each step process that it started.
 SCHEDULE = "schedule"
 Status = Literal[
     "running",
@@ -28,13 +28,24 @@ Status = Literal[
     "interrupted",
     "skipped",
 ]
-# With one of these, or "failed", a step is not run again for a moment; after the others it is.
+# After one of these or "failed", a step is not run again for the moment.
 _DONE = ("succeeded", "attention", "refused", "skipped")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
-    id INTEGER PRIMARY KEY, domain TEXT NOT NULL, step TEXT NOT NULL, target TEXT NOT NULL, scheduled INTEGER NOT NULL,
-    attempt INTEGER NOT NULL, status TEXT NOT NULL, started INTEGER NOT NULL, finished INTEGER,
-    started_wall INTEGER NOT NULL, finished_wall INTEGER, message TEXT NOT NULL DEFAULT '', log TEXT NOT NULL DEFAULT '');
+    id INTEGER PRIMARY KEY,
+    domain TEXT NOT NULL,
+    step TEXT NOT NULL,
+    target TEXT NOT NULL,
+    scheduled INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    started INTEGER NOT NULL,
+    finished INTEGER,
+    started_wall INTEGER NOT NULL,
+    finished_wall INTEGER,
+    message TEXT NOT NULL DEFAULT '',
+    log TEXT NOT NULL DEFAULT ''
+);
 CREATE INDEX IF NOT EXISTS runs_of_a_step ON runs (domain, step, target, scheduled);
 """
 _COLUMNS = (
@@ -48,8 +59,8 @@ _OF_STEP = "domain = ? AND step = ? AND target = ?"
 class Run:
     """One attempt of a step at the moment it was scheduled for.
 
-    `started` and `finished` are on the schedule's clock, `started_wall` and `finished_wall` on the
-    wall's.
+    `started` and `finished` are on the schedule's clock, `started_wall` and `finished_wall` in real
+    time.
     """
 
     id: int
@@ -68,15 +79,16 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took by the wall's clock."""
+        """The duration in real time, None while it runs."""
         return (
             (self.finished_wall - self.started_wall).total_seconds() if self.finished_wall else None
         )
 
 
 class Ledger:
-    """Reads and writes `schedule.db` in the data folder; each call is a transaction. Only who holds
-    the lock `SCHEDULE` writes.
+    """Reads and writes `schedule.db` in the data folder; each call is a transaction.
+
+    Only the holder of the lock `SCHEDULE` may write.
     """
 
     def __init__(self, home: Home) -> None:
@@ -100,8 +112,8 @@ class Ledger:
                 yield connection
         except (OSError, sqlite3.DatabaseError) as error:
             raise DataFolderError(
-                f"cannot use {self.path}: {error}. Free space, mend its rights, or remove a"
-                " damaged file: the schedule starts anew then."
+                f"cannot use {self.path}: {error}. Free space, repair its permissions, or remove"
+                " a damaged file; the schedule then starts without history."
             ) from error
         finally:
             if connection is not None:
@@ -121,7 +133,7 @@ class Ledger:
     def start(
         self, step: Step, scheduled: datetime, *, now: datetime, wall: datetime, log: str = ""
     ) -> Run:
-        """Note that the next attempt of a step at a moment begins."""
+        """Record the start of the next attempt of a step for a moment."""
         attempt = len(self.attempts(step, scheduled)) + 1
         values = (
             step.domain,
@@ -135,9 +147,12 @@ class Ledger:
         )
         with self._connection() as connection:
             cursor = connection.execute(
-                "INSERT INTO runs (domain, step, target, scheduled, attempt, status, started,"
-                " started_wall, log)"
-                " VALUES (?, ?, ?, ?, ?, 'running', ?, ?, ?)",
+                """
+                INSERT INTO runs (
+                    domain, step, target, scheduled, attempt, status, started, started_wall, log
+                )
+                VALUES (?, ?, ?, ?, ?, 'running', ?, ?, ?)
+                """,
                 values,
             )
         return self._runs("id = ?", (cursor.lastrowid,))[0]
@@ -145,19 +160,19 @@ class Ledger:
     def finish(
         self, run: Run, status: Status, message: str, *, now: datetime, wall: datetime
     ) -> Run:
-        """Note how an attempt ended."""
+        """Record the end of an attempt."""
         with self._connection() as connection:
             connection.execute(
-                "UPDATE runs SET status = ?, message = ?, finished = ?, finished_wall = ? WHERE id"
-                " = ?",
+                """
+                UPDATE runs SET status = ?, message = ?, finished = ?, finished_wall = ?
+                WHERE id = ?
+                """,
                 (status, message, micros(now), micros(wall), run.id),
             )
         return self._runs("id = ?", (run.id,))[0]
 
     def interrupt_running(self, *, now: datetime, wall: datetime) -> list[Run]:
-        """Note that what a dead scheduler left running was interrupted, at some time until now;
-        returns those attempts.
-        """
+        """Record the attempts that a dead scheduler left running as interrupted; return them."""
         left = self._runs("status = 'running' ORDER BY id", ())
         return [
             self.finish(run, "interrupted", "the scheduler died while it ran", now=now, wall=wall)
@@ -165,21 +180,28 @@ class Ledger:
         ]
 
     def give_up_before(self, step: Step, scheduled: datetime) -> None:
-        """A step that comes to a newer moment does not retry older ones: their last attempts have
-        failed.
+        """Record retrying attempts for moments before `scheduled` as failed.
+
+        A step does not retry a moment once a newer one has come.
         """
         with self._connection() as connection:
             connection.execute(
-                f"UPDATE runs SET status = 'failed' WHERE status = 'retrying' AND {_OF_STEP} AND"
-                " scheduled < ?"
-                " AND attempt = (SELECT max(attempt) FROM runs AS other WHERE"
-                " (other.domain, other.step, other.target, other.scheduled) = (runs.domain,"
-                " runs.step, runs.target, runs.scheduled))",
+                f"""
+                UPDATE runs SET status = 'failed'
+                WHERE status = 'retrying' AND {_OF_STEP} AND scheduled < ?
+                    AND attempt = (
+                        SELECT max(attempt) FROM runs AS other
+                        WHERE other.domain = runs.domain
+                            AND other.step = runs.step
+                            AND other.target = runs.target
+                            AND other.scheduled = runs.scheduled
+                    )
+                """,
                 (step.domain, step.name, step.target, micros(scheduled)),
             )
 
     def last_done(self, step: Step, *, failed: bool = True) -> datetime | None:
-        """The newest moment that the step is done with; `failed` says whether a failure counts."""
+        """The newest moment for which the step is done; with `failed` a final failure counts."""
         done = (*_DONE, "failed") if failed else _DONE
         runs = self._runs(
             f"{_OF_STEP} AND status IN ({', '.join('?' * len(done))})"
@@ -189,7 +211,7 @@ class Ledger:
         return runs[0].scheduled if runs else None
 
     def attempts(self, step: Step, scheduled: datetime) -> list[Run]:
-        """All attempts of a step at a moment, the first one first."""
+        """All attempts of a step for a moment, in their order."""
         return self._runs(
             f"{_OF_STEP} AND scheduled = ? ORDER BY attempt",
             (step.domain, step.name, step.target, micros(scheduled)),

@@ -1,4 +1,4 @@
-"""The platform from a notebook: pandas in and out."""
+"""The platform in a notebook, with pandas frames as input and output."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Punctual:
-    """A data folder as it stands at a moment.
+    """A data folder at a moment.
 
-    Any number of them can be open in one process. `repository` is by default `$PUNCTUAL_REPOSITORY`
-    or the installed `feature_repo`. `as_of` is an aware datetime or ISO 8601 text; by default the
-    moment the folder's clock has reached.
+    Any number of them can be open in one process. The default of `repository` is
+    `$PUNCTUAL_REPOSITORY` or the installed `feature_repo`. `as_of` is an aware datetime or ISO 8601
+    text; the default is the moment that the folder's clock has reached.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Punctual:
         self._as_of = as_of
 
     def moment(self, use_case: str) -> datetime:
-        """The moment at which a use case stands here."""
+        """The moment at which a use case is read."""
         from punctual.repository import find_use_case
 
         if isinstance(self._as_of, datetime):
@@ -45,9 +45,9 @@ class Punctual:
 
     @cached_property
     def store(self) -> FeatureStore:
-        """The Feast feature store, for whatever Feast can do; the definitions are registered.
+        """The Feast feature store, with the current definitions applied.
 
-        Raises `ChangeRefused` where one that a champion reads was changed in its place.
+        Raises `ChangeRefused` if a definition that a champion reads has changed.
         """
         from pipelines.materialize import apply_if_changed
         from punctual.repository import feature_store
@@ -57,9 +57,7 @@ class Punctual:
         return store
 
     def training_set(self, use_case: str, as_of: datetime | str | None = None) -> pd.DataFrame:
-        """Labelled requests with the features that were known at each prediction moment
-        (`event_timestamp`).
-        """
+        """Labelled requests with the features known at each one's `event_timestamp`."""
         from punctual.repository import feature_store, find_use_case
         from training.training_set import training_set
 
@@ -74,11 +72,10 @@ class Punctual:
         return training_set(feature_store(self.home), domain, declared, as_of=at).rows.to_pandas()
 
     def online_features(self, use_case: str, rows: Any, at: datetime | None = None) -> pd.DataFrame:
-        """What the online store shows for each row's keys at a moment, request-time features
-        included.
+        """The online features of each row at a moment, including request-time features.
 
         `rows` is a pandas, polars or Arrow frame, or a list of mappings, with a column for each
-        join key and request column; a named index of pandas counts as columns, and further columns
+        join key and request column. The levels of a named pandas index are columns; other columns
         are ignored. Raises `InvalidRequest` with every problem, by row and column.
         """
         from inference.features import OnlineFeatures
@@ -88,9 +85,7 @@ class Punctual:
         return OnlineFeatures(domain, declared).read(rows, at or self.moment(use_case)).to_pandas()
 
     def predict(self, use_case: str, rows: Any, at: datetime | None = None) -> pd.DataFrame:
-        """The champion's prediction for each row (as for `online_features`); logged, as every
-        prediction is.
-        """
+        """The champion's logged prediction for each row; `rows` as for `online_features`."""
         from inference.predict import predict_frame
 
         return predict_frame(self.home, use_case, rows, at or self.moment(use_case))

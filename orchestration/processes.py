@@ -1,4 +1,4 @@
-"""Child processes that end when this one does: those of steps, and the server."""
+"""Child processes, for steps and the server, that end when this process does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Child:
-    """A running `python -m …` in a process group of its own, and where in its log file it began."""
+    """A `python -m …` process in its own process group; its output is in `log` from `begins` on."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -28,35 +28,37 @@ class Child:
 
     @property
     def code(self) -> int | None:
-        """Its exit code (a signal's number negative), None while it runs."""
+        """The exit code, negative for a signal; None while the process runs."""
         return self.process.poll()
 
     def stop(self, patience: float = 10.0) -> int:
-        """Ask it and its own children to end, make them after `patience` seconds; returns the exit
-        code.
+        """End the process group and return the exit code.
+
+        Sends SIGTERM, and SIGKILL after `patience` seconds.
         """
-        for way, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, None)):
+        for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, None)):
             if self.code is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, way)
+                    os.killpg(self.process.pid, number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(wait)
         return self.process.wait()
 
-    def last_words(self, lines: int = 20, width: int = 500) -> str:
-        """The last lines that it wrote."""
+    def last_output(self, lines: int = 20, width: int = 500) -> str:
+        """The last lines of the output."""
         with self.log.open("rb") as file:
             file.seek(max(self.begins, self.log.stat().st_size - lines * width))
             text = file.read().decode(errors="replace")
         return "\n".join(line.rstrip()[:width] for line in text.splitlines()[-lines:]).strip()
 
 
-def start(home: Home, argv: Sequence[str], log: Path, *, keeps: Sequence[int] = ()) -> Child:
-    """Run `python -m argv…` on a home, its output appended to a log file.
+def start(
+    home: Home, argv: Sequence[str], log: Path, *, inherited_fds: Sequence[int] = ()
+) -> Child:
+    """Start `python -m argv…` on a home, with its output appended to a log file.
 
-    On Linux the kernel kills it when this process dies, however that dies. `keeps` are file
-    descriptors that it holds open as long as it lives. Raises `DataFolderError` where the log
-    cannot be written.
+    On Linux the kernel kills the child when this process dies for any reason. The child inherits
+    the file descriptors `inherited_fds`. Raises `DataFolderError` if the log cannot be written.
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -65,19 +67,19 @@ def start(home: Home, argv: Sequence[str], log: Path, *, keeps: Sequence[int] = 
         output.flush()
     except OSError as error:
         raise DataFolderError(
-            f"cannot write {log}: {error.strerror}. Free space, mend its rights or choose another"
-            " --home."
+            f"cannot write {log}: {error.strerror}. Free space, repair its permissions or choose"
+            " another --home."
         ) from error
     with output:
         process = subprocess.Popen(
-            # -P: a folder of the caller that happens to be called `training` is not the stage.
+            # -P: a folder `training` in the working directory must not shadow the stage.
             [sys.executable, "-P", "-m", *argv],
             env={**os.environ, **home.environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=tuple(keeps),
+            pass_fds=tuple(inherited_fds),
             preexec_fn=_die_with_parent(),
         )
         return Child(process, log, output.tell())
@@ -90,7 +92,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
     def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we could ask
+        if os.getppid() != parent:  # the parent died before prctl
             os._exit(1)
 
     return in_child

@@ -1,6 +1,4 @@
-"""When steps run: cron moments on any clock, a missed one caught up once, a failed one retried,
-never two at a time.
-"""
+"""The built-in scheduler: cron on any clock, with catch-up and retries, one run at a time."""
 
 from __future__ import annotations
 
@@ -23,30 +21,29 @@ RunStep = Callable[[Step, datetime, Path], Outcome]
 
 
 def last_moment(cron: str, now: datetime) -> datetime:
-    """The newest moment of a cron expression that is not after now (aware UTC)."""
+    """The newest moment of a cron expression that is not after `now` (aware UTC)."""
     return next(CronSim(cron, now.replace(microsecond=0) + timedelta(seconds=1), reverse=True))
 
 
 def next_moment(cron: str, now: datetime) -> datetime:
-    """The first moment of a cron expression after now (aware UTC)."""
+    """The first moment of a cron expression after `now` (aware UTC)."""
     return next(CronSim(cron, now))
 
 
 class Scheduler:
-    """Runs steps when they are due, one after another, and keeps the ledger.
+    """Runs due steps one after another, and writes the ledger.
 
-    A run stands for the newest moment of its step's cron that has come, and its command lines get
-    that moment as their `--as-of`, however late it starts: a retry, a repetition and a rehearsal
-    give the same rows, and several missed moments are one run. What comes online later than
-    promised is said in the run's message.
+    A run is for the newest past moment of its step's cron. Its command lines get that moment as
+    `--as-of`, however late the run starts, so that retries, repetitions and rehearsals give the
+    same rows. Several missed moments are caught up with one run. If the run ends later than
+    promised, its message says so.
 
-    A step without history is due at once. What it comes after, its conditions, and how often it is
-    tried, its description says (`Step`). Other steps go on while one waits for its next try, and
-    its own next moment ends it. Interrupted attempts do not count, and a failure that a person has
-    to fix is not tried again.
+    A step without history is due at once. Its dependencies, conditions and retries are those of its
+    `Step`. Other steps run while a step waits for a retry; the step's next moment ends the retries.
+    Interrupted attempts do not count as failures. A failure that needs a person is not retried.
 
-    `clock` is the schedule's clock and `wall` the wall's (aware UTC). `sleep` waits so many seconds
-    or less by the wall's clock; where it raises `Stopped`, the scheduler ends.
+    `clock` is the schedule's clock and `wall` the real time (aware UTC). `sleep` waits at most the
+    given number of real seconds; if it raises `Stopped`, the scheduler ends.
     """
 
     def __init__(
@@ -71,22 +68,21 @@ class Scheduler:
         self.show = show
 
     def recover(self) -> list[Run]:
-        """Note what a dead scheduler left running as interrupted; it is due again."""
+        """Record the runs of a dead scheduler as interrupted; their steps are due again."""
         left = self.ledger.interrupt_running(now=self.clock(), wall=self.wall())
         for run in left:
             self.show(run)
         return left
 
     def run_due(self) -> list[Run]:
-        """Run what is due now, each step at most once; returns the finished runs. Raises `Stopped`
-        where `sleep` does.
+        """Run what is due now, each step at most once; return the finished runs.
 
-        What comes due meanwhile waits for the next time: it would read what is not built up to its
-        moment.
+        Steps that come due during these runs wait for the next call: the tables may not be built up
+        to their moment. Raises `Stopped` if `sleep` does.
         """
         now = self.clock()
         finished: dict[Step, Run] = {}
-        # A run may make others due: the first champion a batch.
+        # A run may make another step due: with the first champion, a batch.
         while due := next(
             (
                 (step, at)
@@ -100,16 +96,14 @@ class Scheduler:
         return list(finished.values())
 
     def run_forever(self, pause: float = 0.5) -> None:
-        """Run what is due, again and again, until `sleep` raises `Stopped`."""
+        """Run what is due, repeatedly, until `sleep` raises `Stopped`."""
         with contextlib.suppress(Stopped):
             while True:
                 self.run_due()
                 self.sleep(pause)
 
     def due(self, step: Step, now: datetime | None = None) -> datetime | None:
-        """The moment for which the step is to run, if there is one; `now` is the clock's time
-        unless given.
-        """
+        """The moment for which the step is due at `now`, by default the clock's time; else None."""
         moment, done = last_moment(step.cron, now or self.clock()), self.ledger.last_done(step)
         if done is not None and moment <= done:
             return None
@@ -128,7 +122,7 @@ class Scheduler:
         return moment
 
     def may_run(self, step: Step, moment: datetime) -> bool:
-        """Whether the steps that this one comes after have been done for the moment."""
+        """Whether the steps named in `after` are done for the moment."""
         before = [
             each for each in self.steps if each.domain == step.domain and each.name in step.after
         ]
@@ -139,9 +133,9 @@ class Scheduler:
         )
 
     def _skip(self, step: Step, moment: datetime) -> None:
-        """Begin the history of a step that has nothing to do yet."""
+        """Start the history of a step with a skipped run."""
         run = self.ledger.start(step, moment, now=self.clock(), wall=self.wall())
-        reason = "there is a champion; the next one is trained when its time comes"
+        reason = "a champion exists; the next one is trained at the next scheduled moment"
         self.show(self.ledger.finish(run, "skipped", reason, now=self.clock(), wall=self.wall()))
 
     def _run(self, step: Step, moment: datetime) -> Run:
@@ -153,7 +147,7 @@ class Scheduler:
         try:
             outcome = self.run_step(step, moment, log)
         except BaseException as error:
-            # Whatever ended us, the run is to be done again.
+            # For any reason, an interrupted run is due again.
             self.show(
                 self.ledger.finish(
                     run, "interrupted", str(error) or "stopped", now=self.clock(), wall=self.wall()
@@ -163,7 +157,7 @@ class Scheduler:
         now = self.clock()
         status: Status = outcome.status
         message = outcome.message or _lateness(step, moment, now)
-        if outcome.status == "failed" and outcome.again and failures < step.retries:
+        if outcome.status == "failed" and outcome.retryable and failures < step.retries:
             status = "retrying"
         run = self.ledger.finish(run, status, message, now=now, wall=self.wall())
         _remove_old_logs(log.parent)
@@ -196,25 +190,25 @@ def _remove_old_logs(folder: Path) -> None:
 
 
 def run_line(run: Run) -> str:
-    """A run in one line, for a person."""
+    """A run as one line of text."""
     took = "" if run.seconds is None else f" in {run.seconds:.0f} s"
-    words = gist(run.message)
+    message = error_line(run.message)
     endings = {
         "running": "runs",
-        "succeeded": f"done{took}{'; ' if words else ''}{words}",
-        "refused": f"refused{took}: {words}",
-        "attention": f"done{took}, and needs attention: {words}; see {run.log}",
-        "failed": f"failed for good at attempt {run.attempt}: {words}; see {run.log}",
-        "retrying": f"failed at attempt {run.attempt} and will be tried again: {words}; see"
+        "succeeded": f"done{took}{'; ' if message else ''}{message}",
+        "refused": f"refused{took}: {message}",
+        "attention": f"done{took}, and needs attention: {message}; see {run.log}",
+        "failed": f"failed for good at attempt {run.attempt}: {message}; see {run.log}",
+        "retrying": f"failed at attempt {run.attempt} and will be retried: {message}; see"
         f" {run.log}",
-        "interrupted": f"interrupted: {words}; it will be run again",
-        "skipped": f"skipped: {words}",
+        "interrupted": f"interrupted: {message}; it will be run again",
+        "skipped": f"skipped: {message}",
     }
     return f"{run.step} {run.target} as of {run.scheduled:%Y-%m-%d %H:%M}: {endings[run.status]}"
 
 
-def gist(message: str, width: int = 240) -> str:
-    """The line that names the error, or the last one, not too long."""
+def error_line(message: str, width: int = 240) -> str:
+    """The last line that begins with an error's name, else the last line; cut to `width`."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     line = next(
         (line for line in reversed(lines) if re.match(r"[\w.]+: ", line)),

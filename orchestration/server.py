@@ -1,6 +1,4 @@
-"""The prediction server beside the schedule: a child process, started again with growing waits when
-it dies.
-"""
+"""The prediction server of `punctual up`: a child process, restarted with backoff if it dies."""
 
 from __future__ import annotations
 
@@ -15,15 +13,15 @@ from punctual.errors import PortInUse
 from punctual.home import Home
 
 HOST = "127.0.0.1"
-# A server that has lived so long was well; the wait before its next start begins anew.
+# If the server ran at least this long, the wait before its restart is reset.
 _HEALTHY_SECONDS = 60.0
 _LONGEST_WAIT_SECONDS = 60.0
 
 
-def refuse_taken(port: int) -> None:
-    """Raise `PortInUse` where nobody could listen at the port now."""
+def refuse_used_port(port: int) -> None:
+    """Raise `PortInUse` if the server cannot listen at the port now."""
     with socket.socket() as probe:
-        # As the server does it: the remains of closed connections do not count.
+        # As in the server: closed connections in TIME_WAIT do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -38,10 +36,10 @@ def refuse_taken(port: int) -> None:
 
 
 class Server:
-    """Keeps `python -m` with a command line running from `wanted` on; `look_after` is to be called
-    often.
+    """Keeps the server process running while `wanted` is true; `supervise` must be called often.
 
-    `argv` gives the command line anew for each start. What happens is told to `show`.
+    `argv` returns the arguments after `python -m` for each start. `show` gets a line of text when
+    the server answers and when it has ended.
     """
 
     def __init__(
@@ -64,12 +62,10 @@ class Server:
         self._started = self._not_before = 0.0
         self._deaths = 0
         self._answers = False
-        self._last_words = ""
+        self._last_output = ""
 
-    def look_after(self) -> None:
-        """Start the server if it is wanted and not there, and tell when it answers and when it
-        died.
-        """
+    def supervise(self) -> None:
+        """Start the server if it is wanted and not running; show when it answers or has ended."""
         if not self.wanted:
             return
         now = time.monotonic()
@@ -81,29 +77,31 @@ class Server:
                     False,
                 )
         elif self._child.code is not None:
-            self._bury(self._child, self._child.code, now)
+            self._schedule_restart(self._child, self._child.code, now)
         elif not self._answers and _answers(self._port):
             self._answers = True
             self._show(
-                f"Serving at http://{HOST}:{self._port}, described at"
+                f"Serving at http://{HOST}:{self._port}, documented at"
                 f" http://{HOST}:{self._port}/docs; its log is {self._log}."
             )
 
     def stop(self) -> None:
-        """End it, and start it no more."""
+        """End the server; it is not restarted."""
         self.wanted = False
         if self._child is not None:
             self._child.stop()
             self._child = None
 
-    def _bury(self, child: processes.Child, code: int, now: float) -> None:
+    def _schedule_restart(self, child: processes.Child, code: int, now: float) -> None:
         self._deaths = 1 if now - self._started > _HEALTHY_SECONDS else self._deaths + 1
         wait = min(_LONGEST_WAIT_SECONDS, self._first_wait * 2 ** (self._deaths - 1))
         self._child, self._not_before = None, now + wait
-        said = child.last_words()
-        again = "" if said == self._last_words or not said else f"\n{said}"
-        self._last_words = said
-        self._show(f"The server ended with exit code {code}; it starts again in {wait:g} s.{again}")
+        output = child.last_output()
+        new_output = "" if output == self._last_output or not output else f"\n{output}"
+        self._last_output = output
+        self._show(
+            f"The server ended with exit code {code}; it starts again in {wait:g} s.{new_output}"
+        )
 
 
 def _answers(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""`punctual status`: the champions, how fresh features are, what ran and what is next."""
+"""`punctual status`: champions, freshness of features, the last runs and the next ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RUNS_SHOWN = 20
 @common_options
 def command(home: Home, as_of: str | None, as_json: bool) -> None:
     """Show champions, freshness and the last runs."""
-    with working("looking", quiet=as_json):
+    with working("reading the data folder", quiet=as_json):
         found = status(home, as_of)
     if as_json:
         show_json(found)
@@ -45,12 +45,10 @@ def command(home: Home, as_of: str | None, as_json: bool) -> None:
 
 
 def status(home: Home, as_of: str | None = None) -> dict[str, Any]:
-    """What there is in the data folder, judged at a moment; `missing` says in sentences what there
-    is not yet.
+    """The status of the data folder at a moment; `missing` has sentences about what is missing.
 
-    `champion` is that of the first use case; `use_cases` has them all. A view is fresh until rows
-    of its next grid time should be online: its `every` and its `available_after` behind the moment
-    at most.
+    `champion` is that of the first use case; `use_cases` has all models. A view is fresh if it is
+    materialized to within its `every` plus its `available_after` before the moment.
     """
     from orchestration.declared import declared_domain
     from orchestration.ledger import SCHEDULE, Ledger
@@ -104,13 +102,15 @@ def status(home: Home, as_of: str | None = None) -> dict[str, Any]:
 
 
 def _run(run: Run, scheduler: str) -> dict[str, Any]:
-    # What a scheduler that is gone left running does not run.
-    gone = {"status": "interrupted"} if run.status == "running" and scheduler == "stopped" else {}
-    return {**vars(run), "seconds": run.seconds, **gone}
+    # A run that a dead scheduler left as "running" was interrupted.
+    corrected = (
+        {"status": "interrupted"} if run.status == "running" and scheduler == "stopped" else {}
+    )
+    return {**vars(run), "seconds": run.seconds, **corrected}
 
 
 def _models(home: Home, use_case: str, missing: list[str]) -> dict[str, Any]:
-    """What the model registry has of a use case, behind each alias."""
+    """The model of each alias of a use case in the model registry."""
     from punctual.model_card import CHALLENGER, CHAMPION
     from stores.models import aliases, read_card
 
@@ -140,7 +140,7 @@ def _model(card: Any) -> dict[str, Any]:
 def _views(
     home: Home, domains: Sequence[DeclaredDomain], moments: Mapping[str, datetime]
 ) -> dict[str, dict[str, Any]]:
-    """How far each view is built and online, as its present definition makes it."""
+    """The status of each view's table and online rows, in the version of its definition."""
     project, database = _online(home)
     return {
         view.name: {
@@ -155,7 +155,7 @@ def _views(
 def _view(
     home: Home, project: str, database: PackedDatabase, view: DeclaredView, at: datetime
 ) -> dict[str, Any]:
-    """A view's row, judged as the server does."""
+    """The status of a view; freshness as in the server."""
     from stores.online import OnlineView, freshness_of
 
     table = _built(home, view)
@@ -184,7 +184,7 @@ def _view(
 
 
 def _built(home: Home, declared: DeclaredTable) -> dict[str, Any]:
-    """How many rows a table has and how far it is built, if it is of the present definition."""
+    """The rows of a table and the moment up to which it is built, for its present definition."""
     from stores.tables import Manifest
 
     manifest = Manifest(home.tables)
@@ -198,7 +198,7 @@ def _built(home: Home, declared: DeclaredTable) -> dict[str, Any]:
 
 
 def _online(home: Home) -> tuple[str, PackedDatabase]:
-    """Feast's project and the online records; Feast is imported only where they are not a file."""
+    """Feast's project and the online records; Feast is imported only if these are not a file."""
     from punctual.repository import feature_store, store_settings
     from stores.online import open_database
 
@@ -213,7 +213,7 @@ def _online(home: Home) -> tuple[str, PackedDatabase]:
 
 
 def _schedule(home: Home, domain: DeclaredDomain, now: datetime) -> list[dict[str, Any]]:
-    """When each step ran last for a moment, and which moment comes next."""
+    """The last moment for which each step was done, and its next one."""
     from orchestration.ledger import Ledger
     from orchestration.schedule import next_moment
 
@@ -232,8 +232,8 @@ def _schedule(home: Home, domain: DeclaredDomain, now: datetime) -> list[dict[st
 
 
 def show_status(found: dict[str, Any]) -> None:
-    """Print what `status` found as tables."""
-    from orchestration.schedule import gist
+    """Print the result of `status` as tables."""
+    from orchestration.schedule import error_line
 
     click.echo(
         f"As of {found['as_of']:%Y-%m-%d %H:%M:%S} UTC in {found['home']}; the scheduler is"
@@ -286,7 +286,7 @@ def show_status(found: dict[str, Any]) -> None:
                     r["attempt"],
                     r["status"],
                     r["seconds"],
-                    gist(r["message"]),
+                    error_line(r["message"]),
                 ]
                 for r in found["runs"]
             ],
@@ -299,7 +299,7 @@ def _model_rows(use_cases: dict[str, Any]) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for name, models in use_cases.items():
         for alias, model in models.items():
-            # A challenger that became champion is one model, not two.
+            # A challenger that is now the champion is shown once.
             if model is None or (alias != "champion" and model == models["champion"]):
                 continue
             scores = [

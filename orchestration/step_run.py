@@ -1,4 +1,4 @@
-"""Runs a step: its command lines as child processes, judged by their exit codes alone."""
+"""Runs a step's command lines as child processes; the outcome depends on their exit codes only."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from punctual.times import duration_text
 
 
 class Stopped(Exception):
-    """Somebody asked this process to end while it waited."""
+    """The scheduler process was asked to end."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of a step ended.
+    """The outcome of a run of a step.
 
-    A refused one did its work, and the gate refused its model; with `attention` it did its work,
-    and a check failed. `again` says whether a failed one is worth trying again.
+    `refused`: the work is done, and the gate refused the model. `attention`: the work is done, and
+    a check failed. `retryable` is about a failed run: whether a repetition may succeed.
     """
 
     status: Literal["succeeded", "attention", "refused", "failed"]
     message: str = ""
-    again: bool = True
+    retryable: bool = True
 
 
 def run_step(
@@ -40,20 +40,20 @@ def run_step(
     *,
     home: Home,
     sleep: Callable[[float], None],
-    keeps: Sequence[int] = (),
+    inherited_fds: Sequence[int] = (),
     clock: Callable[[], str] = lambda: "now",
     speed: float = 1.0,
 ) -> Outcome:
-    """Run a step's commands, their output in the log, until one fails or the time is up.
+    """Run a step's commands until one fails or the time limit is reached; their output is in `log`.
 
-    `sleep` is called while they run; if it raises `Stopped`, or anything else, the running one is
-    ended. `clock` says what time it is, as an option's value. `keeps` are file descriptors that
-    the commands hold open.
+    `sleep` is called while a command runs; if it raises `Stopped` or another exception, the command
+    is ended. `clock` returns the value of `{clock}` in the commands. The commands inherit the file
+    descriptors `inherited_fds`.
     """
     until = time.monotonic() + step.timeout_seconds
     for command in step.commands:
         argv = step.arguments(command, as_of, clock(), speed)
-        child = processes.start(home, argv, log, keeps=keeps)
+        child = processes.start(home, argv, log, inherited_fds=inherited_fds)
         try:
             while child.code is None and time.monotonic() < until:
                 sleep(0.1)
@@ -68,20 +68,20 @@ def run_step(
                 f" '{step.name}' may take {limit}.",
             )
         if code != ExitCode.DONE:
-            said = child.last_words()
+            output = child.last_output()
             return _outcome(
-                code, said or f"python -m {' '.join(argv)} {_ended(code)} and said nothing"
+                code, output or f"python -m {' '.join(argv)} {_ended(code)} without output"
             )
     return Outcome("succeeded")
 
 
-def _outcome(code: int, said: str) -> Outcome:
-    """What an exit code other than 0 says of the run; `said` is for people."""
+def _outcome(code: int, message: str) -> Outcome:
+    """The outcome for an exit code other than 0."""
     if code == ExitCode.REFUSED:
-        return Outcome("refused", said)
+        return Outcome("refused", message)
     if code == ExitCode.NEEDS_ATTENTION:
-        return Outcome("attention", said)
-    return Outcome("failed", said, again=code != ExitCode.NEEDS_A_PERSON)
+        return Outcome("attention", message)
+    return Outcome("failed", message, retryable=code != ExitCode.NEEDS_A_PERSON)
 
 
 def _ended(code: int) -> str:

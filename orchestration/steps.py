@@ -1,4 +1,4 @@
-"""Steps: what runs on a schedule, described as data, so that any scheduler can run the same.
+"""Steps: what runs on a schedule, described as data for any scheduler.
 
 The built-in schedule, a crontab, Airflow and Kubeflow read the same description:
 `punctual steps --json` prints it.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it imports Feast
 Condition = Literal["champion"]
 AS_OF, CLOCK, SPEED = "{as_of}", "{clock}", "{speed}"
 _AT_THE_MOMENT = ("--as-of", AS_OF)
-_AND_WHAT_TIME_IT_IS = (*_AT_THE_MOMENT, "--clock", CLOCK, "--speed", SPEED)
+_WITH_CLOCK = (*_AT_THE_MOMENT, "--clock", CLOCK, "--speed", SPEED)
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,18 @@ class Step:
 
     It is idempotent: running it again for the same moment gives the same rows.
 
-    `commands` run one after another, each with `python -m`, until one exits with another code than
-    0; the codes are those of `punctual.errors.ExitCode`. In their arguments `{as_of}` stands for
-    the moment the run is for, `{clock}` for the present when the command starts (ISO 8601 in UTC,
-    or `now`), and `{speed}` for how many times as fast as the wall's the clock goes (1 in the
-    present).
+    `commands` run one after another, each with `python -m`, until one exits with a code other than
+    0; the codes are those of `punctual.errors.ExitCode`. In their arguments `{as_of}` is the moment
+    that the run is for, `{clock}` the present when the command starts (ISO 8601 in UTC, or `now`),
+    and `{speed}` how many times faster than real time the clock runs (1 in the present).
 
-    `cron` is in UTC. All commands of a run together may take `timeout_seconds` by the wall's clock.
-    A run that failed temporarily is tried `retries` more times, the first time after
-    `retry_delay_seconds`, which then doubles. It runs only when every step of the same domain
-    named in `after` has been done for the last moment of that step's own cron, and, with `needs`,
-    only when its target has that. `first_run_without`: at the first start of a schedule the moment
-    that has passed is caught up only when its target does not have that. What a run writes is
-    promised `promised_within_seconds` after its moment, if anything is promised.
+    `cron` is in UTC. `timeout_seconds` limits the real time of all commands of a run together. A
+    run with a temporary failure is retried up to `retries` times, first after
+    `retry_delay_seconds`, which then doubles. The step runs only if every step of the same domain
+    named in `after` is done for the last moment of that step's own cron, and only if its target has
+    what `needs` names. On the first start of a schedule the last past moment is caught up only if
+    the target does not have what `first_run_without` names. The results of a run are promised
+    `promised_within_seconds` after its moment; None is no promise.
     """
 
     name: str
@@ -70,7 +69,7 @@ class Step:
 
 
 def steps_of(domain: LoadedDomain) -> list[Step]:
-    """The steps that a loaded domain's schedule names, for the domain or for each use case."""
+    """The steps of a domain's schedule, for the domain or for each of its use cases."""
     schedule = domain.domain.schedule
     steps = []
     if MATERIALIZE in schedule:
@@ -115,7 +114,7 @@ def _materialize(domain: LoadedDomain) -> Step:
         domain.domain.schedule[MATERIALIZE],
         (
             ("pipelines", "build", domain.name, *_AT_THE_MOMENT),
-            ("pipelines", "materialize", domain.name, *_AND_WHAT_TIME_IT_IS),
+            ("pipelines", "materialize", domain.name, *_WITH_CLOCK),
         ),
         _timeout(domain, MATERIALIZE, timedelta(hours=2)),
         promised_within_seconds=min(promised).total_seconds() if promised else None,
@@ -123,7 +122,7 @@ def _materialize(domain: LoadedDomain) -> Step:
 
 
 def _timeout(domain: LoadedDomain, name: str, default: timedelta) -> float:
-    """Seconds; the default is far more than a run takes, so that one that hangs ends some time."""
+    """Seconds; the default is far longer than a run takes and only ends runs that hang."""
     return domain.domain.time_limits.get(name, default).total_seconds()
 
 
@@ -134,8 +133,8 @@ def _timeout(domain: LoadedDomain, name: str, default: timedelta) -> float:
 def command(home: Home, domains: tuple[str, ...], as_json: bool) -> None:
     """Show what runs on the schedule.
 
-    With --json it is the description that any other scheduler can run the same steps from.
-    All domains unless some are named.
+    With --json it prints the description from which other schedulers run the same steps. Shows all
+    domains unless some are named.
     """
     from punctual.repository import domain_names, load_domain
 

@@ -1,4 +1,4 @@
-"""`punctual up`: schedule and server together, on one clock, until somebody stops them."""
+"""`punctual up`: schedule and server together on one clock, until a signal ends them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from punctual.times import iso
 if TYPE_CHECKING:
     from punctual.loaded_domain import LoadedDomain
 
-# In which the last children of a scheduler just killed can die; a step that outlives it never runs
-# beside its own repetition.
-_PATIENCE_SECONDS = 3.0
+# The wait for the lock: the child processes of a killed scheduler hold it until they have ended, so
+# that a step never runs twice at the same time.
+_LOCK_TIMEOUT_SECONDS = 3.0
 
 
 @click.command("up", cls=Command, epilog="Example: punctual up --speed 60")
@@ -31,14 +31,14 @@ _PATIENCE_SECONDS = 3.0
     type=click.IntRange(1, 65_535),
     default=8400,
     show_default=True,
-    help="Where the server listens on this machine.",
+    help="The port of the server on this machine.",
 )
 @click.option(
     "--speed",
     type=Speed(),
     default=1.0,
     show_default=True,
-    help="How many times as fast as the wall's the clock goes; 60 makes an hour a minute.",
+    help="How many times faster than real time the clock runs; with 60 an hour takes a minute.",
 )
 @click.option(
     "--domain",
@@ -52,9 +52,9 @@ _PATIENCE_SECONDS = 3.0
 def command(home: Home, port: int, speed: float, names: tuple[str, ...], as_of: str | None) -> None:
     """Run schedule and server together.
 
-    It builds, materializes, predicts and trains on schedule, and serves predictions, until Ctrl-C.
-    Each domain declares its schedule. What was missed is caught up once, then the server starts;
-    what fails is tried again and shown by `punctual status`. The clock goes on from --as-of.
+    Builds, materializes, predicts and trains on schedule, and serves predictions, until Ctrl-C.
+    Each domain declares its schedule. Missed runs are caught up once, then the server starts.
+    Failed runs are retried and shown by `punctual status`. The clock starts at --as-of.
     """
     from punctual.errors import UnknownDomain
     from punctual.repository import domain_names, load_domain
@@ -62,8 +62,8 @@ def command(home: Home, port: int, speed: float, names: tuple[str, ...], as_of: 
     domains = [load_domain(home, name) for name in dict.fromkeys(names) or domain_names(home)]
     if not domains:
         raise UnknownDomain(
-            f"there is no domain in {home.repository}: no folder with a use_case.py. Choose"
-            " another --repository."
+            f"no domain in {home.repository}: no folder has a use_case.py. Choose another"
+            " --repository."
         )
     up(home, domains, port=port, as_of=as_of, speed=speed)
 
@@ -77,16 +77,15 @@ def up(
     speed: float = 1.0,
     show: Callable[[str], None] = click.echo,
 ) -> None:
-    """Catch up what is due, start the server, and go on until SIGINT or SIGTERM; all children are
-    ended then.
+    """Catch up what is due, start the server, and run the schedule until SIGINT or SIGTERM.
 
-    Each run reads the definitions anew; a changed schedule or a new use case takes effect with the
-    next start. Raises `AlreadyRunning` where another schedule has the data folder, and `PortInUse`,
-    before anything runs.
+    All child processes are ended at the end. Each run loads the current definitions; a changed
+    schedule or a new use case takes effect at the next start. Before anything runs, raises
+    `AlreadyRunning` if another schedule uses the data folder, and `PortInUse`.
     """
     from orchestration.ledger import SCHEDULE, Ledger, Run
     from orchestration.schedule import Scheduler, run_line
-    from orchestration.server import Server, refuse_taken
+    from orchestration.server import Server, refuse_used_port
     from orchestration.step_run import Stopped, run_step
     from orchestration.steps import steps_of
     from punctual.locks import exclusive_lock
@@ -94,7 +93,7 @@ def up(
     steps = [step for domain in domains for step in steps_of(domain)]
     use_cases = [name for domain in domains for name in domain.use_cases]
     clock, live = clock_of(home, domains, as_of, speed)
-    remember: Callable[[datetime], None] = (lambda _: None) if live else Remembered(home, speed)
+    remember: Callable[[datetime], None] = (lambda _: None) if live else ClockSaver(home, speed)
 
     def present() -> str:
         return NOW if live else str(iso(clock()))
@@ -106,7 +105,7 @@ def up(
     def sleep(seconds: float) -> None:
         until = time.monotonic() + seconds
         while True:
-            server.look_after()
+            server.supervise()
             remember(clock())
             if stop_signals:
                 raise Stopped
@@ -118,13 +117,12 @@ def up(
     def show_run(run: Run) -> None:
         show(f"{clock():%Y-%m-%d %H:%M:%S}  {run_line(run)}")
 
-    with (
-        exclusive_lock(home, SCHEDULE, _PATIENCE_SECONDS) as lock,
-        _caught_signals() as stop_signals,
-    ):
-        refuse_taken(port)
+    with only_one(home, SCHEDULE, _LOCK_TIMEOUT_SECONDS) as lock, _caught_signals() as stop_signals:
+        refuse_used_port(port)
         server = Server(home, serve, port, home.path("logs", "server.log"), show)
-        run = partial(run_step, home=home, sleep=sleep, keeps=(lock,), clock=present, speed=speed)
+        run = partial(
+            run_step, home=home, sleep=sleep, inherited_fds=(lock,), clock=present, speed=speed
+        )
         scheduler = Scheduler(
             steps,
             Ledger(home),
@@ -132,12 +130,12 @@ def up(
             run,
             sleep,
             wall=wall_clock,
-            has_champion=ChampionSeen(home),
+            has_champion=ChampionCheck(home),
             show=show_run,
         )
         show(
-            f"The clock stands at {clock():%Y-%m-%d %H:%M:%S} UTC and goes {speed:g} times as fast"
-            f" as the wall's; data in {home.folder}."
+            f"The clock is at {clock():%Y-%m-%d %H:%M:%S} UTC and runs at {speed:g} times real"
+            f" time; data in {home.folder}."
         )
         try:
             scheduler.recover()
@@ -149,7 +147,7 @@ def up(
             with contextlib.suppress(Stopped):
                 scheduler.run_due()
                 server.wanted = bool(use_cases)
-                # An hour may be a second; be there in its first minute.
+                # On a fast clock too, a run starts within the first minute of its moment.
                 scheduler.run_forever(pause=min(0.5, max(0.05, 30 / speed)))
         finally:
             server.stop()
@@ -161,10 +159,10 @@ def up(
 def clock_of(
     home: Home, domains: Sequence[LoadedDomain], as_of: str | None, speed: float
 ) -> tuple[Callable[[], datetime], bool]:
-    """The clock of a schedule, and whether it is the wall's.
+    """The clock of a schedule, and whether it shows the real time.
 
-    Raises `click.UsageError` where the domains live in different times, or the present is to go
-    faster than it does.
+    Raises `click.UsageError` if the domains have different demo moments, or for the real time at
+    another speed than 1.
     """
     moments = [domain.domain.demo_at for domain in domains]
     if as_of is None and None in moments and any(moments):
@@ -172,8 +170,8 @@ def clock_of(
             f"{domain.name} {iso(domain.domain.demo_at) or 'in the present'}" for domain in domains
         )
         raise click.UsageError(
-            f"the domains live in different times: {at}. Choose one with --domain, or a moment"
-            " with --as-of."
+            f"the domains have different demo moments: {at}. Choose one with --domain, or give a"
+            " moment with --as-of."
         )
     demo_at = max((moment for moment in moments if moment), default=None)
     if as_of != NOW and (as_of or demo_at):
@@ -185,10 +183,8 @@ def clock_of(
     return wall_clock, True
 
 
-class Remembered:
-    """Notes where the data folder's clock is, once a minute or, where minutes fly, once a second by
-    the wall's.
-    """
+class ClockSaver:
+    """Saves the clock to the data folder once a minute of the clock, at most once a real second."""
 
     def __init__(self, home: Home, speed: float) -> None:
         self._home = home
@@ -196,16 +192,14 @@ class Remembered:
         self._next: datetime | None = None
 
     def __call__(self, now: datetime) -> None:
-        """Note the moment if it is time to."""
+        """Save the moment if the interval has passed."""
         if self._next is None or now >= self._next:
             remember_moment(self._home, now)
             self._next = now + self._every
 
 
-class ChampionSeen:
-    """Says whether a use case has a champion; where it has none, the model registry is asked again
-    every few seconds.
-    """
+class ChampionCheck:
+    """Whether a use case has a champion; a negative answer is cached for `every` seconds."""
 
     def __init__(self, home: Home, every: float = 5.0) -> None:
         self._home = home
@@ -213,7 +207,7 @@ class ChampionSeen:
         self._answers: dict[str, tuple[float, bool]] = {}
 
     def __call__(self, use_case: str) -> bool:
-        """Whether there is one, or was one when it was last asked."""
+        """Whether the use case has a champion; a positive answer is cached for good."""
         from inference.champion import champion_version
         from punctual.errors import NoChampion
 
@@ -229,7 +223,7 @@ class ChampionSeen:
 
 @contextlib.contextmanager
 def _caught_signals() -> Iterator[list[int]]:
-    """The signals to stop that came so far."""
+    """Within this context stop signals are collected in the list and do not end the process."""
     caught: list[int] = []
     kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {kind: signal.signal(kind, lambda number, _: caught.append(number)) for kind in kinds}

@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 import pytest
 
-from orchestration.cli import COMMANDS, FRONT_DOOR, main
+from orchestration.cli import COMMANDS, ROOT, main
 from punctual.command_line import Command, common_options, run
 from punctual.errors import AlreadyRunning, GateRefused, NotBuilt, PunctualError, exit_code_of
 
 
 def command_of(words):
-    """The click command of these words."""
-    found, context = FRONT_DOOR, click.Context(FRONT_DOOR)
+    """The click command behind the words."""
+    found, context = ROOT, click.Context(ROOT)
     for word in words:
         found = found.get_command(context, word)
     return found

@@ -190,6 +190,6 @@ def test_a_server_of_domains_in_different_times_asks_for_one(home, capsys, built
 
     assert code == 2
     assert (
-        "the domains live in different times: letters in the present, parcels"
+        "the domains have different demo moments: letters in the present, parcels"
         " 2024-02-20T12:00:00Z. Name the use cases to serve" in " ".join(err.split())
     )

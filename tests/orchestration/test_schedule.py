@@ -167,7 +167,7 @@ def test_with_a_champion_training_waits_for_its_next_scheduled_time(tiny, world)
     here = world([tiny.train()], "2013-12-05T20:00:00Z", champions={"train-target"})
     assert here.at("2013-12-05T20:00:00Z") == []
     assert [(run.status, run.message) for run in here.ledger.recent(5)] == [
-        ("skipped", "there is a champion; the next one is trained when its time comes")
+        ("skipped", "a champion exists; the next one is trained at the next scheduled moment")
     ]
     assert here.at("2013-12-09T06:59:59Z") == []
     assert here.at("2013-12-09T07:00:00Z") == [("train", "09 07:00", "succeeded")]
@@ -351,7 +351,7 @@ def test_a_killed_step_is_reported(tiny, world, monkeypatch):
 
     here.stop_after = kill
     assert here.at("2013-12-05T20:00:00Z") == [("materialize", "05 20:00", "retrying")]
-    assert here.shown[-1].message.endswith("was killed by signal 9 and said nothing")
+    assert here.shown[-1].message.endswith("was killed by signal 9 without output")
 
 
 def test_a_run_is_shown_in_one_line(tiny, world):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from orchestration.server import HOST, Server, refuse_taken
+from orchestration.server import HOST, Server, refuse_used_port
 from punctual.errors import PortInUse
 from punctual.home import Home
 
@@ -51,30 +51,30 @@ def started(tiny, home, port):
         server.stop()
 
 
-def look_after(server, until, seconds=10):
+def supervise(server, until, seconds=10):
     end = time.monotonic() + seconds
     while not until() and time.monotonic() < end:
-        server.look_after()
+        server.supervise()
         time.sleep(0.02)
     assert until()
 
 
 def test_the_address_is_announced_once_the_server_answers(started, port, home):
     server, shown = started(LISTENS)
-    look_after(server, lambda: shown)
-    server.look_after()
+    supervise(server, lambda: shown)
+    server.supervise()
     assert shown == [
-        f"Serving at http://127.0.0.1:{port}, described at http://127.0.0.1:{port}/docs; its log"
+        f"Serving at http://127.0.0.1:{port}, documented at http://127.0.0.1:{port}/docs; its log"
         f" is {home}/logs/server.log."
     ]
 
 
 def test_a_server_that_dies_is_started_again(started, tiny, alive):
     server, shown = started(LISTENS, first_wait=0.1)
-    look_after(server, lambda: len(shown) == 1)
+    supervise(server, lambda: len(shown) == 1)
     first = int((tiny.folder / "pid").read_text())
     os.kill(first, 9)
-    look_after(server, lambda: len(shown) == 3)
+    supervise(server, lambda: len(shown) == 3)
     assert shown[1] == "The server ended with exit code -9; it starts again in 0.1 s."
     second = int((tiny.folder / "pid").read_text())
     assert second != first
@@ -84,7 +84,7 @@ def test_a_server_that_dies_is_started_again(started, tiny, alive):
 
 def test_a_server_that_cannot_start_is_retried_with_growing_waits_and_one_message(started):
     server, shown = started(FAILS, first_wait=0.05)
-    look_after(server, lambda: len(shown) == 3)
+    supervise(server, lambda: len(shown) == 3)
     assert shown == [
         "The server ended with exit code 1; it starts again in 0.05 s.\nNoChampion: there is none"
         " yet.",
@@ -94,9 +94,9 @@ def test_a_server_that_cannot_start_is_retried_with_growing_waits_and_one_messag
 
 
 def test_a_taken_port_is_refused(port):
-    refuse_taken(port)
+    refuse_used_port(port)
     with (
         socket.create_server((HOST, port)),
         pytest.raises(PortInUse, match=f"another program listens at 127.0.0.1:{port}"),
     ):
-        refuse_taken(port)
+        refuse_used_port(port)

@@ -29,22 +29,9 @@ command = ("tiny", "materialize", "--as-of", "{as_of}")
 step = Step("materialize", "shop", "shop", "0 * * * *", (command,), 60)
 now = datetime.datetime(2013, 12, 5, 20, tzinfo=datetime.UTC)
 wall = lambda: datetime.datetime.now(datetime.UTC)
-with exclusive_lock(Home.at(), SCHEDULE, 3.0) as lock:
-    run = partial(
-        run_step,
-        home=Home.at(),
-        sleep=lambda seconds: time.sleep(min(seconds, 0.05)),
-        keeps=(lock,),
-    )
-    scheduler = Scheduler(
-        [step],
-        Ledger(Home.at()),
-        lambda: now,
-        run,
-        time.sleep,
-        wall=wall,
-        has_champion=lambda _: True,
-    )
+with only_one(Home.at(), SCHEDULE, 3.0) as lock:
+    run = partial(run_step, home=Home.at(), sleep=lambda seconds: time.sleep(min(seconds, 0.05)), inherited_fds=(lock,))
+    scheduler = Scheduler([step], Ledger(Home.at()), lambda: now, run, time.sleep, wall=wall, has_champion=lambda _: True)
     scheduler.recover()
     for run in scheduler.run_due():
         print(run.status, flush=True)
@@ -227,7 +214,7 @@ def test_domains_in_different_times_need_an_option(scheduled_shop, tmp_path, pun
     code, _, refusal = punctual("up")
     assert code == 2
     assert (
-        "the domains live in different times: market in the present, shop 2020-12-01T06:00:00Z."
+        "the domains have different demo moments: market in the present, shop 2020-12-01T06:00:00Z."
         in refusal
     )
 
