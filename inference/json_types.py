@@ -84,7 +84,7 @@ def _iso(kind: type[date] | type[time], example: str) -> BeforeValidator:
             return kind.fromisoformat(value)
         except (TypeError, ValueError):
             raise ValueError(
-                f"is {_shown(value)}; expected a {kind.__name__} as {example}"
+                f"is {_value_text(value)}; expected a {kind.__name__} as {example}"
             ) from None
 
     return BeforeValidator(read)
@@ -93,7 +93,7 @@ def _iso(kind: type[date] | type[time], example: str) -> BeforeValidator:
 def _decimal(type_: ColumnType) -> Any:
     def exact(value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
-            raise ValueError(f"is {_shown(value)}; expected a number")
+            raise ValueError(f"is {_value_text(value)}; expected a number")
         return value
 
     bounds = Field(max_digits=MAX_DIGITS, decimal_places=type_.digits, allow_inf_nan=False)
@@ -118,7 +118,7 @@ def json_type(type_: ColumnType) -> Any:
     }[type_.kind]
 
 
-def said(error: Mapping[str, Any], known: Sequence[str]) -> str:
+def problem_text(error: Mapping[str, Any], known: Sequence[str]) -> str:
     """The text of a pydantic error in the API's own words."""
     kind, context = error["type"], error.get("ctx") or {}
     if kind == "missing":
@@ -140,12 +140,12 @@ def said(error: Mapping[str, Any], known: Sequence[str]) -> str:
     if kind == "too_short":
         return "is empty; expected at least one row"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"is {_shown(error.get('input'))}; expected a JSON object"
+        return f"is {_value_text(error.get('input'))}; expected a JSON object"
     expected = str(error["msg"]).removeprefix("Input should be ")
-    return f"is {_shown(error.get('input'))}; expected {expected}"
+    return f"is {_value_text(error.get('input'))}; expected {expected}"
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, datetime):
         return str(iso(value))
     text = "null" if value is None else repr(value)

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from inference.features import OnlineFeatures
-from inference.json_types import MAX_ROWS, json_type, said
+from inference.json_types import MAX_ROWS, json_type, problem_text
 from punctual.column_types import ColumnType, column_type, type_of_feast
 from punctual.errors import InvalidDeclaration, InvalidRequest
 from stores.predictions import RESERVED_COLUMNS
@@ -151,7 +151,7 @@ def problems(
 
 
 def _problem(
-    error: Mapping[str, Any], columns: Sequence[str], place: tuple[str | int, ...]
+    error: Mapping[str, Any], columns: Sequence[str], location: tuple[str | int, ...]
 ) -> Problem:
     kind, context = error["type"], error.get("ctx") or {}
     if kind == "json_invalid":
@@ -165,12 +165,13 @@ def _problem(
             "use_case", f"is {context.get('tag')!r}; expected one of {context.get('expected_tags')}"
         )
     return Problem(
-        _field(place), said(error, columns if len(place) > 1 else ("use_case", "at", "rows"))
+        _field(location),
+        problem_text(error, columns if len(location) > 1 else ("use_case", "at", "rows")),
     )
 
 
-def _field(place: Sequence[str | int]) -> str:
+def _field(location: Sequence[str | int]) -> str:
     text = ""
-    for part in place:
+    for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter, ValidationError
 
-from inference.json_types import json_type, said
+from inference.json_types import json_type, problem_text
 from punctual.column_types import ColumnType
 from punctual.errors import InvalidRequest, NaiveTimestamp
 from punctual.frames import arrow_columns
@@ -165,5 +165,5 @@ def _one_by_one(
             typed.append(check(value))
         except ValidationError as error:
             typed.append(None)
-            wrong.append((row, said(error.errors(include_url=False)[0], ())))
+            wrong.append((row, problem_text(error.errors(include_url=False)[0], ())))
     return typed, wrong

@@ -47,8 +47,8 @@ class Trees:
         while len(splits := levels[-1][left[levels[-1]] >= 0]):
             levels.append(np.column_stack((left[splits], right[splits])).ravel())
         order = np.concatenate(levels)
-        place = np.zeros(len(left), np.intp)
-        place[order] = np.arange(len(order))
+        new_index = np.zeros(len(left), np.intp)
+        new_index[order] = np.arange(len(order))
         left, column, goes_left, condition = (
             left[order],
             column[order],
@@ -60,7 +60,7 @@ class Trees:
         self._base, self._link, self._depth = base, link, len(levels) - 1
         self._roots = np.arange(len(trees), dtype=np.intp)
         # A leaf is its own child: no value is at or above its threshold NaN.
-        self._left = np.where(leaf, np.arange(len(order)), place[left]).astype(np.intp)
+        self._left = np.where(leaf, np.arange(len(order)), new_index[left]).astype(np.intp)
         self._threshold = np.where(leaf, np.float32(np.nan), condition)
         self._value = np.where(leaf, condition, np.float32(0))
         # Each row is stored twice: with +inf for missing values, which goes right at every split,

@@ -129,20 +129,22 @@ def _data_drift(path: Path, data: Sequence[Drift]) -> Path:
     figure = Figure(figsize=(9, 0.3 * len(shown) + 1.4))
     title = f"Data drift: the first {len(shown)} of {len(data)} features"
     axis = _axes(figure, (1, 1, 1), title, "Population stability index, on a square-root scale", "")
-    places = np.arange(len(shown))
+    positions = np.arange(len(shown))
     axis.barh(
-        places,
+        positions,
         [each.psi for each in shown],
         color=[VERDICT_COLOURS[each.verdict] for each in shown],
         height=0.62,
     )
     mark: dict[str, Any] = {"color": "black", "marker": "|", "s": 110, "linewidths": 1.6}
     known = [
-        (each.usual, place)
-        for each, place in zip(shown, places, strict=True)
+        (each.usual, position)
+        for each, position in zip(shown, positions, strict=True)
         if each.usual is not None
     ]
-    axis.scatter([usual for usual, _ in known], [place for _, place in known], zorder=3, **mark)
+    axis.scatter(
+        [usual for usual, _ in known], [position for _, position in known], zorder=3, **mark
+    )
     axis.set_xscale("function", functions=(_root, np.square))
     longest = max(max(each.psi, each.usual or 0.0) for each in shown)
     axis.set_xlim(0, 1.05 * max(longest, PSI_LARGE))
@@ -153,7 +155,7 @@ def _data_drift(path: Path, data: Sequence[Drift]) -> Path:
             if tick <= 1.05 * max(longest, PSI_LARGE)
         ]
     )
-    axis.set_yticks(places, [each.name for each in shown], fontsize=8)
+    axis.set_yticks(positions, [each.name for each in shown], fontsize=8)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.set_ylim(-0.7, len(shown) - 0.3)
@@ -242,18 +244,18 @@ def _categories(axis: Any, sides: Sequence[list[Any]]) -> None:
         {*shares[0], *shares[1]},
         key=lambda name: (-max(share.get(name, 0.0) for share in shares), name),
     )[:_VALUES]
-    places = np.arange(len(names))
+    positions = np.arange(len(names))
     styles = ((-0.2, REFERENCE_COLOUR, "training"), (0.2, CURRENT_COLOUR, "now"))
     for (offset, colour, label), share, side in zip(styles, shares, sides, strict=True):
         axis.bar(
-            places + offset,
+            positions + offset,
             [share.get(name, 0.0) for name in names],
             0.38,
             color=colour,
             label=f"{label} ({len(side):,})",
         )
     axis.set_xticks(
-        places,
+        positions,
         [name if len(name) <= 10 else f"{name[:9]}…" for name in names],
         rotation=35,
         ha="right",

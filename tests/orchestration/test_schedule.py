@@ -363,7 +363,7 @@ def test_a_run_is_shown_in_one_line(tiny, world):
     log = here.shown[0].log
     assert [run_line(run) for run in here.shown] == [
         "materialize materialize-target as of 2013-12-05 20:00: failed at attempt 1 and will be"
-        " tried again: "
+        " retried: "
         f"AlreadyRunning: 'build' runs in data already; see {log}",
         "materialize materialize-target as of 2013-12-05 20:00: done in 0 s",
     ]
