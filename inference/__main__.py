@@ -60,7 +60,7 @@ def cli() -> None:
     type=Speed(),
     default=1.0,
     show_default=True,
-    help="How many times faster than real time the clock runs.",
+    help="The speed of the clock relative to real time.",
 )
 @as_of_option
 @common_options

@@ -104,7 +104,7 @@ class Predictor:
         self._categories = [
             feature.name for feature in champion.card.features if feature.kind == "category"
         ]
-        # Only floats need a conversion for exact JSON; see `json_value`.
+        # The other types have exact JSON values already; see `json_value`.
         self._floats = {
             name
             for name, type_ in features.types.items()

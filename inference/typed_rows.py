@@ -99,7 +99,7 @@ def _typed(
 
 
 def _cast(column: pa.ChunkedArray, type_: ColumnType) -> pa.ChunkedArray | None:
-    """The column in its type; None where some value has to be judged by itself."""
+    """The column in its type; None if its values must be validated one by one."""
     have = column.type
     if type_.kind == "timestamp" and pa.types.is_timestamp(have):
         whole = pc.floor_temporal(column, unit="microsecond") if have.unit == "ns" else column

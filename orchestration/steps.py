@@ -36,7 +36,7 @@ class Step:
     `commands` run one after another, each with `python -m`, until one exits with a code other than
     0; the codes are those of `punctual.errors.ExitCode`. In their arguments `{as_of}` is the moment
     that the run is for, `{clock}` the present when the command starts (ISO 8601 in UTC, or `now`),
-    and `{speed}` how many times faster than real time the clock runs (1 in the present).
+    and `{speed}` the speed of the clock relative to real time (1 in the present).
 
     `cron` is in UTC. `timeout_seconds` limits the real time of all commands of a run together. A
     run with a temporary failure is retried up to `retries` times, first after

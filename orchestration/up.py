@@ -38,7 +38,7 @@ _LOCK_TIMEOUT_SECONDS = 3.0
     type=Speed(),
     default=1.0,
     show_default=True,
-    help="How many times faster than real time the clock runs; with 60 an hour takes a minute.",
+    help="The speed of the clock relative to real time; at 60 an hour takes a minute.",
 )
 @click.option(
     "--domain",

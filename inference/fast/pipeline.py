@@ -149,7 +149,7 @@ def _known_model(model: Any, task: str) -> bool:
 
 
 def _rounds(model: Any) -> int:
-    """The number of boosting rounds used for prediction; early stopping ends at the best one."""
+    """The number of boosting rounds for prediction: up to the best one after early stopping."""
     try:
         return int(model.best_iteration) + 1
     except AttributeError:
