@@ -71,7 +71,7 @@ def test_a_model_whose_predictions_differ_from_its_card_is_refused(domain, use_c
     with pytest.raises(
         BrokenModel,
         match=r"version 2 of 'parcel_lateness' predicts 0\.\d+ where it predicted 0\.\d+ .*"
-        r" libraries: numpy 2\.",
+        r" libraries numpy 2\.",
     ):
         load_champion(domain, use_case, version)
 

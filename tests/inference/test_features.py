@@ -203,7 +203,7 @@ def test_a_view_that_was_never_materialized_is_named_with_the_remedy(online):
 
     with pytest.raises(
         NotBuilt,
-        match=r"1 of 4 views are not in the online store .*: depot_deliveries; run: punctual"
+        match=r"1 of 4 views are not online .*: depot_deliveries; run: punctual"
         r" features",
     ):
         online.check_store()
