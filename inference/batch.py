@@ -65,7 +65,7 @@ def batch(
             " choose an earlier --since."
         )
     champion = load_champion(domain, use_case)
-    pinned = domain_of(domain, champion.card.definitions)
+    pinned = pinned_domain(domain, champion.card.definitions)
     until = min(as_of, _built(pinned, use_case, champion))
     if until <= since:
         raise NotBuilt(

@@ -143,7 +143,7 @@ class Predictor:
         It reads by the definitions that it was trained with, even if the domain has changed them.
         """
         champion = load_champion(domain, use_case, version)
-        pinned = domain_of(domain, champion.card.definitions)
+        pinned = pinned_domain(domain, champion.card.definitions)
         features = OnlineFeatures(pinned, use_case, champion.card.feature_service)
         try:
             features.check_store()

@@ -117,7 +117,10 @@ def up(
     def show_run(run: Run) -> None:
         show(f"{clock():%Y-%m-%d %H:%M:%S}  {run_line(run)}")
 
-    with only_one(home, SCHEDULE, _LOCK_TIMEOUT_SECONDS) as lock, _caught_signals() as stop_signals:
+    with (
+        exclusive_lock(home, SCHEDULE, _LOCK_TIMEOUT_SECONDS) as lock,
+        _caught_signals() as stop_signals,
+    ):
         refuse_used_port(port)
         server = Server(home, serve, port, home.path("logs", "server.log"), show)
         run = partial(

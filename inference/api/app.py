@@ -210,7 +210,7 @@ def _example(domain: LoadedDomain, features: OnlineFeatures, now: datetime) -> d
             else _PLACEHOLDERS.get(column.type.kind, "A")
         )
         value = newest.get(column.name, placeholder)
-        example[column.name] = iso(taken_for_utc(value)) if isinstance(value, datetime) else value
+        example[column.name] = iso(assume_utc(value)) if isinstance(value, datetime) else value
     return example
 
 

@@ -84,7 +84,7 @@ def monitor(
     prediction_drift, data_drift = _drifts(card, trained, current)
     found = outcomes(domain, use_case, current.rows, as_of)
     live = live_score(use_case, card, found)
-    pinned = domain_of(domain, card.definitions)
+    pinned = pinned_domain(domain, card.definitions)
     online = OnlineFeatures(pinned, use_case, card.feature_service)
     fresh = list(
         view_freshness(
