@@ -303,7 +303,7 @@ def _model_rows(use_cases: dict[str, Any]) -> list[list[Any]]:
             if model is None or (alias != "champion" and model == models["champion"]):
                 continue
             scores = [
-                model["metrics"][part].get(model["metric"]) for part in ("validation", "test")
+                getattr(model["metrics"][part], model["metric"]) for part in ("validation", "test")
             ]
             rows.append([name, alias, model["version"], model["as_of"], model["metric"], *scores])
     return rows

@@ -32,12 +32,13 @@ def model_registry(home: Home) -> Iterator[MlflowClient]:
         # Imported before `_quiet`: the first import of MLflow sets the levels of its loggers.
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
         from sqlalchemy.exc import SQLAlchemyError
 
         uri = tracking_uri(home)
         home.folder.mkdir(parents=True, exist_ok=True)
         with _quiet():
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
             try:
                 if not tracking_file(home).exists():
                     # MlflowClient would store the current directory as the default location.

@@ -7,9 +7,10 @@ import pytest
 
 from orchestration.cli import main
 from orchestration.ledger import Ledger
-from orchestration.status import status
+from orchestration.status import _model_rows, status
 from orchestration.steps import steps_of
 from punctual.home import Home
+from punctual.model_card import Metrics
 from punctual.repository import feature_store, load_domain
 
 BUILT = datetime(2020, 12, 1, tzinfo=UTC)
@@ -122,3 +123,14 @@ def test_the_schedule_shows_the_next_runs(built):
             "next": datetime(2020, 12, 2, tzinfo=UTC),
         }
     ]
+
+
+def test_a_model_is_shown_with_the_scores_of_its_metric():
+    card = {
+        "version": "2",
+        "as_of": "2020-12-01T00:00:00Z",
+        "metric": "mae",
+        "metrics": {"validation": Metrics(rows=9, mae=1.5), "test": Metrics(rows=9, mae=2.0)},
+    }
+    rows = _model_rows({"next_sales": {"champion": None, "challenger": card}})
+    assert rows == [["next_sales", "challenger", "2", "2020-12-01T00:00:00Z", "mae", 1.5, 2.0]]
