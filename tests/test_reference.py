@@ -1,4 +1,4 @@
-"""docs/reference.md says what the code does, and its examples are a domain that loads and builds."""
+"""docs/reference.md says what the code does; its examples are a domain that loads and builds."""
 
 import dataclasses
 import inspect
