@@ -159,7 +159,8 @@ def _create_known(
         connection.execute(f"CREATE TABLE __all AS SELECT {cast} FROM ({events.sql}){later}")
     except duckdb.Error as error:
         raise InvalidDeclaration(
-            f"events '{events.name}'", [f"their SQL does not give the declared columns: {error}"]
+            f"events '{events.name}'",
+            [f"their SQL does not give the columns {', '.join(columns)}: {error}"],
         ) from error
     problems = []
     timeless = connection.execute(

@@ -25,6 +25,7 @@ from punctual.errors import (
     InvalidDeclaration,
     PunctualError,
     UnknownDomain,
+    UnknownName,
     UnknownUseCase,
     unknown_name,
 )
@@ -72,8 +73,16 @@ def store_settings(home: Home) -> dict[str, Any]:
 
     Feast substitutes variables of the process, and in the text before it is parsed: one process
     could use only one home, and a folder's name would be parsed as YAML.
+
+    Raises `UnknownName` where the repository has no such file.
     """
-    settings = msgspec.yaml.decode((home.repository / "feature_store.yaml").read_bytes())
+    path = home.repository / "feature_store.yaml"
+    if not path.is_file():
+        raise UnknownName(
+            f"the feature repository has no {path}. Copy {INSTALLED_REPOSITORY / path.name}, or"
+            " choose another --repository."
+        )
+    settings = msgspec.yaml.decode(path.read_bytes())
     return dict(_expanded(settings, {**os.environ, **home.environment}))
 
 
@@ -109,7 +118,9 @@ def load_domain(home: Home, name: str) -> LoadedDomain:
 
     known = domain_names(home)
     if name not in known:
-        raise UnknownDomain(unknown_name("domain", name, known, f"{home.repository.name}/"))
+        is_folder = any(path.name == name for path in home.repository.glob("*/"))
+        hint = " Its folder has no use_case.py." if is_folder else ""
+        raise UnknownDomain(unknown_name("domain", name, known, f"{home.repository.name}/") + hint)
     loaded, repeated = _imported(home, name)
     problems = repeated + problems_of(loaded, _others(home, name))
     if problems:

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from punctual.errors import InvalidDeclaration
+from punctual.errors import InvalidDeclaration, UnknownDomain, UnknownName
 from punctual.home import Home
 from punctual.name_checks import name_problem
-from punctual.repository import load_domain
+from punctual.repository import feature_store, load_domain
 
 
 @pytest.fixture
@@ -145,3 +145,13 @@ def test_a_domain_loads_although_another_one_is_broken(edit, tmp_path):
     (broken / "use_case.py").write_text("raise ValueError('not yet written')\n")
     assert load_domain(Home.at(), "shop").name == "shop"
     assert "use_case.py, line 1: ValueError: not yet written" in problems("broken")
+
+
+def test_what_a_repository_lacks_is_named(shop, tmp_path):
+    repository = tmp_path / "repository"
+    (repository / "market").mkdir()
+    with pytest.raises(UnknownDomain, match="Known: shop. Its folder has no use_case.py."):
+        load_domain(Home.at(), "market")
+    (repository / "feature_store.yaml").unlink()
+    with pytest.raises(UnknownName, match="has no .*feature_store.yaml. Copy .*feature_repo/"):
+        feature_store(Home.at())

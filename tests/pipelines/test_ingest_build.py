@@ -218,7 +218,7 @@ def test_a_run_without_a_note_of_its_input_compares_all_events_again(taxis):
             "nullif(trip, 2) AS trip",
             "1 events have no trip, so corrections cannot be matched to them",
         ),
-        ("tripp AS trip", "their SQL does not give the declared columns"),
+        ("tripp AS trip", "their SQL does not give the columns trip, "),
     ],
 )
 def test_events_with_ambiguous_ids_are_refused(taxis, trip, problem):
