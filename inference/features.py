@@ -193,8 +193,8 @@ class OnlineFeatures:
 
     def check_store(self) -> None:
         """Raise `NotBuilt` unless every view is online in the version of its definition."""
-        marks = {
-            view.online.name: online_mark(self.domain.home, self.database, view.online)
+        watermarks = {
+            view.online.name: online_watermark(self.domain.home, self.database, view.online)
             for view in self.views
         }
         self._versions = {
@@ -277,7 +277,9 @@ class OnlineFeatures:
             {name: columns[name] for name in self.types}, views, stored, self._matrix_columns
         )
 
-    def _check(self, view: ReadView, shown: Shown, keys: Sequence[bytes | None], at: int) -> None:
+    def _check(
+        self, view: ReadView, shown: ViewValues, keys: Sequence[bytes | None], at: int
+    ) -> None:
         """Raise if a record of the view is damaged, or falsely reported as not found."""
         statuses = set(shown.statuses)
         if "INVALID" in statuses:
@@ -301,11 +303,11 @@ class OnlineFeatures:
         """
         if not missing:
             return
-        mark = self.database.records.mark(view.online)
-        if mark is None or mark.version != self._versions.get(view.online.name):
+        watermark = self.database.records.watermark(view.online)
+        if watermark is None or watermark.version != self._versions.get(view.online.name):
             # Slow: it reads the manifest too.
-            mark = online_mark(self.domain.home, self.database, view.online)
-        if mark is None:
+            watermark = online_watermark(self.domain.home, self.database, view.online)
+        if watermark is None:
             raise self._not_online([view.online.name])
         if at < watermark.until and any(
             row.event is not None for row in self.database.read(view.online, missing, _END_OF_TIME)

@@ -77,7 +77,7 @@ class History:
     @cached_property
     def statistics(self) -> RowStatistics | None:
         """The statistics of all rows; None for files without a manifest."""
-        return RowStatistics.over(self.file_statistics) if self.file_statistics else None
+        return RowStatistics.combined(self.file_statistics) if self.file_statistics else None
 
     def scan(self, file_indices: range | None = None, *, first: int = 0) -> str:
         """A SELECT of `__key0`…, `__event`, `__created` (microseconds), `__address` and

@@ -26,7 +26,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from punctual.errors import BrokenTable, NotBuilt, StoreOutdated
 from punctual.times import assume_utc, from_micros, micros
-from stores.offline import refuse_mark
+from stores.offline import refuse_reserved_feature
 from stores.online.backend import Watermark
 from stores.online.records import PackedDatabase, Rows
 from stores.online.store import PackedOnlineStore

@@ -29,9 +29,22 @@ command = ("tiny", "materialize", "--as-of", "{as_of}")
 step = Step("materialize", "shop", "shop", "0 * * * *", (command,), 60)
 now = datetime.datetime(2013, 12, 5, 20, tzinfo=datetime.UTC)
 wall = lambda: datetime.datetime.now(datetime.UTC)
-with only_one(Home.at(), SCHEDULE, 3.0) as lock:
-    run = partial(run_step, home=Home.at(), sleep=lambda seconds: time.sleep(min(seconds, 0.05)), inherited_fds=(lock,))
-    scheduler = Scheduler([step], Ledger(Home.at()), lambda: now, run, time.sleep, wall=wall, has_champion=lambda _: True)
+with exclusive_lock(Home.at(), SCHEDULE, 3.0) as lock:
+    run = partial(
+        run_step,
+        home=Home.at(),
+        sleep=lambda seconds: time.sleep(min(seconds, 0.05)),
+        inherited_fds=(lock,),
+    )
+    scheduler = Scheduler(
+        [step],
+        Ledger(Home.at()),
+        lambda: now,
+        run,
+        time.sleep,
+        wall=wall,
+        has_champion=lambda _: True,
+    )
     scheduler.recover()
     for run in scheduler.run_due():
         print(run.status, flush=True)

@@ -139,7 +139,8 @@ def test_a_table_without_its_manifest_is_not_read_as_foreign_files(views, publis
         views,
         tmp_path,
         BrokenTable,
-        f"view 'driver_trips' has files at .*driver_trips, but their manifest .*{MANIFEST_FILE} is missing",
+        "view 'driver_trips' has files at .*driver_trips, but their manifest"
+        f" .*{MANIFEST_FILE} is missing",
     )
 
 
