@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 
@@ -81,6 +83,8 @@ def judge(
             f"only {rows} rows are later than both models' training, the gate asks for"
             f" {gate.minimum_rows}"
         )
+    if math.isnan(challenger):
+        problems.append(f"{use_case.metric} has no value on them, for example for lack of a label")
     for name, score in baselines.items():
         # `not >=` instead of `<`, so that a score of NaN is refused.
         if not use_case.better_by(challenger, score) >= gate.beats_baseline_by:

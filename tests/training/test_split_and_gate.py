@@ -89,3 +89,5 @@ def test_the_gate_names_every_reason_for_a_refusal(use_case):
 
 def test_a_missing_score_passes_no_gate(use_case):
     assert not judge(use_case, float("nan"), {"base_rate": 0.2}, rows=5_000).passed
+    refused = judge(use_case, float("nan"), {}, rows=5_000)
+    assert not refused.passed and "has no value on them" in refused.message
