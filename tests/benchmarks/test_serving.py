@@ -11,7 +11,7 @@ import pytest
 from benchmarks import load, serving
 from benchmarks.harness import Measurement, NoData, as_json, repeat
 from benchmarks.load import Load, Target, closed_loop, drive
-from benchmarks.serving import Crowd
+from benchmarks.serving import ConcurrentLoad
 from benchmarks.serving_data import SERVICE, bodies, prepare
 
 
@@ -112,7 +112,7 @@ def test_a_measurement_has_the_figures_of_all_three_loads_or_says_what_failed():
         Load(300, 0, 2.0, 4.0, 5.0, 6.0),
         Load(75, 0, 1.0, 7.0, 8.0, 9.0),
     )
-    one = serving._measurement("ours", 100, alone, Crowd(16, most, 1.5), half, 50.0)
+    one = serving._measurement("ours", 100, alone, ConcurrentLoad(16, most, 1.5), half, 50.0)
     assert (one.seconds, one.cpu_seconds, one.rows_per_s) == (
         pytest.approx(1 / 150),
         pytest.approx(1.5 / 300),
@@ -132,13 +132,15 @@ def test_a_measurement_has_the_figures_of_all_three_loads_or_says_what_failed():
         9.0,
     )
     failed = serving._measurement(
-        "ours", 100, alone, Crowd(4, Load(300, 7, 2.0, 4.0, 5.0, 6.0), 1.5), half, 50.0
+        "ours", 100, alone, ConcurrentLoad(4, Load(300, 7, 2.0, 4.0, 5.0, 6.0), 1.5), half, 50.0
     )
     assert failed.failed == "7 requests were not answered with 200"
     nothing = Load(0, 0, 2.0, 0.0, 0.0, 0.0)
     assert (
         "no request was answered"
-        in serving._measurement("ours", 100, alone, Crowd(4, nothing, 1.5), nothing, 50.0).failed
+        in serving._measurement(
+            "ours", 100, alone, ConcurrentLoad(4, nothing, 1.5), nothing, 50.0
+        ).failed
     )
 
 
