@@ -134,7 +134,7 @@ def test_a_measurement_has_the_figures_of_all_three_loads_or_says_what_failed():
     failed = serving._measurement(
         "ours", 100, alone, ConcurrentLoad(4, Load(300, 7, 2.0, 4.0, 5.0, 6.0), 1.5), half, 50.0
     )
-    assert failed.failed == "7 requests were not answered with 200"
+    assert failed.failed == "7 requests did not get status 200"
     nothing = Load(0, 0, 2.0, 0.0, 0.0, 0.0)
     assert (
         "no request was answered"
