@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from orchestration.demo import SHOWN, _due
+from orchestration.demo import SHOWN, _latest_requests
 from pipelines.build import build
 from punctual.home import Home
 from punctual.progress import Progress
@@ -16,7 +16,7 @@ def test_the_demo_asks_once_for_a_corrected_request_and_never_for_a_withdrawn_on
     built_shop,
 ):
     domain, use_case = find_use_case(Home.at(), "next_sales")
-    asked = _due(domain, use_case, NOW)
+    asked = _latest_requests(domain, use_case, NOW)
     assert [row["shop_id"] for row in asked] == [*range(SHOWN, 0, -1)]
 
     path = built_shop / "raw" / "sales.csv"
@@ -31,5 +31,9 @@ def test_the_demo_asks_once_for_a_corrected_request_and_never_for_a_withdrawn_on
     later = NOW + timedelta(hours=1)
     build(domain, later, Progress(quiet=True))
 
-    shops = [row["shop_id"] for row in _due(domain, use_case, later) if f"{row['day']}" == day]
+    shops = [
+        row["shop_id"]
+        for row in _latest_requests(domain, use_case, later)
+        if f"{row['day']}" == day
+    ]
     assert shops == [12, 11, 10, 9, 8, 7, 6, 4, 3, 2, 1]
