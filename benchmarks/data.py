@@ -151,6 +151,18 @@ def _publish(view: View, root: Path, random: np.random.Generator, progress: Prog
             connection.register("__rows", rows)
             done += table.publish(connection, "FROM __rows")
             progress.show(view.name, done, view.rows)
+    remove_merged_files(table)
+
+
+def remove_merged_files(table: Table) -> None:
+    """Delete the files of earlier commits, whose rows are also in the files that replaced them.
+
+    The other contenders read every file of the folder.
+    """
+    current = {table.root / file.path for file in table.files()}
+    for path in table.folder.rglob("*.parquet"):
+        if path not in current:
+            path.unlink()
 
 
 def _in_order_of_arrival(view: View, random: np.random.Generator) -> Iterator[pa.Table]:

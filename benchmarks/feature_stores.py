@@ -138,7 +138,7 @@ def table_source(tables: Path, name: str, *, stock: bool) -> FileSource:
     path = tables / name
     return FileSource(
         name=f"{name}_rows",
-        path=str(path / "v1" / "*" / "*.parquet" if stock else path),
+        path=str(path / "v1" / "*.parquet" if stock else path),
         file_format=ParquetFormat(),
         timestamp_field=EVENT,
         created_timestamp_column=CREATED,

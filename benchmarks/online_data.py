@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.data import DAY, START, Progress, generator_hash
+from benchmarks.data import DAY, START, Progress, generator_hash, remove_merged_files
 from stores.tables import CREATED, EVENT, Table, connect
 
 KEY = "entity"
@@ -68,6 +68,7 @@ class OnlineData:
                     connection.register("__rows", rows)
                     done += table.publish(connection, "FROM __rows", until)
                     progress.show(name, done, self.entities)
+            remove_merged_files(table)
         complete.write_text(description)
 
     def _arriving(self, view: int) -> Iterator[tuple[pa.Table, datetime]]:
