@@ -20,7 +20,7 @@ from punctual.loaded_domain import LoadedDomain
 from punctual.progress import Progress
 from punctual.repository import load_domain
 from punctual.times import duration_text, moment
-from punctual.value_checks import _LABELS, METRICS
+from punctual.value_checks import _LABEL_KINDS, METRICS
 from training.fit import DEFAULTS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
@@ -107,7 +107,7 @@ def test_column_types_and_what_each_may_be_used_for():
             assert names(also) == {
                 name for name, of in column_types._ALIASES.items() if of == declared
             }, declared
-        labels = ", ".join(task for task, kinds in _LABELS.items() if type_.kind in kinds)
+        labels = ", ".join(task for task, kinds in _LABEL_KINDS.items() if type_.kind in kinds)
         expected = [
             bool(type_.feast) and type_.kind != "decimal",
             bool(type_.feast),
@@ -128,9 +128,9 @@ def test_names_that_are_the_platforms_own():
         "columns of events, features, join keys": set(name_checks._TABLE_COLUMNS),
         "columns of requests": set(name_checks._REQUEST_COLUMNS),
         "columns of sources": {*name_checks._SOURCE_COLUMNS, "__"},
-        "rules": set(name_checks._RULES),
+        "rules": set(name_checks._RULE_NAMES),
     }
-    assert f"at most {name_checks.MOST_CHARACTERS} characters" in section("Names")
+    assert f"at most {name_checks.MAX_CHARACTERS} characters" in section("Names")
 
 
 def test_exit_codes():
