@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from punctual.errors import StoreOutdated
+from punctual.errors import InvalidDeclaration, StoreOutdated
 from punctual.use_case import Metric, ParameterValue
 
 # Reading and printing a card needs none of these.
@@ -178,14 +178,25 @@ def decode_card(data: bytes) -> ModelCard:
 
 
 def model_features(features: pa.Table, names: list[str]) -> list[ModelFeature]:
-    """The named columns as model inputs: text is a category, any other Arrow type a number."""
+    """The named columns as model inputs: text is a category, numbers and booleans are numbers.
+
+    Raises `InvalidDeclaration` for columns of other types, such as timestamps.
+    """
     import pyarrow as pa
 
     kinds: list[ModelFeature] = []
+    problems: list[str] = []
     for name in names:
         type_ = features.schema.field(name).type
         text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
+        if pa.types.is_temporal(type_) or pa.types.is_nested(type_) or pa.types.is_binary(type_):
+            problems.append(
+                f"feature '{name}' is {type_}, which is neither a number nor text: leave it out of"
+                " the service; a request-time view can make a number of it."
+            )
         kinds.append(ModelFeature(name, "category" if text else "number"))
+    if problems:
+        raise InvalidDeclaration("the input of the model", problems)
     return kinds
 
 

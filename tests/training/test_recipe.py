@@ -1,10 +1,12 @@
 """A use case's recipe: XGBoost's parameters, checked when the domain is loaded."""
 
+import pyarrow as pa
 import pytest
 
 from punctual import Recipe
 from punctual.errors import InvalidDeclaration
 from punctual.home import Home
+from punctual.model_card import model_features
 from punctual.repository import load_domain
 from training.fit import DEFAULTS, parameters_of
 
@@ -54,3 +56,12 @@ def test_a_value_that_xgboost_would_refuse_is_a_problem(name, value):
 
 def test_the_defaults_are_a_recipe():
     assert Recipe(parameters=DEFAULTS).problems() == []
+
+
+def test_a_feature_that_is_neither_a_number_nor_text_is_no_input_of_a_model():
+    types = {"a": pa.string(), "b": pa.bool_(), "c": pa.float32(), "d": pa.timestamp("us", "UTC")}
+    rows = pa.schema(types.items()).empty_table()
+    kinds = [feature.kind for feature in model_features(rows, ["a", "b", "c"])]
+    assert kinds == ["category", "number", "number"]
+    with pytest.raises(InvalidDeclaration, match="feature 'd' is timestamp.*leave it out"):
+        model_features(rows, [*types])
