@@ -17,7 +17,7 @@ from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete
 
 from punctual.definitions import Definition, identity_of, pinned_domain
-from punctual.errors import InvalidDeclaration
+from punctual.errors import ExitCode, InvalidDeclaration, PunctualError
 from punctual.feast_import import type_checks_skipped
 from punctual.home import Home
 from punctual.loaded_domain import LoadedDomain
@@ -33,6 +33,12 @@ from stores.online import (
     PackedOnlineStore,
     materialize_view,
 )
+
+
+class ApplyInterrupted(PunctualError):
+    """The process that registers the definitions ended with a temporary failure."""
+
+    exit_code = ExitCode.TRY_AGAIN
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ def apply_if_changed(home: Home, store: FeatureStore) -> None:
     """Register the definitions of all domains unless the registry already has them.
 
     If this process skips Feast's type checks, a child process that runs them registers the
-    definitions. Raises `ChangeRefused`, or `InvalidDeclaration` if the child process fails.
+    definitions. Raises `ChangeRefused`; if the child process fails, `ApplyInterrupted` for a
+    temporary failure and `InvalidDeclaration` for any other.
     """
     domains = load_all(home)
     registered = [
@@ -121,6 +128,8 @@ def apply_if_changed(home: Home, store: FeatureStore) -> None:
     if applied.returncode != 0:
         # A traceback ends with the error message; its continuation lines are indented.
         message = re.split(r"\n(?=\S)", applied.stderr.strip())[-1]
+        if applied.returncode == ExitCode.TRY_AGAIN:
+            raise ApplyInterrupted(message)
         raise InvalidDeclaration(
             "the feature repository", [message or f"exit code {applied.returncode}"]
         )
