@@ -64,14 +64,16 @@ def test_two_models_predict_from_one_read(domain, predictor, row, monkeypatch):
     other = Predictor.load(domain, domain.use_cases["parcel_delay"])
     rows = checked_rows(predictor.row_model, [row(), row(courier="F", weight_grams=9_000)])
     alone = other.predict(other.read(rows, NOW))
-    looks, records = [], predictor.features.database.records
-    look = records.look
-    monkeypatch.setattr(records, "look", lambda asked: looks.append(1) or look(asked))
+    reads, records = [], predictor.features.database.records
+    read_records = records.read_records
+    monkeypatch.setattr(
+        records, "read_records", lambda groups: reads.append(1) or read_records(groups)
+    )
 
     values = predictor.read(rows, NOW)
     probabilities, delays = predictor.predict(values), other.predict(values)
 
-    assert len(looks) == 1
+    assert len(reads) == 1
     assert ((probabilities > 0) & (probabilities < 1)).all()
     assert delays.tolist() == alone.tolist()
 

@@ -174,8 +174,8 @@ def test_no_feature_may_have_the_name_of_the_withdrawal_column(views, is_built):
         ]
     )
     match = (
-        "view 'driver_trips' has 1 problem:\n  - 'is_withdrawn' is the column of tables that"
-        " marks withdrawals"
+        "view 'driver_trips' has 1 problem:\n  - 'is_withdrawn' is reserved for the column"
+        " that marks withdrawn rows"
     )
     with pytest.raises(InvalidDeclaration, match=match):
         views.shown(at(utc(10)), "driver_trips:is_withdrawn")

@@ -381,7 +381,7 @@ def test_entity_rows_without_a_timestamp_column_are_refused(trips):
     with pytest.raises(
         InvalidRequest,
         match="entity rows need a column 'event_timestamp', or one timestamp under another name;"
-        " they have driver",
+        " they have the columns driver",
     ):
         trips_at(trips, at(utc(12)).drop_columns(["event_timestamp"]))
 
