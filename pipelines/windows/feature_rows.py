@@ -23,7 +23,7 @@ from pipelines.windows.latest import (
 from punctual.column_types import column_type
 from punctual.times import micros
 from punctual.windows import Declaration
-from stores.tables import DataFile, Table, quoted
+from stores.tables import CREATED, DataFile, Table, quoted
 
 _BEGINNING = -(2**60)
 
@@ -42,10 +42,8 @@ def feature_rows(
     """
     low, high = _BEGINNING if since is None else micros(since), micros(until)
     if declared.aggregations:
-        files = _files_of_windows(declared, events.files(), low)
-        if not files:
-            return None
-        return windowed_rows(declared, event_versions(declared, events.scan(files)), low, high)
+        rows = _rows_of_windows(declared, events, low)
+        return rows and windowed_rows(declared, event_versions(declared, rows), low, high)
     rows = _latest(connection, declared, events, low, high)
     return rows and _as_features(declared, rows)
 
@@ -73,16 +71,27 @@ def _latest(
     return f"{rows} UNION ALL {replacement_rows(declared, changed, recent, remaining, low, high)}"
 
 
-def _files_of_windows(declared: Declaration, files: list[DataFile], low: int) -> list[DataFile]:
-    """The files whose events can change a window at a grid time after `low`."""
+def _rows_of_windows(declared: Declaration, events: Table, low: int) -> str | None:
+    """A SELECT of the events, with newer versions, that can change a window after `low`.
+
+    None if there are none.
+    """
+    every_file = events.files()
     # The last grid time of the previous run may be up to one grid step before `low`. An event that
     # was known and had left the longest window by then affects no later row.
     last_grid_time = low - micros(declared.every)
     horizon = last_grid_time - micros(declared.longest_window)
-    relevant = [
-        file for file in files if file.max_event > horizon or file.max_created > last_grid_time
-    ]
-    return _with_newer_versions(files, relevant)
+    files = _with_newer_versions(
+        every_file,
+        [f for f in every_file if f.max_event > horizon or f.max_created > last_grid_time],
+    )
+    if not files:
+        return None
+    # An event after the horizon was created at least the smallest lag after its own time.
+    created_after = min(last_grid_time, horizon + min(file.min_lag for file in files))
+    if created_after < min(file.min_created for file in files):
+        return events.scan(files)
+    return f"SELECT * FROM ({events.scan(files)}) WHERE {CREATED} > make_timestamp({created_after})"
 
 
 def _with_newer_versions(files: list[DataFile], chosen: list[DataFile]) -> list[DataFile]:
